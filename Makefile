@@ -1,0 +1,44 @@
+# Every verb creates .venv and installs what it needs the first time.
+VENV := .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+export PYTHONPATH := $(CURDIR)
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help setup sweep test lint bench data model clean
+.DEFAULT_GOAL := help
+
+help: ## list the verbs
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@echo '  ARGS="key=value ..." passes Hydra overrides to sweep, e.g. make sweep ARGS="limit=20"'
+
+$(VENV)/.run: pyproject.toml requirements/base.txt scripts/setup.sh
+	@scripts/setup.sh $(VENV)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	@$(PY) -m pip --disable-pip-version-check install --quiet -r requirements/dev.txt
+	@touch $@
+
+setup: $(VENV)/.run ## create .venv and install evictbench
+
+sweep: $(VENV)/.run ## answer the embedded question: every method at every ratio
+	@$(PY) -m harness $(ARGS)
+
+test: $(VENV)/.dev ## run the tests
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## ruff and mypy
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+bench: $(VENV)/.run ## time the branching sweep against one evaluation a cell
+	@$(PY) scripts/bench_branching.py $(ARGS)
+
+data: $(VENV)/.run ## rebuild the embedded benchmark from its seed
+	@$(PY) scripts/build_mmbench_mini.py $(ARGS)
+
+model: $(VENV)/.run ## retrain the embedded model from nothing
+	@$(PY) scripts/train_tiny_vlm.py $(ARGS)
+
+clean: ## remove the virtual environment and tool caches, never results
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -1,0 +1,204 @@
+"""Stages 3 and 4: the language model learns to see (answer words), then to choose (letters).
+
+The image is read once a scene; its keys and values are shared by all questions about the scene.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from harness.embedded import world
+from harness.embedded.questions import KINDS
+from scripts.tiny_vlm import attention_hints, lessons
+from scripts.tiny_vlm.attention_hints import Hint
+from scripts.tiny_vlm.lessons import Batch
+from scripts.tiny_vlm.tower import features
+
+
+@dataclass
+class Pool:
+    """Scenes with the frozen tower's features of their pictures."""
+
+    scenes: list[world.Scene]
+    hidden: Tensor  # [n, 64, width]
+
+    @classmethod
+    def draw(cls, model: nn.Module, rng: Random, count: int) -> Pool:
+        scenes = [world.sample_scene(rng) for _ in range(count)]
+        return cls(scenes, features(model, scenes).clone())
+
+
+def forward(model: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
+    """Last hidden states of every row, [rows, T, d]; hidden is [scenes, 64, width]."""
+    text = model.model.language_model
+    device = hidden.device
+    before = torch.tensor(lessons.prefix_ids(), device=device).expand(len(hidden), -1)
+    image = model.model.multi_modal_projector(hidden)
+    cache = DynamicCache()
+    text(
+        inputs_embeds=torch.cat((text.embed_tokens(before), image), 1),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    shared = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        keys, values = (x.repeat_interleave(batch.per_scene, 0) for x in (layer.keys, layer.values))
+        shared.update(keys, values, index)
+    length = before.shape[1] + lessons.IMAGE_TOKENS
+    positions = length + torch.arange(batch.ids.shape[1], device=device)
+    return text(
+        inputs_embeds=text.embed_tokens(batch.ids),
+        position_ids=positions.expand(len(batch.ids), -1),
+        past_key_values=shared,
+        use_cache=True,
+    ).last_hidden_state
+
+
+def _one_hot(at: Tensor, keys: int) -> Tensor:
+    return torch.arange(keys, device=at.device)[None] == at[:, None]
+
+
+def hints(batch: Batch) -> list[Hint]:
+    """Where to look: word before the mark, answer cells, letter of an option, mark, right option."""
+    before = len(lessons.prefix_ids())
+    past = before + lessons.IMAGE_TOKENS
+    keys = past + batch.ids.shape[1]
+    everyone = torch.arange(len(batch.ids), device=batch.ids.device)
+    out = [Hint(0, (0,), everyone, batch.mark, _one_hot(batch.mark - 1 + past, keys))]
+    seen = everyone[batch.cells.any(1)]
+    wanted = torch.zeros(len(seen), keys, dtype=torch.bool, device=seen.device)
+    wanted[:, before:past] = batch.cells[seen]
+    if len(seen):
+        out.append(Hint(2, (0, 1), seen, batch.mark[seen], wanted))
+    full = everyone[batch.last >= 0]
+    if len(full):
+        last = batch.last[full]
+        out.append(Hint(3, (0,), full, last, _one_hot(batch.mark[full] + past, keys)))
+        out.append(Hint(4, (0, 1), full, last, _one_hot(batch.option[full] + past, keys)))
+        row, column = (batch.options >= 0).nonzero(as_tuple=True)
+        word = batch.options[row, column]
+        out.append(Hint(1, (2,), row, word, _one_hot(word - 2 + past, keys)))
+    return out
+
+
+def losses(model: nn.Module, states: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of the answer word, the letter and the end; hits per row."""
+    rows = torch.arange(len(batch.ids), device=states.device)
+    logits = model.lm_head(states[rows, batch.mark])
+    loss = F.cross_entropy(logits, batch.content)
+    hits = {"content": logits.argmax(-1) == batch.content}
+    full = rows[batch.last >= 0]
+    if len(full):
+        last, end = batch.last[full], torch.full_like(full, model.config.text_config.eos_token_id)
+        letters = model.lm_head(states[full, last])
+        loss = loss + F.cross_entropy(letters, batch.letter[full])
+        loss = loss + 0.2 * F.cross_entropy(model.lm_head(states[full, last + 1]), end)
+        hits["letter"] = letters.argmax(-1) == batch.letter[full]
+    return loss, hits
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one stage of lessons runs; it moves on when every kind passes `goal`."""
+
+    full: bool
+    scenes: int  # a step
+    questions: int  # a scene
+    goal: float
+    max_steps: int
+    learning_rate: float
+    decay: bool = False
+    hint_weight: float = 0.5
+
+
+def draw_batch(pool: Pool, rng: Random, stage: Stage, weights: dict[str, float]) -> tuple[Tensor, Batch]:
+    """Features and rows of one step."""
+    pick = rng.sample(range(len(pool.scenes)), stage.scenes)
+    rows = [
+        row
+        for index in pick
+        for row in lessons.rows(pool.scenes[index], rng, stage.questions, stage.full, weights)
+    ]
+    batch = lessons.collate(rows, stage.questions)
+    device = pool.hidden.device
+    for name, value in vars(batch).items():
+        if isinstance(value, Tensor):
+            setattr(batch, name, value.to(device))
+    return pool.hidden[pick], batch
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, pool: Pool, full: bool, seed: int, count: int = 40) -> dict[str, float]:
+    """Share right of each kind on the pool's first scenes: letters if `full`, else answer words."""
+    rng, kinds = Random(seed), list(KINDS)
+    stage = Stage(full, len(pool.scenes), count, 0, 0, 0)
+    right, total = torch.zeros(len(kinds)), torch.zeros(len(kinds))
+    attention_hints.set_hints([])
+    for start in range(0, len(pool.scenes), 16):
+        part = Pool(pool.scenes[start : start + 16], pool.hidden[start : start + 16])
+        stage = Stage(full, len(part.scenes), count, 0, 0, 0)
+        hidden, batch = draw_batch(part, rng, stage, dict.fromkeys(kinds, 1.0))
+        _, hits = losses(model, forward(model, hidden, batch), batch)
+        hit = hits["letter" if full else "content"].float().cpu()
+        right.index_add_(0, batch.kinds.cpu(), hit)
+        total.index_add_(0, batch.kinds.cpu(), torch.ones_like(hit))
+    return dict(zip(kinds, (right / total.clamp_min(1)).tolist(), strict=True))
+
+
+def train(
+    model: nn.Module,
+    pool: Pool,
+    held_out: Pool,
+    stage: Stage,
+    rng: Random,
+    log: Callable[[str], None],
+    every: int = 100,
+) -> dict[str, float]:
+    """Run one stage; asks more often what is not yet known. Returns the last accuracy by kind."""
+    parameters = [
+        *model.model.language_model.parameters(),
+        *model.model.multi_modal_projector.parameters(),
+    ]
+    rate = stage.learning_rate
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / 100)
+        return warm * max(0.02, 1 - step / stage.max_steps) if stage.decay else warm
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    weights = dict.fromkeys(KINDS, 1.0)
+    known: dict[str, float] = {}
+    start, tokens = time.perf_counter(), 0
+    for step in range(stage.max_steps):
+        hidden, batch = draw_batch(pool, rng, stage, weights)
+        attention_hints.set_hints(hints(batch) if stage.hint_weight else [])
+        loss, _ = losses(model, forward(model, hidden, batch), batch)
+        total = loss + stage.hint_weight * attention_hints.collect()
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        tokens += batch.ids.numel() + len(hidden) * (lessons.IMAGE_TOKENS + 3)
+        if step % every == every - 1:
+            known = accuracy(model, held_out, stage.full, seed=1)
+            weights = {kind: 0.3 + 2 * (1 - value) for kind, value in known.items()}
+            said = " ".join(f"{kind} {value:.2f}" for kind, value in known.items())
+            seconds = time.perf_counter() - start
+            log(
+                f"{'letters' if stage.full else 'words'} step {step + 1} loss {loss.item():.3f}"
+                f" hints {(total - loss).item():.3f} {seconds:.0f} s {tokens / 1e6:.1f} M tokens | {said}"
+            )
+            if not stage.decay and min(known.values()) > stage.goal:
+                break
+    attention_hints.set_hints([])
+    return known
