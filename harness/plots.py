@@ -1,0 +1,200 @@
+"""The picture: accuracy against the share of the cache that was evicted, a line a method.
+
+Draws one (model, task, protocol) group of the cells table and knows nothing else of the run.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness import tables
+
+# Okabe and Ito's colour-blind-safe palette, its yellow darkened to show on white; black and grey
+# are kept for the two references. Markers and dashes repeat with other periods than colours.
+COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7A00", "#6A3D9A"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h"]
+SPREAD = 0.30  # share of a doubling over which the bars of one ratio stand side by side
+HOLLOW = (
+    "Hollow = vacuous: no scored token came from a compacted cache,\n"
+    "so the cell repeats the full cache and says nothing about its method."
+)
+REFERENCE = {"full cache": ("#000000", (0, (6, 3))), "blank image": ("#777777", (0, (2, 2)))}
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a line leaves the axes on the right, and how it looks."""
+
+    height: float
+    label: str
+    colour: str
+    marker: str | None
+    face: str
+
+
+def curve(cells: pd.DataFrame, path: Path) -> None:
+    """Draw accuracy with 95 % intervals against compression into a PNG file.
+
+    The horizontal axis is log2 of the compression factor 1 / (1 - ratio), which sets the usual
+    ratios about evenly apart; cells with an absolute budget stand at their measured evicted share.
+    Variants named after another method ("restkv_mean" beside "restkv") get a panel of their own.
+
+    Args:
+        cells: one (model, task, protocol) group of `stats.summarise`.
+        path: where the PNG goes.
+    """
+    rows = tables.compressed(cells)
+    measured = 1 - rows.groupby("budget")["kept_fraction"].transform("mean").astype(float)
+    evicted = rows["ratio"].astype(float).fillna(measured).clip(upper=0.999)
+    rows = rows.assign(evicted=evicted, x=-np.log2(1 - evicted))
+    panels = _panels(list(rows["label"].unique()))
+    figure = Figure(figsize=(0.6 + 6.2 * len(panels), 5.2), dpi=150, layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    style = _styles(panels)
+    for place, (axis, (title, labels)) in enumerate(zip(axes, panels, strict=True)):
+        _panel(axis, rows, labels, cells, style)
+        if len(panels) > 1:
+            axis.set_title(title, loc="left", fontsize=10, parse_math=False)
+        if place == 0:
+            axis.set_ylabel("accuracy (%), 95 % interval over questions")
+    figure.suptitle(_title(cells), x=0.01, ha="left", fontsize=11, parse_math=False)
+    if rows["vacuous"].any():
+        figure.supxlabel(HOLLOW, x=0.01, ha="left", fontsize=9)
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _title(cells: pd.DataFrame) -> str:
+    first = cells.iloc[0]
+    size = f"{cells['n_questions'].max():,} questions, {cells['n_rows'].max():,} rows"
+    name = f"{tables.short(first['model'])} on {first['task']}, protocol {first['protocol']}"
+    return f"{name}  ({size})"
+
+
+def _panels(labels: list[str]) -> list[tuple[str, list[str]]]:
+    """Titles and labels: methods, and apart from them the variants with the methods they vary."""
+    base = {
+        label: next((name for name in labels if label.startswith(f"{name}_")), None)
+        for label in labels
+    }
+    methods = [label for label in labels if base[label] is None]
+    varied = [name for name in methods if name in base.values()]
+    variants = [label for label in labels if base[label] is not None]
+    if not variants or len(methods) == len(varied):
+        return [("methods", labels)]
+    return [("methods", methods), (f"variants of {', '.join(varied)}", varied + variants)]
+
+
+def _styles(panels: list[tuple[str, list[str]]]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each label; a method keeps its own in every panel."""
+    style: dict[str, tuple[str, str]] = {}
+    for _, labels in panels:
+        taken = [style[label][0] for label in labels if label in style]
+        free = [colour for colour in COLOURS if colour not in taken] or COLOURS
+        fresh = [label for label in labels if label not in style]
+        for place, label in enumerate(fresh):
+            marker = MARKERS[len(style) % len(MARKERS)]
+            style[label] = (free[place % len(free)], marker)
+    return style
+
+
+def _panel(
+    axis: Axes,
+    rows: pd.DataFrame,
+    labels: list[str],
+    cells: pd.DataFrame,
+    style: dict[str, tuple[str, str]],
+) -> None:
+    ends: list[_End] = []
+    for _, cell in tables.references(cells).iterrows():
+        ends.append(_reference(axis, cell))
+    offsets = (
+        np.linspace(SPREAD / 2, -SPREAD / 2, len(labels))
+        if len(labels) > 1
+        else [0.0] * len(labels)
+    )
+    for label, offset in zip(reversed(labels), offsets, strict=True):
+        line = rows[rows["label"] == label].sort_values("x")
+        ends.append(_line(axis, line, offset, style[label]))
+    _ticks(axis, rows)
+    bottom, top = axis.get_ylim()
+    axis.set_ylim(max(bottom, -2), min(top, 102))
+    _name_lines(axis, ends)
+
+
+def _reference(axis: Axes, cell: pd.Series) -> _End:
+    """The full cache or the blank image: a dashed line in a band of its interval."""
+    colour, dashes = REFERENCE[cell["label"]]
+    low, high, height = (100 * cell[name] for name in ("accuracy_low", "accuracy_high", "accuracy"))
+    axis.axhspan(low, high, color=colour, alpha=0.08, lw=0, zorder=0)
+    axis.axhline(height, color=colour, ls=dashes, lw=1.3, zorder=1)
+    return _End(height, cell["label"], colour, None, "none")
+
+
+def _line(axis: Axes, line: pd.DataFrame, offset: float, style: tuple[str, str]) -> _End:
+    """One method: thin bars, a line, markers that are hollow where a cell is vacuous."""
+    colour, marker = style
+    x = line["x"].to_numpy() + offset
+    y, low, high = (100 * line[n].to_numpy() for n in ("accuracy", "accuracy_low", "accuracy_high"))
+    axis.errorbar(x, y, yerr=[y - low, high - y], fmt="none", ecolor=colour, elinewidth=0.9,
+                  alpha=0.55, capsize=0, zorder=2)  # fmt: skip
+    axis.plot(x, y, color=colour, lw=1.4, alpha=0.9, zorder=3)
+    faces = np.where(line["vacuous"].to_numpy(dtype=bool), "white", colour)
+    for place, face in enumerate(faces):
+        axis.plot(x[place], y[place], ls="", marker=marker, ms=5.5, mec=colour, mew=1.2,
+                  mfc=str(face), zorder=4)  # fmt: skip
+    return _End(float(y[-1]), str(line["label"].iloc[0]), colour, marker, str(faces[-1]))
+
+
+def _ticks(axis: Axes, rows: pd.DataFrame) -> None:
+    places = rows.drop_duplicates("x").sort_values("x")
+    step = max(1, len(places) // 8)
+    shown = places.iloc[::-1].iloc[::step]
+    axis.set_xticks(
+        shown["x"].to_numpy(),
+        [f"{100 * r:.3g} %\n{1 / (1 - r):.2g}\N{MULTIPLICATION SIGN}" for r in shown["evicted"]],
+    )
+    axis.set_xlabel("share of the KV cache evicted, and compression factor (log scale)")
+    axis.grid(axis="y", color="#DDDDDD", lw=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(places):
+        axis.set_xlim(places["x"].min() - 0.35, places["x"].max() + 0.3)
+
+
+def _name_lines(axis: Axes, ends: list[_End]) -> None:
+    """The legend: names at the right end of their lines, pushed apart where they would overlap."""
+    bottom, top = axis.get_ylim()
+    sides = axis.get_yaxis_transform()  # x in shares of the axes, y in percent
+    ends = sorted(ends, key=lambda end: end.height)
+    heights = _spread([end.height for end in ends], 0.05 * (top - bottom))
+    for end, height in zip(ends, heights, strict=True):
+        axis.plot([1.0, 1.03], [end.height, height], color=end.colour, lw=0.7, alpha=0.7,
+                  transform=sides, clip_on=False)  # fmt: skip
+        if end.marker:
+            axis.plot(1.05, height, ls="", marker=end.marker, ms=5.5, mec=end.colour, mew=1.2,
+                      mfc=end.face, transform=sides, clip_on=False)  # fmt: skip
+        axis.annotate(
+            end.label, xy=(1.075 if end.marker else 1.04, height), xycoords=sides, va="center",
+            fontsize=9, color="#222222", annotation_clip=False, parse_math=False,
+        )  # fmt: skip
+    axis.set_ylim(bottom, top)
+
+
+def _spread(heights: list[float], gap: float) -> list[float]:
+    """Ascending heights moved as little as possible so that neighbours are `gap` apart."""
+    blocks: list[list[float]] = []  # centre, count
+    for height in heights:
+        blocks.append([height, 1])
+        while len(blocks) > 1 and _touch(blocks[-2], blocks[-1], gap):
+            centre, count = blocks.pop()
+            last = blocks[-1]
+            last[0] = (last[0] * last[1] + centre * count) / (last[1] + count)
+            last[1] += count
+    return [c + gap * (i - (n - 1) / 2) for c, n in blocks for i in range(int(n))]
+
+
+def _touch(lower: list[float], upper: list[float], gap: float) -> bool:
+    return upper[0] - lower[0] < gap * (lower[1] + upper[1]) / 2

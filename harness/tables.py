@@ -1,0 +1,129 @@
+"""Cells as text: names, percentages, the method x ratio grid, the table for a terminal.
+
+Knows how numbers read, not how they come about (stats) nor where they go (report, tracking).
+"""
+
+import html
+import re
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+
+from harness import stats
+
+WIDTH = 100
+REFERENCES = {"full": "full cache", "blank": "blank image"}
+VACUOUS = "v"
+VACUOUS_NOTE = "v = vacuous: no scored token came from a compacted cache; it repeats the full cache"
+
+
+def groups(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
+    """(model, task, protocol) and its rows, in order of appearance."""
+    yield from frame.groupby(stats.GROUP, sort=False)
+
+
+def setting(cell: pd.Series) -> str:
+    """How much of the cache a cell keeps: "0.9" for a ratio, "n=64" for an absolute budget."""
+    return f"{cell['ratio']:g}" if pd.notna(cell["ratio"]) else f"n={cell['budget']}"
+
+
+def compressed(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of methods, without the full cache and the blank image; `label` names the line.
+
+    A label is the method, with the start of the cell key where two cells would share a place.
+    """
+    rows = cells[stats.roles(cells).eq("method")]
+    shared = rows.duplicated([*stats.GROUP, "method", "ratio", "budget"], keep=False)
+    marked = rows["method"] + " #" + rows["cell_key"].astype(str).str[:6]
+    return rows.assign(label=marked.where(shared, rows["method"]))
+
+
+def references(cells: pd.DataFrame) -> pd.DataFrame:
+    """The full cache and the blank image, one row each, `label` in words."""
+    role = stats.roles(cells)
+    rows = cells[role.ne("method")]
+    return rows.assign(label=role[rows.index].map(REFERENCES)).drop_duplicates("label")
+
+
+def grid(
+    cells: pd.DataFrame, text: Callable[[pd.Series], str]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the method x setting table; "" where a method lacks a setting."""
+    rows = compressed(cells)
+    order = rows.assign(setting=[setting(cell) for _, cell in rows.iterrows()])
+    order = order.sort_values(["ratio", "budget"], kind="stable", na_position="last")
+    columns = list(order["setting"].unique())
+    lines: dict[str, dict[str, str]] = {}
+    for _, cell in rows.iterrows():
+        lines.setdefault(cell["label"], {})[setting(cell)] = text(cell)
+    body = [[label, *(line.get(name, "") for name in columns)] for label, line in lines.items()]
+    return columns, body
+
+
+def percent(value: float) -> str:
+    """A fraction as a percentage with one decimal; a dash for nan."""
+    return "-" if pd.isna(value) else f"{100 * value:.1f}"
+
+
+def interval(cell: pd.Series) -> str:
+    """The 95 % interval of a cell's accuracy in percent."""
+    return f"[{percent(cell['accuracy_low'])}, {percent(cell['accuracy_high'])}]"
+
+
+def short(name: str) -> str:
+    """A model path or hub id without the folders before its last part."""
+    return str(name).rstrip("/").rsplit("/", 1)[-1]
+
+
+def escape(text: object, limit: int = 80) -> str:
+    """Foreign text made safe for one cell of a Markdown table, cut after `limit` characters.
+
+    HTML, pipes, links, images, emphasis and line breaks lose their meaning, so that what a model
+    wrote cannot change the page.
+    """
+    line = " ".join(str(text).split())
+    line = "".join(character for character in line if character.isprintable())
+    line = line if len(line) <= limit else line[: limit - 1] + "…"
+    return re.sub(r"([\\`*\[\]|~$!])", r"\\\1", html.escape(line, quote=False))
+
+
+def console_table(cells: pd.DataFrame) -> str:
+    """Accuracy in percent for a terminal of 100 columns, a block for each model, task, protocol.
+
+    The full cache and the blank image come first with their 95 % intervals, then a line a method
+    and a column a ratio. Vacuous cells carry a "v".
+    """
+    return "\n\n".join(_block(key, rows) for key, rows in groups(cells))
+
+
+def _block(key: tuple[str, str, str], cells: pd.DataFrame) -> str:
+    model, task, protocol = key
+    size = f"{cells['n_questions'].max():,} questions, {cells['n_rows'].max():,} rows"
+    lines = [f"{short(model)} · {task} · {protocol} · {size}"[:WIDTH]]
+    columns, body = grid(cells, _terminal)
+    names = [row[0] for row in body] + list(REFERENCES.values())
+    name = min(max(map(len, names)), 34)
+    for _, cell in references(cells).iterrows():
+        value = f"{percent(cell['accuracy']):>8}  {interval(cell)}"
+        lines.append(f"{cell['label']:<{name}}{value}")
+    width = max([8, *(len(column) + 2 for column in columns)])
+    fit = (WIDTH - name) // width
+    for start in range(0, len(columns), fit):
+        part = slice(start, start + fit)
+        head = "accuracy in %, ratio evicted" if name >= 28 else "accuracy %"
+        lines += ["", f"{head:<{name}}" + "".join(f"{text:>{width}}" for text in columns[part])]
+        lines += [
+            f"{_cut(label, name):<{name}}" + "".join(f"{text:>{width}}" for text in values[part])
+            for label, *values in body
+        ]
+    if compressed(cells)["vacuous"].any():
+        lines += ["", VACUOUS_NOTE]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _terminal(cell: pd.Series) -> str:
+    return percent(cell["accuracy"]) + (VACUOUS if cell["vacuous"] else "")
+
+
+def _cut(label: str, width: int) -> str:
+    return label if len(label) <= width else label[: width - 1] + "…"

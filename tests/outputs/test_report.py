@@ -1,0 +1,235 @@
+"""What a run leaves on disk and on the terminal."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+from PIL import Image
+
+from harness import plots, report, stats, summary, tables
+
+META = {
+    "name": "demo", "command": "make sweep 'ratios=[0.5,0.9]'", "seed": 7,
+    "versions": {"torch": "9.9.9"}, "caveat": "The model is a stand-in.",
+}  # fmt: skip
+HOSTILE = "a|b <script>alert(1)</script>\n![x](http://e.vil) `c` **d** [l](u) $x$ \x1b[31m"
+
+
+def paragraph(text: str) -> str:
+    """The first paragraph after the question."""
+    return text.split("**Asked:**")[1].split("\n\n")[1]
+
+
+def test_files_hold_the_tables(make_sweep, tmp_path):
+    samples = make_sweep()
+    paths = report.write(samples, tmp_path / "new" / "run", META)
+    assert set(paths) == {"samples", "cells", "abilities", "summary", "curve"}
+    assert sorted(p.name for p in (tmp_path / "new" / "run").iterdir()) == [
+        "abilities.parquet", "cells.parquet", "curve.png", "samples.parquet", "summary.md",
+    ]  # fmt: skip
+    pd.testing.assert_frame_equal(pd.read_parquet(paths["samples"]), samples, check_dtype=False)
+    cells = pd.read_parquet(paths["cells"])
+    pd.testing.assert_frame_equal(cells, stats.summarise(samples), check_dtype=False)
+    assert cells["budget"].isna().all()
+    assert len(pd.read_parquet(paths["abilities"])) == 8 * 3
+
+
+def test_output_is_repeatable(make_sweep, tmp_path):
+    for name in ("one", "two"):
+        report.write(make_sweep(), tmp_path / name, META)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_summary_says_what_was_run(make_sweep, tmp_path):
+    text = report.write(make_sweep(), tmp_path, META)["summary"].read_text()
+    for part in (
+        summary.QUESTION, "![accuracy against compression](curve.png)", "The model is a stand-in.",
+        "| versions.torch | 9.9.9 |", "| command | make sweep 'ratios=\\[0.5,0.9\\]' |",
+        "| full cache |", "| blank image |", "| ratio evicted | 0.5 | 0.9 |", "| ability | level |",
+    ):  # fmt: skip
+        assert part in text
+    assert paragraph(text).startswith(
+        "This table can say how 6 compressed cells of tiny fare on 12"
+    )
+    assert "vacuous" not in text
+
+
+def test_vacuous_cells_are_never_a_result(make_sweep, tmp_path):
+    empty = report.write(make_sweep(exposed_tokens=0), tmp_path, META)["summary"].read_text()
+    assert paragraph(empty).startswith("This table cannot answer the question: all 6")
+    assert "best " not in empty
+    samples = make_sweep(questions=40)
+    samples.loc[samples["method"].eq("restkv") & samples["ratio"].eq(0.9), "exposed_tokens"] = 0
+    part = report.write(samples, tmp_path, META)["summary"].read_text()
+    assert paragraph(part).startswith("This table answers only in part: 1 of 6")
+    line = next(line for line in part.splitlines() if line.startswith("| restkv |"))
+    assert line.count("**v**") == 1
+    assert "best restkv" not in part
+
+
+@pytest.mark.parametrize(
+    ("active", "inert"), [({"restkv": 0.0}, True), ({"restkv": 0.25}, False), ({}, False)]
+)
+def test_inert_window_is_named(make_sweep, active, inert):
+    samples = make_sweep()
+    for method, share in active.items():
+        samples.loc[samples["method"] == method, "adaptive_active"] = share
+    text = summary.markdown(
+        samples, stats.summarise(samples), stats.abilities(samples), META, ["curve.png"]
+    )
+    assert (summary.INERT in text) == inert
+    assert ("restkv 25.0 %" in text) == (active == {"restkv": 0.25})
+
+
+def test_doubts_are_spelled_out(make_sweep, make_cell):
+    def text(samples: pd.DataFrame) -> str:
+        return paragraph(
+            summary.markdown(
+                samples, stats.summarise(samples), stats.abilities(samples), {}, ["c.png"]
+            )
+        )
+
+    samples = make_sweep()
+    assert "blank image was not run" in text(samples[samples["control"] != "blank_image"])
+    assert "full cache was not run" in text(samples[samples["method"] != "full"])
+    assert "Cells hold between 35 and 36 rows" in text(samples.iloc[:-1])
+    blind = samples.copy()
+    blind.loc[blind["method"] == "full", "correct"] = False
+    assert "does not demonstrably use the image" in text(blind)
+    partly = samples.copy()
+    partly.loc[partly["method"].eq("restkv") & partly["row"].lt(18), "exposed_tokens"] = 0
+    assert "In cells that are not vacuous 16.7 % of the rows" in text(partly)
+    full = make_cell("full", [1, 0], index=[0, 1])
+    assert text(full).startswith("This table holds no compressed cell")
+
+
+def test_hostile_text_cannot_change_the_page(make_sweep, tmp_path):
+    samples = make_sweep(methods=("a|b<i>", "$x_1^"))
+    method = stats.roles(samples) == "method"
+    samples.loc[method, "text"] = HOSTILE
+    samples = samples.assign(question=HOSTILE, model="m|<b>", category="<u>|ocr")
+    paths = report.write(samples, tmp_path, {"name": HOSTILE, "note": HOSTILE})
+    text = paths["summary"].read_text()
+    tokens = [
+        child.type
+        for token in MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+        for child in [token, *(token.children or [])]
+    ]
+    allowed = {"image": 1, "html_inline": 0, "html_block": 0, "link_open": 0, "code_inline": 0}
+    assert {kind: tokens.count(kind) for kind in allowed} == allowed
+    assert "\x1b" not in text
+    for block in text.split("\n\n"):
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.replace("\\|", "").count("|") for line in rows}) <= 1, block
+    assert tables.escape("x" * 200, 10) == "x" * 9 + "…"
+    assert tables.escape("a|b\n<c>") == r"a\|b &lt;c&gt;"
+
+
+def test_a_failed_write_leaves_the_earlier_file(make_sweep, tmp_path, monkeypatch):
+    paths = report.write(make_sweep(), tmp_path, META)
+    before = {path: path.read_bytes() for path in paths.values()}
+
+    def half(cells, path):
+        path.write_bytes(b"half a picture")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(plots, "curve", half)
+    with pytest.raises(OSError, match="disk full"):
+        report.write(make_sweep(), tmp_path, META)
+    with pytest.raises(ValueError, match="no rows"):
+        report.write(make_sweep().iloc[:0], tmp_path, META)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_each_group_gets_its_curve(make_sweep, tmp_path):
+    one = make_sweep(ratios=(0.5,))
+    report.write(one, tmp_path, META)
+    several = pd.concat([one, one.assign(task="other/task"), one.assign(model="x/tiny")])
+    paths = report.write(several, tmp_path, META)
+    curves = {name for name in paths if name.startswith("curve")}
+    assert curves == {"curve-tiny-mini-replay", "curve-tiny-other_task-replay",
+                      "curve-tiny-mini-replay~2"}  # fmt: skip
+    assert {p.name for p in tmp_path.glob("curve*")} == {f"{name}.png" for name in curves}
+    text = paths["summary"].read_text()
+    assert text.count("## tiny on") == 2
+    assert text.count("](curve-") == 3
+    assert len(report.console_table(stats.summarise(several)).split("\n\n\n")) >= 1
+
+
+def test_console_table_by_hand(make_cell):
+    cells = stats.summarise(
+        pd.concat(
+            [
+                make_cell("full", [1, 1, 1, 1], index=range(4)),
+                make_cell("blank_image", [1, 0, 0, 0], index=range(4), control="blank_image"),
+                make_cell("restkv", [1, 1, 1, 0], index=range(4), ratio=0.5),
+                make_cell("restkv", [1, 1, 1, 1], index=range(4), ratio=0.9, exposed_tokens=0),
+                make_cell("h2o", [1, 0, 1, 0], index=range(4), ratio=0.9),
+            ]
+        )
+    )
+    lines = report.console_table(cells).splitlines()
+    assert lines[0] == "tiny · mini · replay · 4 questions, 4 rows"
+    assert lines[1].split()[:3] == ["full", "cache", "100.0"]
+    assert lines[2].split()[:3] == ["blank", "image", "25.0"]
+    assert lines[4].split() == ["accuracy", "%", "0.5", "0.9"]
+    assert lines[5].split() == ["restkv", "75.0", "100.0v"]
+    assert lines[6].split() == ["h2o", "50.0"]
+    assert lines[6].endswith("50.0")
+    assert lines[-1] == tables.VACUOUS_NOTE
+
+
+def test_console_table_fits_100_columns(make_sweep):
+    ratios = [round(x, 3) for x in np.linspace(0.05, 0.995, 21)]
+    names = ("restkv_with_an_uncommonly_long_label_of_a_variant", "h2o")
+    samples = make_sweep(methods=names, ratios=ratios, exposed_tokens=0)
+    samples = samples.assign(model="organisation/" + "long" * 30)
+    table = report.console_table(stats.summarise(samples))
+    assert max(map(len, table.splitlines())) <= 100
+    shown = [word for line in table.splitlines() if "accuracy" in line for word in line.split()]
+    assert [f"{ratio:g}" for ratio in ratios] == [w for w in shown if w[0] == "0"]
+
+
+def test_cells_in_one_place_stay_apart(make_sweep):
+    one = make_sweep(methods=("random",), ratios=(0.5,))
+    again = one[one["method"] == "random"].assign(cell_key="f00dfeed", correct=False)
+    labels = tables.compressed(stats.summarise(pd.concat([one, again])))["label"]
+    assert sorted(labels) == ["random #f00dfe", "random #random"]
+
+
+@pytest.mark.parametrize("case", ["sweep", "vacuous", "one", "budget", "references", "hostile"])
+def test_curve_draws_every_shape_of_table(make_sweep, make_cell, tmp_path, case):
+    variants = ("random", "snapkv", "restkv", "restkv_mean", "restkv_none")
+    samples = {
+        "sweep": lambda: make_sweep(methods=variants, ratios=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95)),
+        "vacuous": lambda: make_sweep(exposed_tokens=0),
+        "one": lambda: make_cell("snapkv", [1, 0, 1], index=range(3), ratio=0.9),
+        "budget": lambda: pd.concat(
+            make_cell("h2o", [1, 0], index=range(2), ratio=float("nan"), budget=n)
+            for n in (8, 16, 64)
+        ),
+        "references": lambda: make_sweep(methods=()),
+        "hostile": lambda: make_sweep(methods=("$\\frac{", "a_b^{")).assign(model="$$_{"),
+    }[case]()
+    plots.curve(stats.summarise(samples), tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as picture:
+        width, height = picture.size
+        assert 900 < width < 2100
+        assert 600 < height < 1000
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
+    drawn = tuple(int(plots.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
+    assert (drawn in colours) == (case != "references")
+
+
+def test_names_are_spread_as_little_as_possible():
+    assert plots._spread([0.0, 10.0, 20.0], 5) == [0, 10, 20]
+    assert plots._spread([10.0, 10.0, 10.0], 4) == [6, 10, 14]
+    assert plots._spread([0.0, 1.0, 5.0], 4) == pytest.approx([-2, 2, 6])
+
+
+def test_no_temporary_file_is_left(make_sweep, tmp_path):
+    report.write(make_sweep(), tmp_path, META)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
