@@ -1,0 +1,72 @@
+"""H2O (arXiv 2306.14048): heavy hitters, the keys that collected most attention from all
+queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .checks import require, require_choice, require_count, require_flag
+from .kernels import column_sums
+from .policy import LayerView, Plan, Policy, over_group, protected_window
+
+
+@dataclass(frozen=True, kw_only=True)
+class H2O(Policy):
+    """Keep the recent tokens and, of the rest, those with the largest attention column sums.
+
+    recent: protected last tokens as a count, or None for half the budget. average: sum, or
+    visible_mean, which divides by the number of queries that can see the key and so removes the
+    bias for early tokens. group: mean or max over the query heads of a KV head, after the sum.
+    causal=True is H2O as published. False reproduces the baseline in the released code of ReST-KV,
+    where all queries but the last `recent` also attend to the future; it needs `recent` as a count.
+    """
+
+    name: ClassVar[str] = "h2o"
+    window: None = field(default=None, init=False)
+    recent: int | None = None
+    causal: bool = True
+    average: str = "sum"
+    group: str = "mean"
+
+    def __post_init__(self) -> None:
+        """Refuse values the method has no meaning for."""
+        if self.recent is not None:
+            require_count(self.name, "recent", self.recent, 0)
+        require_flag(self.name, "causal", self.causal)
+        require_choice(self.name, "average", self.average, ("sum", "visible_mean"))
+        require_choice(self.name, "group", self.group, ("mean", "max"))
+        if not self.causal:
+            allowed = "a count of recent tokens with causal=False"
+            require(self.recent is not None, self.name, "recent", self.recent, allowed)
+
+    def measure(self, view: LayerView) -> Tensor:
+        """Column sums over all queries, one for each KV head."""
+        view.last_rows(view.length)
+        if not self.causal and view.mask is not None:
+            raise ValueError("h2o: causal=False does not combine with a mask; use causal=True.")
+        blind = None if self.causal else min(self.recent or 0, view.length)
+        sums = column_sums(view.queries, view.keys, view.scaling, view.mask, blind)
+        if self.average == "visible_mean":
+            sums = sums / self._observers(view)
+        return over_group(sums, view.kv_heads, self.group)
+
+    def plan(self, view: LayerView, count: int) -> Plan:
+        """The recent tokens are protected: half the budget, or `recent` where it fits."""
+        if self.recent is None:
+            return Plan(0, count // 2)
+        return Plan(0, protected_window(self.recent, count))
+
+    def _observers(self, view: LayerView) -> Tensor:
+        """Number of queries that see each key, broadcastable to [B, H, L]."""
+        length = view.length
+        if view.mask is not None:
+            return view.mask.expand(-1, -1, length, -1).sum(2).clamp_min(1)
+        position = torch.arange(length, device=view.keys.device)
+        if self.causal:
+            return length - position
+        own = length - (self.recent or 0)
+        return torch.where(position < own, length, own + length - position)

@@ -1,0 +1,41 @@
+"""Uniformly random tokens: the floor every method has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .checks import require_count
+from .policy import LayerView, Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(Policy):
+    """Keep a random set for each KV head; nothing is protected, and a smaller budget keeps a
+    subset.
+
+    seed: whole number, 0 or more. The draw depends on the seed, the layer, the head, the length and
+    the sum of the layer's keys: the same prompt always gives the same set, two prompts of one
+    length do not share theirs, and no global random state is read or changed.
+    """
+
+    name: ClassVar[str] = "random"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that is not a whole number."""
+        require_count(self.name, "seed", self.seed, 0)
+
+    def measure(self, view: LayerView) -> Tensor:
+        """Uniform draws in [0, 1)."""
+        draws = []
+        for content in view.keys.float().sum((1, 2, 3)).tolist():
+            text = f"{self.seed}/{view.layer}/{view.length}/{content!r}"
+            digest = blake2b(text.encode(), digest_size=7).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+            draws.append(torch.rand(view.kv_heads, view.length, generator=generator))
+        return torch.stack(draws).to(view.keys.device)

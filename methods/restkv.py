@@ -1,0 +1,179 @@
+"""ReST-KV (arXiv 2605.08840): how far the output moves when a token is dropped, smoothed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .checks import require, require_choice, require_count, require_flag, require_number
+from .kernels import joint_reconstruction, output_factors, reconstruction
+from .policy import LayerView, Plan, Policy, Scored, over_group, protected_window
+from .smoothing import TEMPORAL, adaptive_windows, drift, pool, pool_adaptive, temporal_weights
+
+# 1 - a reaches 0 when one key takes all attention: the odds stay finite, and the largest.
+_LEAST_REST = 1e-6
+# Variants that differ only in these share a measurement.
+_SMOOTHING = {"spatial", "kernel", "scale", "relative_scale"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestKV(Policy):
+    """Score a token by a / (1 - a) * || W_O (o - v) ||^tau, smoothed over queries and tokens.
+
+    Defaults are the published setting.
+
+    window: observation window in queries, and protected window in tokens. temporal, alpha: how the
+    rows of the window are weighted (see smoothing.temporal_weights). metric: after = weight the
+    attention rows, then one metric, with o summed over the keys before the window and not
+    renormalised; before = a metric for each row, with its o over all keys, then weight them.
+    project: measure after the output projection, which needs LayerView.output_weight. tau: exponent
+    of the distance. normalize: divide by the length of the (projected) o. spatial: adaptive, avg
+    (zeros beyond the ends), max or none, over `kernel` tokens (odd). The adaptive window is at
+    least `kernel` wide, repeats end values, and widens and moves by one step for each `scale`
+    tokens of drift (see smoothing.drift); relative_scale=c sets the scale to c times the prompt
+    length instead. Drift is less than L minus the kept past tokens, so below the scale the window
+    IS a fixed pool of `kernel`, and the drift is not computed. group: mean or max over the query
+    heads of a KV head before pooling (drift: their mean), or joint, the exact change that all of
+    them cause together.
+
+    Where the released code errs, the default does what the paper means: each batch item has a drift
+    of its own, no drift means no shift, tau and normalize always act, and 1 - a is kept above 1e-6.
+    official=True follows the released code in all of these but the last. Where a small budget
+    protects fewer tokens than `window`, all `window` queries still score; o excludes the whole
+    window, or nothing if the prompt is not longer than the window.
+    """
+
+    name: ClassVar[str] = "restkv"
+    window: int = 32
+    temporal: str = "ema"
+    alpha: float = 0.3
+    metric: str = "after"
+    project: bool = True
+    tau: float = 1.0
+    normalize: bool = False
+    spatial: str = "adaptive"
+    kernel: int = 5
+    scale: float = 2000
+    relative_scale: float | None = None
+    group: str = "mean"
+    official: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values the method has no meaning for."""
+        require_count(self.name, "window", self.window, 1)
+        require_choice(self.name, "temporal", self.temporal, TEMPORAL)
+        require_number(self.name, "alpha", self.alpha, 0, 1)
+        require_choice(self.name, "metric", self.metric, ("after", "before"))
+        require_number(self.name, "tau", self.tau, 0, float("inf"))
+        require_choice(self.name, "spatial", self.spatial, ("adaptive", "avg", "max", "none"))
+        require_count(self.name, "kernel", self.kernel, 1)
+        require(self.kernel % 2 == 1, self.name, "kernel", self.kernel, "an odd number")
+        require_number(self.name, "scale", self.scale, 0, float("inf"))
+        if self.relative_scale is not None:
+            require_number(self.name, "relative_scale", self.relative_scale, 0, float("inf"))
+        require_choice(self.name, "group", self.group, ("mean", "max", "joint"))
+        for flag in ("project", "normalize", "official"):
+            require_flag(self.name, flag, getattr(self, flag))
+        plain = self.tau == 1.0 and not self.normalize
+        allowed = "mean or max, or tau=1 and normalize=false with joint"
+        require(self.group != "joint" or plain, self.name, "group", self.group, allowed)
+
+    def measure(self, view: LayerView) -> Tensor:
+        """Importance before spatial smoothing; variants that differ only in that share it."""
+        measured = {name: value for name, value in self.params.items() if name not in _SMOOTHING}
+        key = (self.name, *measured.values())
+        importance: Tensor = view.once(key, lambda: self._importance(view))
+        return importance
+
+    def plan(self, view: LayerView, count: int) -> Plan:
+        """The window is protected; only an active drift depends on the number of kept past
+        tokens."""
+        window = protected_window(self.window, count)
+        past = count - window
+        inert = view.length - past < self._scale(view) and not self.official
+        return Plan(0, window, 0 if inert or self.spatial != "adaptive" else past)
+
+    def rescore(self, view: LayerView, measured: Tensor, plans: Sequence[Plan]) -> Scored:
+        """Smooth over neighbouring tokens what lies before each protected window."""
+        windows = [plan.window for plan in plans]
+        if self.spatial == "none":
+            return super().rescore(view, measured, plans)
+        if self.spatial != "adaptive":
+            return Scored(pool(measured, windows, self.spatial, self.kernel), [None] * len(plans))
+        moving = [index for index, plan in enumerate(plans) if plan.past]
+        if not moving:
+            return Scored(pool(measured, windows, "edge", self.kernel), [0.0] * len(plans))
+        shape = (len(plans), *measured.shape[:2])
+        kernels = torch.full(shape, self.kernel, device=measured.device)
+        shifts = torch.zeros_like(kernels)
+        kernels[moving], shifts[moving] = self.windows(view, [plans[i].past for i in moving])
+        differs = (kernels != self.kernel) | (shifts != 0)
+        share = differs.float().mean((1, 2)).tolist()
+        return Scored(pool_adaptive(measured, windows, kernels, shifts), share)
+
+    def windows(self, view: LayerView, past: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Width and shift in tokens of the adaptive window, int64 [past, B, Hkv], for kept past
+        counts."""
+        moved = drift(view.attention(self.window), past)
+        moved = moved.unflatten(2, (view.kv_heads, -1)).mean(-1)
+        return adaptive_windows(moved, self._scale(view), self.kernel, self.official)
+
+    def _scale(self, view: LayerView) -> float:
+        return self.scale if self.relative_scale is None else self.relative_scale * view.length
+
+    def _importance(self, view: LayerView) -> Tensor:
+        attention = view.attention(self.window)  # [B, H, W, L]
+        rows = attention.shape[2]
+        weights = temporal_weights(self.temporal, rows, float(self.alpha), attention.device)
+        factors = self._factors(view)
+        if self.metric == "after":
+            mean = torch.matmul(weights, attention)  # [B, H, L]
+            past = view.length - rows or view.length
+            outputs = _outputs(mean[:, :, None, :past], view.values[:, :, :past])
+            return self._change(view, mean, outputs[:, :, 0], factors)
+        outputs = _outputs(attention, view.values)  # [B, H, W, dv]
+        total = torch.zeros((), device=attention.device)
+        for row in range(rows):
+            change = self._change(view, attention[:, :, row], outputs[:, :, row], factors)
+            total = total + weights[row] * change
+        return total
+
+    def _factors(self, view: LayerView) -> Tensor | None:
+        if not self.project:
+            return None
+        if view.output_weight is None:
+            raise ValueError(
+                "restkv: project=True needs the weight of the output projection and the view has "
+                "none; pass LayerView.output_weight or set project=false."
+            )
+        joint = self.group == "joint"
+        return output_factors(view.output_weight, view.kv_heads if joint else view.queries.shape[1])
+
+    def _change(
+        self, view: LayerView, a: Tensor, outputs: Tensor, factors: Tensor | None
+    ) -> Tensor:
+        """Metric for one attention row a [B, H, L] with output [B, H, dv]; float32 [B, Hkv, L]."""
+        odds = a / (1.0 - a).clamp_min(_LEAST_REST)
+        if self.group == "joint":
+            return joint_reconstruction(odds, outputs, view.values, factors)
+        after = self.metric == "after"
+        without_tau = self.official and not (after and self.project)
+        tau = 1.0 if without_tau else float(self.tau)
+        change = reconstruction(odds, outputs, view.values, factors, tau)
+        if self.normalize and not (self.official and after):
+            seen = outputs[:, :, None]
+            seen = seen if factors is None else torch.matmul(seen, factors.transpose(1, 2))
+            change = change / torch.linalg.vector_norm(seen, dim=-1).clamp_min(_LEAST_REST)
+        return over_group(change, view.kv_heads, self.group)
+
+
+def _outputs(attention: Tensor, values: Tensor) -> Tensor:
+    """attention [B, H, R, N] times values [B, Hkv, N, dv] without expanding them: [B, H, R, dv]."""
+    batch, heads, rows, _ = attention.shape
+    kv_heads, dim = values.shape[1], values.shape[3]
+    stacked = attention.reshape(batch, kv_heads, -1, values.shape[2])
+    return torch.matmul(stacked, values.float()).view(batch, heads, rows, dim)
