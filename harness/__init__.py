@@ -1,0 +1,22 @@
+"""The benchmark around `methods`: models, engine, scoring, store and reports.
+
+`harness.evict` is loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.engine.evict import evict as evict
+
+__all__ = ["evict"]
+
+
+def __getattr__(name: str) -> object:
+    """Import `evict` on first use (PEP 562)."""
+    if name == "evict":
+        from harness.engine.evict import evict
+
+        return evict
+    raise AttributeError(f"module 'harness' has no attribute {name!r}")

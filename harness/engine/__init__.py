@@ -1,0 +1,9 @@
+"""Prefill once, branch into every cell, decode all cells as one batch.
+
+Knows transformers models and eviction policies. It must not know lmms-eval, Hydra, wandb or the store.
+"""
+
+from harness.engine.session import Engine
+from harness.engine.settings import Branch, BranchResult, Generation, Protocol
+
+__all__ = ["Branch", "BranchResult", "Engine", "Generation", "Protocol"]

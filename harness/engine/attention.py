@@ -1,0 +1,83 @@
+"""The attention function every model of this project runs with, and who listens to it.
+
+Registered through transformers' AttentionInterface, so no model file is patched. Outside a session it is
+plain SDPA. It must not know eviction methods: it hands each call to the listener of the current session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "evictbench"
+
+# Extra terms that some models add to the logits and SDPA here would silently leave out.
+_EXTRA_TERMS = ("s_aux", "softcap", "position_bias")
+
+
+class Listener(Protocol):
+    """Sees each attention call of a forward pass; returns its output, or None to leave it to SDPA."""
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+    ) -> Tensor | None:
+        """query [B, H, q, d], key [B, Hkv, n, d], value [B, Hkv, n, dv] -> [B, q, H, dv] or None."""
+
+
+_listener: ContextVar[Listener | None] = ContextVar("evictbench_listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Route the attention calls of this thread to `listener` until the block ends."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Signature of transformers' attention functions; shapes as in `Listener.attend`."""
+    listener = _listener.get()
+    if listener is not None:
+        for term in _EXTRA_TERMS:
+            if kwargs.get(term) is not None:
+                raise ValueError(
+                    f"{type(module).__name__} adds {term} to its attention, which eviction does not "
+                    "support; choose a model with plain softmax attention."
+                )
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        output = listener.attend(module, query, key, value, attention_mask, scale)
+        if output is not None:
+            return output, None
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+
+
+# Without a mask function under the same name every mask would arrive as None.
+AttentionInterface.register(NAME, attention_forward)
+AttentionMaskInterface.register(NAME, sdpa_mask)

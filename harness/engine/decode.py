@@ -1,0 +1,224 @@
+"""Greedy decoding of a batch of cells from their compacted caches.
+
+Every cell keeps the prompt's original positions. It must not know how the caches were chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import LogitsProcessorList, PreTrainedModel, RepetitionPenaltyLogitsProcessor
+
+from harness.engine.attention import listening
+from harness.engine.cache import CellCache, CompactLayer
+from harness.engine.layout import Layout
+from harness.engine.prefill import forward
+from harness.engine.settings import Generation
+
+# Settings of a model's generation_config that would change greedy answers, and their neutral values.
+_PROCESSORS = {
+    "no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None, []),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "sequence_bias": (None, {}),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+}
+
+
+class CompactAttention:
+    """Listens to a decoding pass and answers for the compact layers, grouped queries side by side."""
+
+    def __init__(self, layout: Layout, cache: CellCache) -> None:
+        self.layout = layout
+        self.cache = cache
+        self._bias_key: tuple[object, ...] = ()
+        self._bias: Tensor | None = None
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+    ) -> Tensor | None:
+        """query [cells, H, q, d] over keys [cells, Hkv, n, d] -> [cells, q, H, dv]."""
+        layer = self.layout.find(module)
+        if layer is None:
+            return None
+        cells, heads, rows, dim = query.shape
+        kv_heads = key.shape[1]
+        groups = heads // kv_heads
+        bias = self._layer_bias(self.cache.layers[layer.index], rows, groups, query.dtype)
+        packed = query.reshape(cells, kv_heads, groups * rows, dim)
+        output = scaled_dot_product_attention(packed, key, value, attn_mask=bias, scale=scaling)
+        return output.reshape(cells, heads, rows, -1).transpose(1, 2)
+
+    def _layer_bias(
+        self, layer: CompactLayer, rows: int, groups: int, dtype: torch.dtype
+    ) -> Tensor | None:
+        """Additive mask [cells, 1, groups * rows or 1, n]; layers with equal padding share it."""
+        key = (id(layer.valid), layer.width, layer.filled, rows, groups)
+        if key != self._bias_key:
+            self._bias_key, self._bias = key, make_bias(layer, rows, groups, dtype)
+        return self._bias
+
+
+def make_bias(layer: CompactLayer, rows: int, groups: int, dtype: torch.dtype) -> Tensor | None:
+    """0 where the last `rows` tokens may look and -inf elsewhere; None when they may look everywhere."""
+    if layer.valid is None and rows == 1:
+        return None
+    device, new = layer.keys.device, layer.filled - layer.width
+    visible = torch.ones(1, 1, rows, layer.filled, dtype=torch.bool, device=device)
+    if rows > 1:
+        visible = visible.tril(layer.filled - rows)
+    if layer.valid is not None:
+        visible = visible & pad(layer.valid, (0, new), value=True)[:, None, None]
+    bias = torch.zeros(visible.shape, dtype=dtype, device=device)
+    bias.masked_fill_(~visible, -torch.inf)
+    return bias if rows == 1 else bias.repeat(1, 1, groups, 1)
+
+
+@dataclass
+class Decoded:
+    """Token ids of each cell, the stop token included, and raw logits [cells, V] of the first one."""
+
+    token_ids: list[list[int]]
+    first_logits: Tensor
+
+
+class Decoder:
+    """Greedy decoding with one model: `stop_ids` end a cell, `to_text` turns ids into text."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layout: Layout,
+        stop_ids: frozenset[int],
+        to_text: Callable[[list[int]], str],
+    ) -> None:
+        self.model = model
+        self.layout = layout
+        self.stop_ids = stop_ids
+        self.to_text = to_text
+        self.penalty = _logits_processors(model)
+
+    def run(
+        self,
+        cache: CellCache,
+        cells: int,
+        prompt_ids: Tensor,
+        positions: Tensor,
+        tail: int,
+        logits: Tensor | None,
+        generation: Generation,
+    ) -> Decoded:
+        """Decode `cells` branches of one prompt.
+
+        prompt_ids [1, L] and positions [1, L] or [3, 1, L] of the whole prompt, of which the last `tail`
+        tokens are not in the cache. tail 0: `logits` [1, V] of the prefill give the first token.
+        """
+        listener = CompactAttention(self.layout, cache)
+        following = int(positions.max()) + 1
+        shape = (*positions.shape[:-2], cells, -1)
+        with listening(listener):
+            if tail:
+                ids = prompt_ids[:, -tail:].expand(cells, -1)
+                logits = self._step(cache, ids, positions[..., -tail:].expand(shape))
+            assert logits is not None  # given whenever there is no tail
+            first = logits.expand(cells, -1)
+            state = _Cells(cells, self.stop_ids, generation, self.to_text)
+            history = prompt_ids.expand(cells, -1)
+            logits = first
+            for step in range(generation.max_new_tokens):
+                tokens = self._choose(history, logits)
+                rows = state.accept(tokens.tolist())
+                if not rows or step + 1 == generation.max_new_tokens:
+                    break
+                if 2 * len(rows) <= len(tokens):
+                    kept = torch.tensor(rows, device=tokens.device)
+                    cache.select(kept)
+                    tokens, history = tokens[kept], history[kept]
+                    state.compact(rows)
+                if self.penalty:
+                    history = torch.cat([history, tokens[:, None]], dim=1)
+                place = positions.new_full(
+                    (*positions.shape[:-2], len(tokens), 1), following + step
+                )
+                logits = self._step(cache, tokens[:, None], place)
+        return Decoded(state.token_ids, first)
+
+    def _step(self, cache: CellCache, ids: Tensor, positions: Tensor) -> Tensor:
+        return forward(self.model, self.layout, cache, positions, input_ids=ids)
+
+    def _choose(self, history: Tensor, logits: Tensor) -> Tensor:
+        scores = self.penalty(history, logits.clone()) if self.penalty else logits
+        return scores.argmax(-1)
+
+
+class _Cells:
+    """Which cells are still running and what they have written."""
+
+    def __init__(
+        self,
+        cells: int,
+        stop_ids: frozenset[int],
+        generation: Generation,
+        to_text: Callable[[list[int]], str],
+    ) -> None:
+        self.token_ids: list[list[int]] = [[] for _ in range(cells)]
+        self.running = [True] * cells
+        self.rows = list(range(cells))  # cell of each row of the batch
+        self.stop_ids = stop_ids
+        self.until = generation.until
+        self.to_text = to_text
+        # A character may take four byte-level tokens; a few more cover special tokens between them.
+        self.reach = 8 + 4 * max((len(s) for s in generation.until), default=0)
+
+    def accept(self, tokens: Sequence[int]) -> list[int]:
+        """Append one token to each running cell; the rows that go on."""
+        going = []
+        for row, (cell, token) in enumerate(zip(self.rows, tokens, strict=True)):
+            if not self.running[cell]:
+                continue
+            self.token_ids[cell].append(token)
+            if token in self.stop_ids or self._hits_stop(self.token_ids[cell]):
+                self.running[cell] = False
+            else:
+                going.append(row)
+        return going
+
+    def compact(self, rows: Sequence[int]) -> None:
+        """Forget all rows of the batch but these."""
+        self.rows = [self.rows[row] for row in rows]
+
+    def _hits_stop(self, ids: list[int]) -> bool:
+        if not self.until:
+            return False
+        text = self.to_text(ids[-self.reach :])
+        return any(stop in text for stop in self.until)
+
+
+def _logits_processors(model: PreTrainedModel) -> LogitsProcessorList:
+    settings = model.generation_config
+    for name, neutral in _PROCESSORS.items():
+        value = getattr(settings, name, None)
+        if value not in neutral:
+            raise ValueError(
+                f"the model's generation_config sets {name}={value!r}, which is not supported; load it "
+                f"with {name} unset."
+            )
+    processors = LogitsProcessorList()
+    penalty = getattr(settings, "repetition_penalty", None)
+    if penalty not in (None, 1.0):
+        processors.append(RepetitionPenaltyLogitsProcessor(penalty))
+    return processors

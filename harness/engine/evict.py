@@ -1,0 +1,196 @@
+"""`with harness.evict(model, "restkv", ratio=0.9): model.generate(**inputs)`.
+
+Replaces `generate` of one model object for the length of the block; the prompt's cache is compacted
+once, then transformers decodes as always. It must not know prompts' messages, tasks or scoring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+import methods
+from harness.engine.attention import listening
+from harness.engine.branch import plan
+from harness.engine.inputs import check, check_boundary, first_part, position_ids
+from harness.engine.layout import Layout, prepare
+from harness.engine.prefill import Capture, forward
+from harness.engine.settings import PROTOCOLS, Branch
+from harness.models import modality
+
+_REFUSED = ("past_key_values", "inputs_embeds", "assistant_model", "prompt_lookup_num_tokens")
+
+
+class EvictingLayer(DynamicLayer):
+    """A growing layer [1, Hkv, n, d] that can drop entries and goes on counting the tokens seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append [1, Hkv, q, d] and return everything stored."""
+        self.seen += key_states.shape[2]
+        return super().update(key_states, value_states, *args, **kwargs)
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, not stored."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Stored entries with the query's own, and how many seen tokens are not stored."""
+        stored = self.keys.shape[2] if self.is_initialized else 0
+        return stored + query_length, self.seen - stored
+
+    def keep(self, positions: Tensor) -> None:
+        """Drop all entries but those at positions [1, Hkv, n]."""
+        index = positions[..., None]
+        self.keys = self.keys.gather(2, index.expand(-1, -1, -1, self.keys.shape[-1]))
+        self.values = self.values.gather(2, index.expand(-1, -1, -1, self.values.shape[-1]))
+
+
+class Evictor:
+    """Listens to one generate call: captures the first `boundary` tokens, evicts, then attends."""
+
+    def __init__(self, layout: Layout, cache: Cache, branch: Branch, capture: Capture, boundary: int):
+        self.layout = layout
+        self.cache = cache
+        self.capture = capture
+        self.boundary = boundary
+        self.count = plan([branch], boundary)[0].count
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+    ) -> Tensor | None:
+        """During prefill measure and evict, afterwards attend to what is left; [1, q, H, dv]."""
+        layer = self.layout.find(module)
+        if layer is None:
+            return None
+        stored = self.cache.layers[layer.index]
+        rows = query.shape[2]
+        if stored.seen == self.boundary:
+            self.capture.attend(module, query, key, value, mask, scaling)
+            (chosen,) = self.capture.selections[layer.rank].values()
+            stored.keep(chosen[self.count].positions)
+            return None
+        visible = torch.ones(rows, key.shape[2], dtype=torch.bool, device=key.device)
+        visible = visible.tril(key.shape[2] - rows)
+        output = scaled_dot_product_attention(
+            query, key, value, attn_mask=visible, scale=scaling, enable_gqa=True
+        )
+        return output.transpose(1, 2)
+
+
+@contextmanager
+def evict(
+    model: PreTrainedModel,
+    method: str | methods.Policy,
+    *,
+    ratio: float | None = None,
+    budget: int | None = None,
+    protocol: str = "replay",
+    **params: object,
+) -> Iterator[PreTrainedModel]:
+    """Compress the prompt's cache in every `model.generate` call inside the block.
+
+    method: a name with its parameters, or a policy. ratio: fraction of the prompt's entries evicted;
+    budget: entries kept instead. protocol: `replay` (evict after all prompt tokens but the last),
+    `context` (after the last image) or `paper` (after the whole prompt). One prompt at a time, no
+    beams. ValueError, one sentence, for what does not fit.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
+    if not isinstance(method, str) and params:
+        raise ValueError(f"{', '.join(params)} cannot change a built policy; give the method's name.")
+    policy = methods.build(method, **params) if isinstance(method, str) else method
+    branch = Branch(policy, ratio, budget)
+    before = model.config._attn_implementation
+    layout = prepare(model)
+    generate = model.generate
+
+    def compressed(inputs: Tensor | None = None, **kwargs: Any) -> Any:
+        return _generate(model, generate, layout, branch, protocol, inputs, kwargs)
+
+    model.generate = compressed
+    try:
+        yield model
+    finally:
+        del model.generate  # the class's own comes back
+        model.set_attn_implementation(before)
+
+
+def _generate(
+    model: PreTrainedModel,
+    generate: Callable[..., Any],
+    layout: Layout,
+    branch: Branch,
+    protocol: str,
+    inputs: Tensor | None,
+    kwargs: dict[str, Any],
+) -> Any:
+    _refuse(model, kwargs)
+    if inputs is not None:
+        kwargs["input_ids"] = inputs
+    tensors = {name: v for name, v in kwargs.items() if isinstance(v, Tensor)}
+    check(tensors)
+    ids = tensors["input_ids"]
+    kinds = modality(model.config, ids[0])
+    boundary = _boundary(protocol, kinds)
+    check_boundary(kinds, boundary)
+    assert branch.policy is not None  # built by `evict`
+    cache = DynamicCache(config=model.config)
+    for layer in layout.layers:
+        cache.layers[layer.index] = EvictingLayer()
+    requests = [(branch.policy, [plan([branch], boundary)[0].count])]
+    capture = Capture(layout, requests, kinds[:boundary], protocol != "paper")
+    with torch.no_grad(), listening(Evictor(layout, cache, branch, capture, boundary)):
+        kwargs["position_ids"] = position_ids(model, tensors, kinds)
+        if boundary < ids.shape[1]:
+            part = first_part(tensors, boundary)
+            forward(model, layout, cache, kwargs["position_ids"][..., :boundary], **part)
+            kept = ("input_ids", "attention_mask", "position_ids")
+            kwargs = {
+                name: v for name, v in kwargs.items() if name not in tensors or name in kept
+            }
+        return generate(**kwargs, past_key_values=cache)
+
+
+def _boundary(protocol: str, kinds: Tensor) -> int:
+    """Tokens in the cache at eviction, for the modality [L] of a prompt."""
+    if protocol == "paper":
+        return kinds.shape[0]
+    if protocol == "replay":
+        return kinds.shape[0] - 1
+    images = kinds.nonzero()
+    if not len(images) or int(images[-1]) + 1 == kinds.shape[0]:
+        raise ValueError(
+            "protocol=context needs an image before the question and this prompt has none; use "
+            "protocol=replay."
+        )
+    return int(images[-1]) + 1
+
+
+def _refuse(model: PreTrainedModel, kwargs: dict[str, Any]) -> None:
+    for name in _REFUSED:
+        if kwargs.get(name) is not None:
+            raise ValueError(f"{name} does not work inside harness.evict; leave it out.")
+    settings = kwargs.get("generation_config") or model.generation_config
+    for name in ("num_beams", "num_return_sequences"):
+        value = kwargs.get(name) or getattr(settings, name, None)
+        if value not in (None, 1):
+            raise ValueError(f"{name}={value!r} does not work inside harness.evict; give 1.")

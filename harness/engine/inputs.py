@@ -1,0 +1,77 @@
+"""Checks and slices of what a model's forward takes.
+
+Knows the names of transformers' inputs. It must not know eviction methods or caches.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+# Inputs with one entry a token; everything else (pixels, grids, sizes) belongs to the images.
+_PER_TOKEN = ("input_ids", "token_type_ids", "mm_token_type_ids")
+_DROPPED = ("attention_mask", "position_ids")
+
+
+def check(inputs: dict[str, Tensor]) -> None:
+    """ValueError unless the inputs are one prompt without padding."""
+    ids = inputs["input_ids"]
+    if ids.dim() != 2 or ids.shape[0] != 1:
+        raise ValueError(
+            f"input_ids has shape {tuple(ids.shape)}; give one prompt at a time, shape [1, length]."
+        )
+    mask = inputs.get("attention_mask")
+    if mask is not None and not bool((mask == 1).all()):
+        raise ValueError("attention_mask hides tokens; give one prompt without padding.")
+
+
+def first_part(inputs: dict[str, Tensor], boundary: int) -> dict[str, Tensor]:
+    """The inputs of the first `boundary` tokens, images included."""
+    part = {name: value for name, value in inputs.items() if name not in _DROPPED}
+    for name in _PER_TOKEN:
+        if name in part:
+            part[name] = part[name][:, :boundary]
+    return part
+
+
+def check_boundary(modality: Tensor, boundary: int) -> None:
+    """ValueError when image tokens [L] follow the boundary: images are processed whole and once."""
+    length = modality.shape[0]
+    if not 0 < boundary <= length:
+        raise ValueError(
+            f"the cache would be evicted after token {boundary} of {length}; give a longer prompt or "
+            "another protocol."
+        )
+    if bool(modality[boundary:].any()):
+        raise ValueError(
+            f"evicting after token {boundary} of {length} would separate image tokens from the prompt "
+            "before them; put the images first or choose another protocol."
+        )
+
+
+def position_ids(model: PreTrainedModel, inputs: dict[str, Tensor], modality: Tensor) -> Tensor:
+    """Positions of all prompt tokens: [1, L], or [3, 1, L] from models with M-RoPE and images."""
+    given = inputs.get("position_ids")
+    if given is not None:
+        return given
+    ids = inputs["input_ids"]
+    rope_index = _rope_index(model)
+    images = any(name.endswith("_grid_thw") for name in inputs)
+    if rope_index is None or not images:
+        return torch.arange(ids.shape[1], device=ids.device)[None]
+    known = {"mm_token_type_ids": modality[None].to(ids), **inputs}
+    names = inspect.signature(rope_index).parameters
+    positions, _ = rope_index(
+        **{n: v for n, v in known.items() if n in names and n not in _DROPPED}
+    )
+    return positions
+
+
+def _rope_index(model: PreTrainedModel):  # type: ignore[no-untyped-def]  # a bound method of any model
+    for owner in (model, getattr(model, "model", None)):
+        if hasattr(owner, "get_rope_index"):
+            return owner.get_rope_index
+    return None

@@ -1,0 +1,159 @@
+"""The one forward pass over the prompt, during which every policy measures every layer.
+
+Only one layer's queries are ever held; what survives is the prompt cache and the selections. It must not
+know how cells are decoded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from harness.engine.attention import listening
+from harness.engine.inputs import first_part
+from harness.engine.layout import Layout
+from methods import LayerView, Policy, Selection
+
+Selections = dict[int, dict[int, Selection]]  # by id of the policy, then by budget
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, after the device has finished what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@dataclass
+class Prefill:
+    """What the prompt left behind.
+
+    cache: all prompt entries [1, Hkv, L, d] a layer. logits [1, V] after the last prefilled token.
+    selections: one mapping for each compressible layer. Times in seconds.
+    """
+
+    cache: Cache
+    logits: Tensor
+    selections: list[Selections]
+    prefill_s: float
+    score_s: float
+
+
+class Capture:
+    """Listens to a prefill and lets the policies select from each compressible layer.
+
+    requests: for each policy the budgets wanted of it. modality [L]: 0 text, 1 image. causal_text: refuse
+    masks that let text see later tokens, because the prompt is about to be split.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        requests: Sequence[tuple[Policy, Sequence[int]]],
+        modality: Tensor,
+        causal_text: bool,
+    ) -> None:
+        self.layout = layout
+        self.requests = requests
+        self.modality = modality
+        self.causal_text = causal_text
+        windows = [policy.window for policy, _ in requests]
+        self.window = None if None in windows else max((w for w in windows if w), default=0)
+        self.selections: list[Selections] = [{} for _ in layout.layers]
+        self.score_s = 0.0
+        self._checked_mask: Tensor | None = None
+        self._bidirectional = False
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+    ) -> None:
+        """Measure the layer, then leave its attention to SDPA."""
+        layer = self.layout.find(module)
+        if layer is None:
+            return
+        if mask is not None and mask is not self._checked_mask:
+            self._checked_mask = mask
+            self._bidirectional = self._inspect(mask)
+        if not self.requests:
+            return
+        started = clock(query.device)
+        length = query.shape[2]
+        first = 0 if self.window is None else max(length - self.window, 0)
+        view = LayerView(
+            keys=key,
+            values=value,
+            queries=query[:, :, first:],
+            scaling=scaling,
+            output_weight=layer.output_weight(query.shape[1] * value.shape[-1]),
+            layer=layer.rank,
+            num_layers=len(self.layout.layers),
+            modality=self.modality[None],
+            mask=mask[:, :, first:] if mask is not None and self._bidirectional else None,
+        )
+        for policy, budgets in self.requests:
+            chosen = policy.select_many(view, budgets)
+            self.selections[layer.rank][id(policy)] = dict(zip(budgets, chosen, strict=True))
+        self.score_s += clock(query.device) - started
+
+    def _inspect(self, mask: Tensor) -> bool:
+        """Whether any token sees a later one; ValueError when text does and the prompt is split."""
+        ahead = mask[0, 0].triu(1)  # [L, L]
+        if not bool(ahead.any()):
+            return False
+        image = self.modality.bool()
+        starts = image & ~torch.nn.functional.pad(image, (1, 0))[:-1]
+        block = torch.where(image, starts.cumsum(0), -1)
+        same_image = (block[:, None] == block) & image
+        if self.causal_text and bool((ahead & ~same_image).any()):
+            raise ValueError(
+                "the model lets text tokens attend to later ones, so splitting the prompt would change "
+                "its answer; use protocol=paper."
+            )
+        return True
+
+
+def prefill(
+    model: PreTrainedModel,
+    layout: Layout,
+    capture: Capture,
+    inputs: Mapping[str, Tensor],
+    positions: Tensor,
+    boundary: int,
+) -> Prefill:
+    """Run the first `boundary` prompt tokens (images included) while `capture` listens.
+
+    positions [1, L] or [3, 1, L].
+    """
+    cache = DynamicCache(config=model.config)
+    started = clock(positions.device)
+    with listening(capture):
+        logits = forward(
+            model,
+            layout,
+            cache,
+            positions[..., :boundary],
+            **first_part(dict(inputs), boundary),
+        )
+    elapsed = clock(positions.device) - started
+    return Prefill(cache, logits, capture.selections, elapsed - capture.score_s, capture.score_s)
+
+
+def forward(
+    model: PreTrainedModel, layout: Layout, cache: Cache, positions: Tensor, **inputs: Tensor
+) -> Tensor:
+    """Logits [B, V] after the last token, through the model's own forward."""
+    keep = {"logits_to_keep": 1} if layout.keeps_logits else {}
+    output = model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True, **keep)
+    return output.logits[:, -1]

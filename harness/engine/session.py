@@ -1,0 +1,253 @@
+"""One prompt through all branches: prefill once, compact, decode in as few batches as memory allows.
+
+The room's front door. It must not know lmms-eval, the grid or the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from harness.engine import branch as branching
+from harness.engine.branch import Cell, Kept
+from harness.engine.decode import Decoded, Decoder
+from harness.engine.inputs import check, check_boundary, position_ids
+from harness.engine.layout import prepare
+from harness.engine.prefill import Capture, Prefill, clock, prefill
+from harness.engine.settings import Branch, BranchResult, Generation, Protocol
+
+if TYPE_CHECKING:
+    from harness.models import LoadedModel, Prompt
+    from methods import Policy
+
+
+class Engine:
+    """Runs prompts of one loaded model.
+
+    cells_per_batch: how many branches decode together; `auto` takes all that memory allows. When a batch
+    does not fit it is halved, and later prompts start from the smaller size. ValueError, one sentence,
+    for models whose cache cannot be compressed.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        protocol: Protocol | None = None,
+        cells_per_batch: int | str = "auto",
+    ) -> None:
+        whole = isinstance(cells_per_batch, int) and not isinstance(cells_per_batch, bool)
+        if cells_per_batch != "auto" and not (whole and int(cells_per_batch) >= 1):
+            raise ValueError(
+                f"cells_per_batch={cells_per_batch!r} is not allowed; give auto or a number from 1."
+            )
+        self.loaded = loaded
+        self.protocol = protocol or Protocol()
+        self.model = loaded.model.eval()
+        self.layout = prepare(self.model)
+        self.decoder = Decoder(self.model, self.layout, loaded.stop_ids, loaded.decode)
+        self.cells_per_batch: int | None = (
+            None if cells_per_batch == "auto" else int(cells_per_batch)
+        )
+
+    @torch.inference_mode()
+    def run(
+        self,
+        prompt: Prompt,
+        branches: Sequence[Branch],
+        generation: Generation,
+        letters: Sequence[str] = (),
+    ) -> list[BranchResult]:
+        """Answers of all branches, in their order.
+
+        ValueError, one sentence, for prompts and protocols that do not fit the model.
+        """
+        if not branches:
+            raise ValueError("no branches were given; give at least one, such as the full cache.")
+        check(prompt.inputs)
+        device = prompt.inputs["input_ids"].device
+        modality = prompt.modality.to(device)
+        boundary = self.boundary(prompt)
+        check_boundary(modality, boundary)
+        positions = position_ids(self.model, prompt.inputs, modality)
+        cells = branching.plan(branches, boundary)
+        capture = Capture(
+            self.layout, _requests(cells), modality[:boundary], self.protocol.name != "paper"
+        )
+        filled = prefill(self.model, self.layout, capture, prompt.inputs, positions, boundary)
+        answers = _Answers(self, prompt, positions, modality, boundary, generation, filled)
+        answers.run_all(cells, self.loaded.letter_ids(letters))
+        return answers.results(cells, letters)
+
+    def boundary(self, prompt: Prompt) -> int:
+        """Number of prompt tokens in the cache when it is evicted."""
+        length = prompt.inputs["input_ids"].shape[1]
+        if self.protocol.name == "paper":
+            return length
+        if self.protocol.name == "replay":
+            return length - (max(1, prompt.suffix) if self.protocol.tail == "suffix" else 1)
+        if prompt.context is None or prompt.context >= length:
+            raise ValueError(
+                "protocol=context needs an image or a marked context before the question and this prompt "
+                "has none; use protocol=replay."
+            )
+        return prompt.context
+
+    def batch_size(self, filled: Prefill, cells: int) -> int:
+        """How many cells to decode together."""
+        if self.cells_per_batch is not None:
+            return min(self.cells_per_batch, cells)
+        device = filled.logits.device
+        if device.type != "cuda":
+            return cells
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        entries = sum(layer.keys.nbytes + layer.values.nbytes for layer in filled.cache.layers)
+        # Twice the entries of one cell: the gather's index and the attention's workspace need room too.
+        return max(1, min(cells, int(0.8 * free / (2 * entries))))
+
+
+class _Answers:
+    """Decodes the cells of one prompt batch by batch and collects what they wrote."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompt: Prompt,
+        positions: Tensor,
+        modality: Tensor,
+        boundary: int,
+        generation: Generation,
+        filled: Prefill,
+    ) -> None:
+        self.engine = engine
+        self.prompt_ids = prompt.inputs["input_ids"]
+        self.positions = positions
+        self.modality = modality
+        self.boundary = boundary
+        self.generation = generation
+        self.filled = filled
+        self.token_ids: dict[int, list[int]] = {}
+        self.letter_logits: dict[int, list[float]] = {}
+        self.kept: dict[int, Kept] = {}
+        self.compact_s = 0.0
+        self.decode_s = 0.0
+
+    def run_all(self, cells: Sequence[Cell], letter_ids: Sequence[int]) -> None:
+        """Decode every cell, the largest first so that a batch is padded little."""
+        order = sorted(range(len(cells)), key=lambda i: -cells[i].count)
+        size = self.engine.batch_size(self.filled, len(cells))
+        start = 0
+        while start < len(order):
+            group = order[start : start + size]
+            done = self._attempt([cells[i] for i in group])
+            if done is None:
+                size = self._halve(len(group))
+                continue
+            kept, decoded = done
+            picked = decoded.first_logits[:, list(letter_ids)].float().tolist()
+            for row, i in enumerate(group):
+                self.token_ids[i] = decoded.token_ids[row]
+                self.letter_logits[i] = picked[row]
+                self.kept[i] = kept[row]
+            start += len(group)
+
+    def _attempt(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded] | None:
+        """One batch; None when it does not fit into memory."""
+        try:
+            return self._batch(cells)
+        except torch.OutOfMemoryError:
+            return None  # the traceback holds the batch's tensors: free them before trying again
+
+    def _batch(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded]:
+        engine, device = self.engine, self.prompt_ids.device
+        started = clock(device)
+        batch = branching.build(self.filled, engine.layout, cells, self.modality[: self.boundary])
+        compacted = clock(device)
+        tail = self.prompt_ids.shape[1] - self.boundary
+        decoded = engine.decoder.run(
+            batch.cache,
+            len(cells),
+            self.prompt_ids,
+            self.positions,
+            tail,
+            None if tail else self.filled.logits,
+            self.generation,
+        )
+        self.compact_s += compacted - started
+        self.decode_s += clock(device) - compacted
+        return batch.kept, decoded
+
+    def _halve(self, size: int) -> int:
+        if size == 1:
+            raise torch.OutOfMemoryError(
+                f"one cell of {self.boundary} prompt tokens does not fit into memory; use a shorter "
+                "prompt, a smaller dtype or a larger device."
+            )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.engine.cells_per_batch = size // 2
+        return size // 2
+
+    def results(self, cells: Sequence[Cell], letters: Sequence[str]) -> list[BranchResult]:
+        """One result a cell, in the order of the branches."""
+        seconds = {
+            "prefill": self.filled.prefill_s,
+            "score": self.filled.score_s,
+            "compact": self.compact_s,
+            "decode": self.decode_s,
+        }
+        share = {name: value / len(cells) for name, value in seconds.items()}
+        images = int(self.modality.sum())
+        return [self._result(i, cell, letters, images, dict(share)) for i, cell in enumerate(cells)]
+
+    def _result(
+        self,
+        i: int,
+        cell: Cell,
+        letters: Sequence[str],
+        images: int,
+        timings: dict[str, float],
+    ) -> BranchResult:
+        kept = self.kept[i]
+        decode, ids = self.engine.loaded.decode, self.token_ids[i]
+        answer = [token for token in ids if token not in self.engine.loaded.stop_ids]
+        whole = decode(answer)
+        text = self.generation.cut(whole)
+        scored = len(answer) if text == whole else _tokens_of(text, answer, decode)
+        length = self.prompt_ids.shape[1]
+        exposed = scored - (self.boundary == length) if cell.evicts else 0
+        return BranchResult(
+            text=text,
+            token_ids=ids,
+            exposed_tokens=max(0, exposed),
+            evictable_tokens=self.boundary,
+            prompt_tokens=length,
+            image_tokens=images,
+            kept_tokens=kept.tokens,
+            kept_image=kept.image,
+            kept_text=kept.tokens - kept.image,
+            cache_bytes=kept.cache_bytes,
+            full_cache_bytes=kept.full_cache_bytes,
+            window=kept.window,
+            adaptive=kept.adaptive,
+            letter_logits=dict(zip(letters, self.letter_logits[i], strict=True)),
+            timings=timings,
+        )
+
+
+def _tokens_of(text: str, ids: list[int], decode) -> int:  # type: ignore[no-untyped-def]  # Callable[[list[int]], str]
+    """How many of the tokens it takes to write the text that survived the stop strings."""
+    return next((n for n in range(len(ids)) if len(decode(ids[:n])) >= len(text)), len(ids))
+
+
+def _requests(cells: Sequence[Cell]) -> list[tuple[Policy, list[int]]]:
+    """Each policy once, with every distinct budget wanted of it."""
+    wanted: dict[int, tuple[Policy, dict[int, None]]] = {}
+    for cell in cells:
+        policy = cell.branch.policy
+        if policy is not None:
+            wanted.setdefault(id(policy), (policy, {}))[1][cell.count] = None
+    return [(policy, list(budgets)) for policy, budgets in wanted.values()]

@@ -1,0 +1,152 @@
+"""What the engine is asked for and what it answers: plain data, validated on construction.
+
+Must not know tensors or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from methods import Policy
+
+PROTOCOLS = ("replay", "context", "paper")
+TAILS = ("last_token", "suffix")
+
+# lmms-eval generation arguments that change nothing when decoding greedily.
+_WITHOUT_EFFECT = {"top_p", "top_k", "use_cache", "image_aspect_ratio", "image_sizes"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """When eviction happens.
+
+    name: `replay` evicts after all prompt tokens but the tail, `context` after the images or the marked
+    context, `paper` after the whole prompt. tail (of `replay`): `last_token`, or `suffix` for all tokens
+    of the chat template that follow the last user text.
+    """
+
+    name: str = "replay"
+    tail: str = "last_token"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names."""
+        if self.name not in PROTOCOLS:
+            raise ValueError(
+                f"protocol={self.name!r} is unknown; choose one of {', '.join(PROTOCOLS)}."
+            )
+        if self.tail not in TAILS:
+            raise ValueError(f"tail={self.tail!r} is unknown; choose one of {', '.join(TAILS)}.")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Greedy decoding: at most `max_new_tokens`, the text cut before the first of each `until` string."""
+
+    max_new_tokens: int
+    until: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse lengths below 1."""
+        count = self.max_new_tokens
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(
+                f"max_new_tokens={count!r} is not a whole number of tokens; give 1 or more."
+            )
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, object]) -> Generation:
+        """Read lmms-eval generation arguments; without max_new_tokens, 128 as its own models use.
+
+        ValueError, one sentence, for beams, sampling and arguments this engine does not know.
+        """
+        rest = dict(kwargs)
+        until = rest.pop("until", None) or ()
+        stops = (until,) if isinstance(until, str) else until
+        if not isinstance(stops, list | tuple) or not all(isinstance(s, str) for s in stops):
+            raise ValueError(f"until={until!r} is not text; give a string or a list of strings.")
+        limit = rest.pop("max_new_tokens", None)
+        limit = rest.pop("max_gen_toks", None) if limit is None else limit
+        _refuse_sampling(rest)
+        for name, value in rest.items():
+            if name not in _WITHOUT_EFFECT and value is not None:
+                raise ValueError(
+                    f"generation argument {name}={value!r} is not supported; allowed are "
+                    "max_new_tokens, until and greedy settings of temperature and num_beams."
+                )
+        return cls(128 if limit is None else limit, tuple(s for s in stops if s))  # type: ignore[arg-type]  # checked in __post_init__
+
+    def cut(self, text: str) -> str:
+        """The text before the first occurrence of every stop string."""
+        for stop in self.until:
+            text = text.split(stop)[0]
+        return text
+
+
+def _refuse_sampling(arguments: dict[str, object]) -> None:
+    beams = arguments.pop("num_beams", None)
+    if beams not in (None, 1):
+        raise ValueError(f"num_beams={beams!r} is not supported; leave it out or give 1.")
+    sample, temperature = arguments.pop("do_sample", None), arguments.pop("temperature", None)
+    if sample is not False and temperature not in (None, 0):
+        raise ValueError(
+            f"temperature={temperature!r} asks for sampling, which is not supported; give 0."
+        )
+    if sample not in (None, False) and temperature is None:
+        raise ValueError(f"do_sample={sample!r} is not supported; give false or temperature=0.")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One cell of the grid: a policy with a ratio (fraction evicted) or a budget (tokens kept).
+
+    policy None is the full cache. Branches that share a policy object are measured once.
+    """
+
+    policy: Policy | None = None
+    ratio: float | None = None
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a policy without an amount, two amounts, and amounts out of range."""
+        if self.policy is None:
+            return
+        if (self.ratio is None) == (self.budget is None):
+            raise ValueError(
+                f"ratio={self.ratio!r} and budget={self.budget!r}: give exactly one of the two."
+            )
+        ratio, budget = self.ratio, self.budget
+        if ratio is not None and (isinstance(ratio, bool) or not 0 <= ratio < 1):
+            raise ValueError(f"ratio={ratio!r} is not a fraction evicted; give 0 <= ratio < 1.")
+        if budget is not None and (isinstance(budget, bool) or budget < 1):
+            raise ValueError(f"budget={budget!r} is not a number of kept tokens; give 1 or more.")
+
+
+@dataclass
+class BranchResult:
+    """The answer of one cell and what it was produced from.
+
+    evictable_tokens: prompt tokens in the cache at eviction (L). kept_*: mean over the compressed layers
+    and KV heads. exposed_tokens: scored tokens whose logits came from a compacted cache. cache_bytes and
+    full_cache_bytes: prompt entries at eviction, kept and all, over all layers. window, adaptive: as in
+    methods.Selection, the adaptive share as a mean over layers. letter_logits: at the first answer token.
+    timings: seconds of prefill, score, compact and decode, the batch's cost divided by its branches.
+    """
+
+    text: str
+    token_ids: list[int]
+    exposed_tokens: int
+    evictable_tokens: int
+    prompt_tokens: int
+    image_tokens: int
+    kept_tokens: float
+    kept_image: float
+    kept_text: float
+    cache_bytes: int
+    full_cache_bytes: int
+    window: int | None
+    adaptive: float | None
+    letter_logits: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)

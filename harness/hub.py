@@ -1,0 +1,90 @@
+"""Where a model's files are: a folder, the local Hugging Face cache, or the hub, found out in a second.
+
+Must not know model classes or tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+)
+
+_PATIENCE = 0.8  # seconds for the one question to the hub
+_SMALL = ["*.json", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What from_pretrained takes: a folder or hub id, the commit of a hub id, and whether it is here."""
+
+    name: str
+    commit: str | None
+    local: bool
+
+
+def locate(pretrained: str, revision: str | None = None) -> Source:
+    """Find a model. ValueError, one sentence, when it is nowhere or the hub cannot be reached."""
+    folder = Path(pretrained).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"model folder {pretrained!r} has no config.json; give a folder written by "
+                "save_pretrained."
+            )
+        return Source(str(folder), None, True)
+    if pretrained.count("/") > 1 or pretrained.startswith((".", "/", "~")):
+        raise ValueError(f"model folder {pretrained!r} does not exist; give an existing folder.")
+    cached = _cached_commit(pretrained, revision)
+    if cached is not None:
+        return Source(pretrained, cached, True)
+    return Source(pretrained, _ask_hub(pretrained, revision), False)
+
+
+def _cached_commit(name: str, revision: str | None) -> str | None:
+    """Commit of a complete snapshot in the local cache; None when there is none."""
+    try:
+        snapshot = Path(
+            snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=_SMALL)
+        )
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise ValueError(
+            f"model {name!r} is neither a folder nor a hub id of the form owner/name; check the name."
+        ) from error
+    complete = (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors"))
+    return snapshot.name if complete else None
+
+
+def _ask_hub(name: str, revision: str | None) -> str:
+    """Commit of a hub id. One short attempt in a thread, since a name look-up knows no timeout."""
+    errors: list[BaseException] = []
+    pool = ThreadPool(1)
+    question = pool.apply_async(
+        HfApi().model_info,
+        (name,),
+        {"revision": revision, "timeout": _PATIENCE},
+        error_callback=errors.append,
+    )
+    question.wait(_PATIENCE)
+    pool.close()
+    if question.ready() and question.successful():
+        return str(question.get().sha)
+    answer = errors[0] if errors else None
+    if isinstance(answer, HfHubHTTPError):
+        status = getattr(answer.response, "status_code", "an error")
+        raise ValueError(
+            f"the hub answered {status} for model {name!r}; check the name and revision, and log in if it "
+            "is gated."
+        ) from answer
+    raise ValueError(
+        f"model {name!r} is neither a folder nor in the local Hugging Face cache, and the hub cannot be "
+        "reached; give a folder, or connect and try again."
+    ) from answer
