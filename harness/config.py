@@ -1,0 +1,277 @@
+"""Typed settings and the checks that run before any model loads.
+
+Knows Hydra and the names of the methods; must not know lmms-eval, the engine or the store.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from harness.errors import UserError
+from harness.grid import Variant
+
+PROTOCOLS = ("replay", "context", "paper")
+TAILS = ("last_token", "suffix")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+WANDB_MODES = ("offline", "online", "disabled")
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+@dataclass
+class ModelConfig:
+    """A transformers checkpoint: a local folder or a hub id; `caveat` goes into its summary."""
+
+    name: str = MISSING
+    pretrained: str = MISSING
+    revision: str | None = None
+    images: bool = True
+    trust_remote_code: bool = False
+    caveat: str | None = None
+
+
+@dataclass
+class TaskConfig:
+    """A task of lmms-eval and what this harness changes in it.
+
+    `folder` is the sub-folder of lmms_eval/tasks that defines it (null: search all, about 9 s).
+    `overrides` replaces fields of the task's own YAML, such as dataset_path; `generation` is
+    merged into its generation arguments. `scorer` says how a sample becomes right or wrong.
+    """
+
+    name: str = MISSING
+    lmms_task: str = MISSING
+    folder: str | None = None
+    scorer: str = "hits"
+    images: bool = True
+    overrides: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ProtocolConfig:
+    """When the cache is compacted; `tail` matters for `replay` only."""
+
+    name: str = MISSING
+    tail: str = "last_token"
+
+
+@dataclass
+class RunConfig:
+    """Where the results go: the folder `dir`/`name`."""
+
+    name: str = MISSING
+    dir: str = "results/runs"
+
+
+@dataclass
+class EngineConfig:
+    """How many cells decode as one batch: "auto" or a count."""
+
+    cells_per_batch: Any = "auto"
+
+
+@dataclass
+class WandbConfig:
+    """Where the tables go besides the run folder."""
+
+    mode: str = "offline"
+    project: str = "evictbench"
+
+
+@dataclass
+class Config:
+    """Everything a run depends on; `methods` maps a label to {method, parameters...}."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    methods: dict[str, Any] = field(default_factory=dict)
+    ratios: Any = None
+    budgets: Any = None
+    limit: int | None = None
+    blank_image: bool = True
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+def register() -> None:
+    """Make the schema and the `${embedded:...}` path resolver known to Hydra."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("embedded", lambda name: str(EMBEDDED / name), replace=True)
+
+
+def as_config(cfg: DictConfig) -> Config:
+    """Turn composed settings into the dataclass; UserError for names that no field has."""
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, Config)
+    _refuse_unknown(config, OmegaConf.to_container(cfg, resolve=True), "")
+    return config
+
+
+def _refuse_unknown(node: Any, given: Any, prefix: str) -> None:
+    known = {f.name for f in fields(node)}
+    for name, value in given.items():
+        if name not in known:
+            raise UserError(
+                f"{prefix}{name} is not a setting: {prefix or 'the top level '}takes "
+                f"{', '.join(sorted(known))}."
+            )
+        if is_dataclass(getattr(node, name)):
+            _refuse_unknown(getattr(node, name), value, f"{prefix}{name}.")
+
+
+def check(config: Config) -> tuple[list[float], list[int]]:
+    """Validate all settings but the methods, which `variants` does.
+
+    Returns:
+        The ratios and the budgets; one of the two is empty.
+
+    Raises:
+        UserError: a value is outside what is allowed.
+    """
+    _one_of("protocol.name", config.protocol.name, PROTOCOLS)
+    _one_of("protocol.tail", config.protocol.tail, TAILS)
+    _one_of("dtype", config.dtype, DTYPES)
+    _one_of("wandb.mode", config.wandb.mode, WANDB_MODES)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
+        raise UserError(f"device={config.device} is not a device: use auto, cpu, cuda or cuda:<n>.")
+    if config.limit is not None and config.limit < 1:
+        raise UserError(
+            f"limit={config.limit} asks for no question: use a whole number of questions from 1, "
+            "or limit=null for all of them."
+        )
+    if config.seed < 0:
+        raise UserError(f"seed={config.seed} is negative: use a whole number from 0.")
+    _check_batch(config.engine.cells_per_batch)
+    _check_name("run.name", config.run.name)
+    if config.task.images and not config.model.images:
+        raise UserError(
+            f"task={config.task.name} shows images and model={config.model.name} reads text only: "
+            "choose an image-text model, or a text task."
+        )
+    return amounts(config.ratios, config.budgets)
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{name}={value} is not known: use one of {', '.join(allowed)}.")
+
+
+def _check_batch(value: object) -> None:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UserError(
+            f"engine.cells_per_batch={value} is not a batch size: use auto or a number from 1."
+        )
+
+
+def _check_name(name: str, value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*", value):
+        raise UserError(
+            f"{name}={value!r} cannot name a folder or a label: use letters, digits and . _ - = +, "
+            "beginning with a letter, a digit or _."
+        )
+
+
+def amounts(ratios: Any, budgets: Any) -> tuple[list[float], list[int]]:
+    """Check ratios (evicted fractions) or, where given in their place, budgets (kept tokens).
+
+    Raises:
+        UserError: nothing is given, or a value is out of range.
+    """
+    if budgets is not None:
+        return [], _budgets(budgets)
+    if not isinstance(ratios, Sequence) or isinstance(ratios, str) or not ratios:
+        raise UserError(
+            f"ratios={ratios} holds nothing to evict: give a list of numbers from 0 up to, not "
+            "including, 1, such as 'ratios=[0.5,0.9]'."
+        )
+    for ratio in ratios:
+        number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+        if not number or not math.isfinite(ratio) or not 0 <= ratio < 1:
+            raise UserError(
+                f"ratios has {ratio!r}: a ratio is the evicted fraction, a number from 0 up to, "
+                "not including, 1, such as 0.9."
+            )
+    return list(dict.fromkeys(float(ratio) for ratio in ratios)), []
+
+
+def _budgets(budgets: Any) -> list[int]:
+    if not isinstance(budgets, Sequence) or isinstance(budgets, str) or not budgets:
+        raise UserError(
+            f"budgets={budgets} holds nothing to keep: give a list of token counts from 1, such as "
+            "'budgets=[16,64]', or budgets=null to use ratios."
+        )
+    for budget in budgets:
+        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+            raise UserError(
+                f"budgets has {budget!r}: a budget is the number of kept tokens a head, a whole "
+                "number from 1."
+            )
+    return list(dict.fromkeys(budgets))
+
+
+def variants(chosen: Mapping[str, Any]) -> list[Variant]:
+    """Turn the `methods` mapping into variants with every parameter filled in.
+
+    Raises:
+        UserError: an unknown method or parameter, a value out of range, or two labels alike.
+    """
+    if not chosen:
+        raise UserError(
+            "method=[] chooses nothing to compare: name at least one, such as 'method=[restkv]'."
+        )
+    found = [variant(label, node) for label, node in chosen.items()]
+    seen: dict[tuple[object, ...], str] = {}
+    for one in found:
+        other = seen.setdefault((one.method, one.params), one.label)
+        if other != one.label:
+            raise UserError(
+                f"methods.{other} and methods.{one.label} are the same method with the same "
+                "parameters: leave one out, or change a parameter."
+            )
+    return found
+
+
+def variant(label: str, node: Any) -> Variant:
+    """One labelled method from a mapping {method, parameters...}, defaults filled in.
+
+    Raises:
+        UserError: an unknown method or parameter, or a value out of range.
+    """
+    import methods  # late: it brings torch, and most bad input is found without it
+
+    _check_name("methods", label)
+    params = dict(node) if isinstance(node, Mapping) else {}
+    name = params.pop("method", None)
+    if name is None:
+        raise UserError(
+            f"methods.{label} does not say which method it is: choose it with 'method=[{label}]', "
+            f"or give methods.{label}.method, one of {', '.join(methods.names())}."
+        )
+    if name not in methods.names():
+        raise UserError(
+            f"methods.{label}.method={name} is not a method: use one of "
+            f"{', '.join(methods.names())}."
+        )
+    known = methods.parameters(name)
+    for key in params:
+        if key not in known:
+            raise UserError(
+                f"methods.{label}.{key} is not a parameter of {name}: it takes "
+                f"{', '.join(known) or 'none'}."
+            )
+    try:
+        policy = methods.build(name, **params)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"methods.{label}: {error}") from error
+    return Variant(label, name, tuple(sorted(policy.params.items())))

@@ -1,0 +1,76 @@
+"""The cells of a sweep: which method at which ratio, and the key that names each one's answers.
+
+Must not know models, tasks or tensors: what can change an answer arrives as a plain mapping.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+#: Raised by hand when a change of the code changes answers that earlier stores hold.
+ANSWERS_VERSION = 1
+
+FULL = "full"
+BLANK_IMAGE = "blank_image"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with all its parameters, under the label that tables show."""
+
+    label: str
+    method: str
+    params: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One column of answers: a labelled method at one ratio (evicted fraction) or budget (kept
+    tokens a KV head); `control` is "none", or "blank_image" for the full cache on a grey image.
+    """
+
+    label: str
+    method: str
+    params: tuple[tuple[str, object], ...] = ()
+    ratio: float | None = None
+    budget: int | None = None
+    control: str = "none"
+
+    @property
+    def evicts(self) -> bool:
+        """Whether a policy acts on this cell at all."""
+        return self.method != FULL
+
+
+def expand(
+    variants: Sequence[Variant],
+    ratios: Sequence[float],
+    budgets: Sequence[int],
+    blank_image: bool = True,
+) -> list[Cell]:
+    """All cells of a sweep: the full cache, the blank-image control, then method by method."""
+    cells = [Cell(FULL, FULL)]
+    if blank_image:
+        cells.append(Cell(BLANK_IMAGE, FULL, control=BLANK_IMAGE))
+    for variant in variants:
+        if variant.method == FULL:
+            continue
+        base = (variant.label, variant.method, variant.params)
+        cells += [Cell(*base, ratio=ratio) for ratio in ratios]
+        cells += [Cell(*base, budget=budget) for budget in budgets]
+    return cells
+
+
+def cell_key(cell: Cell, context: Mapping[str, object]) -> str:
+    """16 hex digits of sha256 over every setting that can change this cell's answers.
+
+    Args:
+        cell: its label is left out: renaming a variant keeps its answers.
+        context: weights and data fingerprints, task, protocol, generation, dtype, device, seed.
+    """
+    described = asdict(cell)
+    described.pop("label")
+    payload = {"cell": described, "context": dict(context), "version": ANSWERS_VERSION}
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

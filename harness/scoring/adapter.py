@@ -1,0 +1,158 @@
+"""The sweep as a model of lmms-eval: one request in, the missing cells of that row into the store.
+
+Knows lmms-eval's requests, cells and the store; the engine does the work and is passed in. Must not
+know how an answer is scored.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+
+from harness.grid import BLANK_IMAGE, Cell
+from harness.store import Store
+
+Messages = list[dict[str, Any]]
+
+
+class Engine(Protocol):
+    """What the adapter asks of the engine, cells in, one result a cell out."""
+
+    def answer(
+        self,
+        messages: Messages,
+        cells: Sequence[Cell],
+        generation: Mapping[str, Any],
+        letters: Sequence[str],
+    ) -> list[Any]:
+        """Prefill once and decode every cell; results in the order of the cells."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep asks: cells by key, the data set row and option letters of every document."""
+
+    cells: Mapping[str, Cell]
+    rows: Sequence[int]
+    letters: Sequence[Sequence[str]]
+
+    @property
+    def full(self) -> str:
+        """The key of the full cache, the first cell."""
+        return next(iter(self.cells))
+
+
+class Collector(lmms):
+    """Answers each request once for all cells that the store lacks."""
+
+    is_simple = False
+
+    def __init__(
+        self, engine: Engine, plan: Plan, store: Store, progress: Callable[[int], None]
+    ) -> None:
+        """Take the engine, what to ask, where to write and whom to tell the cells of each row."""
+        super().__init__()
+        self.engine, self.plan, self.store, self.progress = engine, plan, store, progress
+        self._done = store.done(plan.cells)
+        self._full = {row: str(v["text"]) for row, v in store.read(plan.full).items()}
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """The full cache's text of every request; all cells' answers are in the store then."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Instance) -> GenerationResult:
+        _, doc_to_messages, generation, position, task, split = request.args
+        row = self.plan.rows[position]
+        done = self._done.get(row, set())
+        missing = {key: cell for key, cell in self.plan.cells.items() if key not in done}
+        if not missing:
+            return GenerationResult(self._full[row])
+        messages = doc_to_messages(self.task_dict[task][split][position])
+        letters = self.plan.letters[position]
+        found = self._branches(messages, missing, generation, letters)
+        self.store.write(row, {key: stored(result) for key, result in found.items()})
+        self._done[row] = done | set(missing)
+        self.progress(len(missing))
+        full = self._full.setdefault(row, found[self.plan.full].text)
+        tokens = TokenCounts(output_tokens=len(found[self.plan.full].token_ids))
+        return GenerationResult(full, tokens)
+
+    def _branches(
+        self,
+        messages: Messages,
+        missing: Mapping[str, Cell],
+        generation: Mapping[str, Any],
+        letters: Sequence[str],
+    ) -> dict[str, Any]:
+        """Decode the missing cells beside the full cache, and the blank image by itself.
+
+        The full cache is decoded along even when its answer is stored: in low precision an answer
+        depends a little on its batch, so cells and baseline share one.
+        """
+        full = self.plan.full
+        blank = [key for key, cell in missing.items() if cell.control == BLANK_IMAGE]
+        together = [full, *(key for key in missing if key != full and key not in blank)]
+        cells = [self.plan.cells[key] for key in together]
+        results = self.engine.answer(messages, cells, generation, letters)
+        found = dict(zip(together, results, strict=True))
+        for key in blank:
+            cell = self.plan.cells[key]
+            found[key] = self.engine.answer(blanked(messages), [cell], generation, letters)[0]
+        return found
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Refused: an evicted cache is about generated tokens."""
+        raise ValueError("evictbench answers generate_until tasks only: choose one of those.")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Refused: a second round would need the cache of the first."""
+        raise ValueError("evictbench answers single-round tasks only: choose one of those.")
+
+    def clean(self) -> None:
+        """Keep everything: lmms-eval would delete the model after one evaluation."""
+
+
+def blanked(messages: Messages) -> Messages:
+    """The same messages with every image replaced by a uniform mid-grey one of its size."""
+    from PIL import Image
+
+    def blank(part: dict[str, Any]) -> dict[str, Any]:
+        if part.get("type") != "image":
+            return part
+        image = part["url"]
+        image = Image.open(image) if isinstance(image, str) else image
+        return {**part, "url": Image.new("RGB", image.size, (128, 128, 128))}
+
+    return [
+        {**message, "content": [blank(part) for part in message["content"]]}
+        if isinstance(message["content"], list)
+        else message
+        for message in messages
+    ]
+
+
+def stored(result: Any) -> dict[str, object]:
+    """An engine result as the values that the store keeps."""
+    return {
+        "text": result.text,
+        "token_ids": json.dumps([int(token) for token in result.token_ids]),
+        "exposed_tokens": int(result.exposed_tokens),
+        "prompt_tokens": int(result.prompt_tokens),
+        "image_tokens": int(result.image_tokens),
+        "evictable_tokens": int(result.evictable_tokens),
+        "kept_tokens": float(result.kept_tokens),
+        "kept_image": float(result.kept_image),
+        "kept_text": float(result.kept_text),
+        "cache_bytes": int(result.cache_bytes),
+        "full_cache_bytes": int(result.full_cache_bytes),
+        "window_effective": None if result.window is None else int(result.window),
+        "adaptive_active": None if result.adaptive is None else float(result.adaptive),
+        "letter_logits": json.dumps({k: float(v) for k, v in result.letter_logits.items()}),
+        **{f"{step}_s": float(result.timings[step]) for step in STEPS},
+    }
+
+
+STEPS = ("prefill", "score", "compact", "decode")

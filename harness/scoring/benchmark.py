@@ -1,0 +1,255 @@
+"""A task of lmms-eval with its questions: loading, choosing whole questions, fingerprint, scores.
+
+Knows lmms-eval's public task API; must not know models, methods or the store.
+"""
+
+import hashlib
+import json
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import lmms_eval
+from lmms_eval import utils
+from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
+from lmms_eval.api.task import ConfigurableMessagesTask
+from lmms_eval.tasks import TaskManager
+
+from harness.config import TaskConfig
+from harness.errors import UserError
+from harness.scoring.scorers import Judgement, Question, scorer_for
+
+TASKS = Path(lmms_eval.__file__).parent / "tasks"
+
+
+class Benchmark:
+    """The questions a run asks.
+
+    `rows` are positions in the whole data set, so they mean the same whatever the limit is;
+    `questions[i]` and lmms-eval's document i belong to `rows[i]`.
+    """
+
+    def __init__(self, config: TaskConfig, limit: int | None = None) -> None:
+        """Load the task and keep `limit` whole questions.
+
+        Raises:
+            UserError: the task, its data or its scorer is not there, or does not fit.
+        """
+        self.manager = _manager(config)
+        self.task = _load(config, self.manager)
+        self.split = str(self.task.config.test_split or self.task.config.validation_split)
+        self.scorer = scorer_for(config.scorer, self.task)
+        documents = list(self.task.eval_docs_no_media)
+        questions = [self.scorer.question(self.task, d, i) for i, d in enumerate(documents)]
+        self.fingerprint = _fingerprint(self.task, self.split, documents)
+        self.rows = choose(questions, limit)
+        self.questions: list[Question] = [questions[row] for row in self.rows]
+        self._documents = [documents[row] for row in self.rows]
+        self._tags = parse_reasoning_tags_config(task_value=self.task.config.reasoning_tags)
+        self._built = False
+        self._judged: dict[tuple[int, str], Judgement] = {}
+        _restrict(self.task, self.split, self.rows)
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """The generation arguments of every request, as lmms-eval passes them."""
+        return dict(self.task.config.generation_kwargs)
+
+    def judge(self, texts: Sequence[str]) -> list[Judgement]:
+        """Score one cell's answers, one text a row, in the order of `rows`."""
+        return [self._judge(i, text) for i, text in enumerate(self._filtered(texts))]
+
+    def aggregate(self, texts: Sequence[str], output: Path) -> float:
+        """lmms-eval's own score of one cell (for MMBench: circular accuracy in percent).
+
+        Args:
+            texts: one answer a row.
+            output: folder for the files that lmms-eval's aggregation writes.
+        """
+        metric = self.scorer.metric
+        items = [
+            self.task.process_results(document, [text])[metric]
+            for document, text in zip(self._documents, self._filtered(texts), strict=True)
+        ]
+        function = self.task.aggregation()[metric]
+        if "args" in signature(function).parameters:
+            return float(function(items, args=cli_arguments(output)))
+        return float(function(items))
+
+    def verify(self, texts: Sequence[str], output: Path) -> float:
+        """Let lmms-eval aggregate a cell and compare with the hits read here.
+
+        Returns:
+            lmms-eval's score.
+
+        Raises:
+            RuntimeError: the two disagree, which would make every table wrong.
+        """
+        theirs = self.aggregate(texts, output)
+        ours = self.scorer.total(self.questions, self.judge(texts))
+        if ours is not None and abs(ours - theirs) > 1e-6:
+            raise RuntimeError(
+                f"lmms-eval scores the full cache {theirs} and the hits read from its extraction "
+                f"come to {ours}"
+            )
+        return theirs
+
+    def image(self, row: int) -> Any:
+        """The image of a row of the whole data set as PIL, or None where the task shows none."""
+        document = self.task.eval_docs[self.rows.index(row)]
+        visuals = self.task.doc_to_visual(document) if self.task.config.doc_to_visual else []
+        return visuals[0] if visuals else None
+
+    def _filtered(self, texts: Sequence[str]) -> list[str]:
+        """Send answers through the task's own filters, as lmms-eval does before scoring."""
+        if not self._built:
+            self.task.build_all_requests()
+            self._built = True
+        for instance in self.task.instances:
+            instance.resps = [texts[instance.doc_id]]
+            instance.filtered_resps = {}
+        self.task.apply_filters()
+        filtered = list(texts)
+        for instance in self.task.instances:
+            text = str(next(iter(instance.filtered_resps.values())))
+            text = strip_reasoning_tags(text, self._tags) if self._tags else text
+            filtered[instance.doc_id] = text
+        return filtered
+
+    def _judge(self, position: int, text: str) -> Judgement:
+        key = (position, text)
+        if key not in self._judged:
+            document = self._documents[position]
+            metrics = self.task.process_results(document, [text])
+            self._judged[key] = self.scorer.judge(document, metrics)
+        return self._judged[key]
+
+
+def choose(questions: Sequence[Question], limit: int | None) -> list[int]:
+    """The rows of `limit` whole questions, spread over the data set and nested: a larger limit
+    contains the questions of a smaller one.
+    """
+    ids = {q.question_id for q in questions}
+    if limit is None or limit >= len(ids):
+        return list(range(len(questions)))
+    order = sorted(ids, key=lambda i: hashlib.sha256(str(i).encode()).digest())
+    kept = set(order[:limit])
+    return [row for row, q in enumerate(questions) if q.question_id in kept]
+
+
+def cli_arguments(output: Path) -> Namespace:
+    """What lmms-eval's aggregations read from its command line, with our output folder."""
+    return Namespace(output_path=str(output), process_with_media=False, reasoning_tags=None)
+
+
+def _manager(config: TaskConfig) -> TaskManager:
+    if config.folder is None:
+        return TaskManager()
+    folder = TASKS / config.folder
+    if not folder.is_dir():
+        raise UserError(
+            f"task.folder={config.folder} is not a folder of lmms-eval's tasks: give the one that "
+            "defines the task, or null to search all of them."
+        )
+    return TaskManager(include_path=str(folder), include_defaults=False)
+
+
+def _load(config: TaskConfig, manager: TaskManager) -> Any:
+    found = manager.task_index.get(config.lmms_task)
+    if found is None or found["type"] != "task":
+        raise UserError(
+            f"task.lmms_task={config.lmms_task} is not a task of lmms-eval "
+            f"{'' if config.folder is None else f'in its folder {config.folder}'}: "
+            "`lmms-eval tasks` lists them."
+        )
+    settings = {**utils.load_yaml_config(found["yaml_path"], mode="full"), **config.overrides}
+    arguments = {**(settings.get("generation_kwargs") or {}), **config.generation}
+    settings["generation_kwargs"] = arguments
+    _require_data(config.name, str(settings["dataset_path"]))
+    task = ConfigurableMessagesTask(config=settings, model_name="evictbench")
+    if task.OUTPUT_TYPE != "generate_until":
+        raise UserError(
+            f"task={config.name} asks for {task.OUTPUT_TYPE}: only generate_until tasks can be "
+            "answered from an evicted cache."
+        )
+    return task
+
+
+def _require_data(name: str, path: str) -> None:
+    """Refuse missing data at once: lmms-eval would retry for 8 s and hide the cause.
+
+    Raises:
+        UserError: a local folder without data, or a hub data set that neither the network nor the
+            local cache can give.
+    """
+    if path.startswith((".", "/")):
+        if not any(Path(path).rglob("*.parquet")):
+            raise UserError(
+                f"task={name} has no parquet file under {path}: build it, or point "
+                "task.overrides.dataset_path at the data."
+            )
+        return
+    from harness.scoring.hub import require_dataset
+
+    require_dataset(name, path)
+
+
+def _restrict(task: Any, split: str, rows: Sequence[int]) -> None:
+    """Let the task hold only these rows, in this order, as if the data set had no others."""
+    task.dataset[split] = task.dataset[split].select(rows)
+    if task.dataset_no_image is not task.dataset:
+        task.dataset_no_image[split] = task.dataset_no_image[split].select(rows)
+    task.task_docs = task.dataset[split]
+
+
+def _fingerprint(task: Any, split: str, documents: Iterable[Mapping[str, Any]]) -> str:
+    """sha256 over every field and image of the whole split and the prompt made from each row."""
+    digest = hashlib.sha256()
+    for batch in task.dataset[split].with_format("arrow").iter(batch_size=256):
+        for row in batch.to_pylist():
+            _feed(digest, row)
+    for document in documents:
+        digest.update(str(task.doc_to_text(document)).encode())
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, value: Any) -> None:
+    if isinstance(value, Mapping):
+        if isinstance(value.get("bytes"), bytes):  # stored media: the path beside it says nothing
+            digest.update(b"b%d:" % len(value["bytes"]) + value["bytes"])
+            return
+        for name in sorted(value):
+            _feed(digest, name)
+            _feed(digest, value[name])
+    elif isinstance(value, (list, tuple)):
+        digest.update(b"l%d:" % len(value))
+        for item in value:
+            _feed(digest, item)
+    elif isinstance(value, bytes):
+        digest.update(b"b%d:" % len(value) + value)
+    else:
+        text = json.dumps(value, ensure_ascii=False, default=str).encode()
+        digest.update(b"s%d:" % len(text) + text)
+
+
+def evaluate(model: Any, benchmark: Benchmark, output: Path, seed: int) -> dict[str, Any]:
+    """Run lmms-eval over the benchmark's rows with a model object; returns its results."""
+    from lmms_eval.evaluator import simple_evaluate
+
+    output.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = simple_evaluate(
+        model=model,
+        tasks=[benchmark.task],
+        task_manager=benchmark.manager,
+        batch_size=1,
+        bootstrap_iters=0,
+        log_samples=False,
+        cli_args=cli_arguments(output),
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        process_docs_parallel=1,
+    )
+    return results

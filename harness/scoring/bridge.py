@@ -1,0 +1,79 @@
+"""Cells in, engine results out: builds policies and prompts and calls the engine.
+
+Knows cells, the engine's front door and the registry of methods; must not know lmms-eval or the
+store.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import methods
+from harness import models
+from harness.config import ModelConfig, ProtocolConfig
+from harness.engine import Branch, BranchResult, Engine, Generation, Protocol
+from harness.errors import UserError
+from harness.grid import Cell
+
+
+class Bridge:
+    """A loaded model that answers chat messages for many cells at once."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        protocol: ProtocolConfig,
+        device: str = "auto",
+        dtype: str = "auto",
+        cells_per_batch: int | str = "auto",
+    ) -> None:
+        """Load the model.
+
+        Raises:
+            UserError: it cannot be loaded, or lacks what the engine needs.
+        """
+        try:
+            self.loaded = models.load(
+                model.pretrained,
+                revision=model.revision,
+                device=device,
+                dtype=dtype,
+                trust_remote_code=model.trust_remote_code,
+            )
+            tail = Protocol(protocol.name, protocol.tail)
+            self.engine = Engine(self.loaded, tail, cells_per_batch)
+        except (OSError, ValueError) as error:
+            raise UserError(f"model={model.name}: {error}") from error
+        if model.images and not self.loaded.takes_images:
+            raise UserError(
+                f"model={model.name} takes no images although its settings say so: set "
+                "model.images=false and choose a text task."
+            )
+        self._policies: dict[tuple[str, tuple[tuple[str, object], ...]], methods.Policy] = {}
+
+    def answer(
+        self,
+        messages: list[dict[str, Any]],
+        cells: Sequence[Cell],
+        generation: Mapping[str, Any],
+        letters: Sequence[str],
+    ) -> list[BranchResult]:
+        """Prefill once and decode every cell; results in the order of the cells.
+
+        Raises:
+            UserError: the model, the prompt or a generation argument is not supported.
+        """
+        try:
+            wanted = Generation.from_kwargs(generation)
+            prompt = self.loaded.prompt(messages)
+            return self.engine.run(prompt, [self._branch(c) for c in cells], wanted, letters)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def _branch(self, cell: Cell) -> Branch:
+        """Cells of one variant share a policy object, so that it measures a layer once."""
+        if not cell.evicts:
+            return Branch()
+        key = (cell.method, cell.params)
+        if key not in self._policies:
+            self._policies[key] = methods.build(cell.method, **dict(cell.params))
+        return Branch(self._policies[key], cell.ratio, cell.budget)

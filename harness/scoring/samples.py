@@ -1,0 +1,76 @@
+"""The samples table: one row a cell and question row, scored from the stored text.
+
+Knows the store, the cells and the benchmark; must not know models or how tables are shown.
+"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from harness.grid import Cell
+from harness.scoring.benchmark import Benchmark
+from harness.store import Store
+
+COLUMNS = (
+    "model", "task", "protocol", "method", "ratio", "budget", "control", "cell_key", "row",
+    "index", "question_id", "category", "l2_category", "question", "answer", "text", "parsed",
+    "unparsed", "correct", "exposed_tokens", "prompt_tokens", "image_tokens", "evictable_tokens",
+    "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
+    "window_effective", "adaptive_active", "letter_logits",
+    "prefill_s", "score_s", "compact_s", "decode_s",
+)  # fmt: skip
+
+
+def table(
+    store: Store, benchmark: Benchmark, cells: Mapping[str, Cell], names: Mapping[str, str]
+) -> pd.DataFrame:
+    """Score every cell of a complete store.
+
+    Args:
+        store: holds an answer for each cell and each of the benchmark's rows.
+        benchmark: reads and scores the answers.
+        cells: by cell key, in the order of the table.
+        names: the constant columns model, task and protocol.
+
+    Returns:
+        The columns `COLUMNS`, sorted by cell and row. ratio is 0 for the full cache and its
+        control and NaN where a budget was given; budget is null where a ratio was given.
+    """
+    asked = pd.DataFrame([vars(question) for question in benchmark.questions])
+    asked = asked.drop(columns="letters").rename(columns={"text": "question"})
+    asked.insert(0, "row", benchmark.rows)
+    parts = [_cell(store, benchmark, key, cell, asked) for key, cell in cells.items()]
+    frame = pd.concat(parts, ignore_index=True).assign(**names)
+    return _typed(frame)[list(COLUMNS)]
+
+
+def _cell(
+    store: Store, benchmark: Benchmark, key: str, cell: Cell, asked: pd.DataFrame
+) -> pd.DataFrame:
+    answers = store.read(key)
+    found = pd.DataFrame([answers[row] for row in benchmark.rows]).drop(columns="token_ids")
+    judged = benchmark.judge(list(found["text"]))
+    ratio = cell.ratio if cell.evicts else 0.0
+    return pd.concat([asked, found], axis=1).assign(
+        method=cell.label,
+        ratio=float("nan") if ratio is None else ratio,
+        budget=cell.budget,
+        control=cell.control,
+        cell_key=key,
+        parsed=[judgement.parsed for judgement in judged],
+        unparsed=[judgement.unparsed for judgement in judged],
+        correct=[judgement.correct for judgement in judged],
+    )
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """One type a column, whatever the cells hold: nulls in one cell must not change it."""
+    return frame.astype(
+        {
+            "budget": "Int64",
+            "window_effective": "Int64",
+            "adaptive_active": "Float64",
+            "ratio": "float64",
+            "parsed": "string",
+        }
+    )

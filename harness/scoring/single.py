@@ -1,0 +1,107 @@
+"""One cell as a model of lmms-eval's own command line: `lmms-eval --model evictbench ...`.
+
+Knows lmms-eval's requests and one cell; must not know sweeps or the store.
+"""
+
+import sys
+from typing import Any
+
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from tqdm import tqdm
+
+from harness.config import ModelConfig, ProtocolConfig, variant
+from harness.errors import UserError
+from harness.grid import FULL, Cell
+from harness.scoring.bridge import Bridge
+
+
+class EvictBench(lmms):
+    """A model whose prompt cache is evicted by one method at one ratio or budget.
+
+    model_args: pretrained, revision, method (default: the full cache), ratio or budget, protocol,
+    tail, dtype, cells_per_batch, and any parameter of the method by its name.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self,
+        pretrained: str,
+        method: str = FULL,
+        ratio: float | None = None,
+        budget: int | None = None,
+        protocol: str = "replay",
+        tail: str = "last_token",
+        revision: str | None = None,
+        device: str | None = None,
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        **params: Any,
+    ) -> None:
+        """Validate the cell, then load the model.
+
+        Raises:
+            UserError: a value is outside what is allowed.
+        """
+        super().__init__()
+        if str(batch_size) != "1" or max_batch_size not in (None, 1):
+            raise UserError(
+                f"batch_size={batch_size} is not supported: prompts are prefilled one by one, "
+                "leave it at 1."
+            )
+        self.cell = single_cell(method, ratio, budget, params)
+        model = ModelConfig(pretrained, pretrained, revision, False, trust_remote_code)
+        self.bridge = Bridge(model, ProtocolConfig(protocol, tail), device or "auto", dtype)
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answer every request from the evicted cache."""
+        bar = tqdm(requests, desc="evictbench", unit="row", ncols=100, file=sys.stderr)
+        return [self._answer(request) for request in bar]
+
+    def _answer(self, request: Instance) -> GenerationResult:
+        _, doc_to_messages, generation, position, task, split = request.args
+        messages = doc_to_messages(self.task_dict[task][split][position])
+        result = self.bridge.answer(messages, [self.cell], generation, ())[0]
+        counts = TokenCounts(result.prompt_tokens, len(result.token_ids))
+        return GenerationResult(result.text, counts)
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Refused: an evicted cache is about generated tokens."""
+        raise UserError("evictbench answers generate_until tasks only: choose one of those.")
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Refused: a second round would need the cache of the first."""
+        raise UserError("evictbench answers single-round tasks only: choose one of those.")
+
+
+def single_cell(
+    method: str, ratio: float | None, budget: int | None, params: dict[str, Any]
+) -> Cell:
+    """The cell that model_args describe.
+
+    Raises:
+        UserError: unknown method or parameter, a value out of range, or not exactly one amount.
+    """
+    chosen = variant(method, {"method": method, **params})
+    if chosen.method == FULL:
+        return Cell(FULL, FULL)
+    if (ratio is None) == (budget is None):
+        raise UserError(
+            f"method={method} needs exactly one of ratio (evicted fraction) and budget (kept "
+            "tokens): add ratio=0.9, for example."
+        )
+    ratios, budgets = amounts(ratio, budget)
+    return Cell(chosen.label, chosen.method, chosen.params, ratios, budgets)
+
+
+def amounts(ratio: float | None, budget: int | None) -> tuple[float | None, int | None]:
+    """Check one ratio or budget by the rules of the sweep."""
+    from harness import config
+
+    ratios, budgets = config.amounts(
+        None if ratio is None else [ratio], None if budget is None else [budget]
+    )
+    return (ratios[0], None) if ratios else (None, budgets[0])
