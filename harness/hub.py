@@ -1,6 +1,6 @@
-"""Where a model's files are: a folder, the local Hugging Face cache, or the hub, found out in a second.
+"""Where a model's files are: a folder, the local Hugging Face cache or the hub.
 
-Must not know model classes or tensors.
+Says so within a second. Must not know model classes or tensors.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
-    HFValidationError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
 )
 
@@ -22,7 +22,7 @@ _SMALL = ["*.json", "*.safetensors"]
 
 @dataclass(frozen=True)
 class Source:
-    """What from_pretrained takes: a folder or hub id, the commit of a hub id, and whether it is here."""
+    """What from_pretrained takes: folder or hub id, commit of a hub id, whether all is here."""
 
     name: str
     commit: str | None
@@ -57,7 +57,8 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
         return None
     except HFValidationError as error:
         raise ValueError(
-            f"model {name!r} is neither a folder nor a hub id of the form owner/name; check the name."
+            f"model {name!r} is neither a folder nor a hub id of the form owner/name; check the "
+            "name."
         ) from error
     complete = (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors"))
     return snapshot.name if complete else None
@@ -81,10 +82,10 @@ def _ask_hub(name: str, revision: str | None) -> str:
     if isinstance(answer, HfHubHTTPError):
         status = getattr(answer.response, "status_code", "an error")
         raise ValueError(
-            f"the hub answered {status} for model {name!r}; check the name and revision, and log in if it "
-            "is gated."
+            f"the hub answered {status} for model {name!r}; check the name and revision, and log "
+            "in if it is gated."
         ) from answer
     raise ValueError(
-        f"model {name!r} is neither a folder nor in the local Hugging Face cache, and the hub cannot be "
-        "reached; give a folder, or connect and try again."
+        f"model {name!r} is neither a folder nor in the local Hugging Face cache, and the hub "
+        "cannot be reached; give a folder, or connect and try again."
     ) from answer

@@ -1,6 +1,6 @@
-"""Any transformers image-text or text model: loading, prompts from chat messages, modality of each token.
+"""Any transformers image-text or text model: loading it and building prompts from chat messages.
 
-Knows model folders, the Hugging Face hub and processors. It must not know eviction, tasks or scoring.
+Knows model folders, tokenizers and processors. It must not know eviction, tasks or scoring.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ Messages = Sequence[Mapping[str, Any]]
 class Prompt:
     """One prompt as the model takes it.
 
-    inputs: arguments of forward, input_ids [1, L] among them. modality [L]: 0 text, 1 image. suffix:
-    trailing tokens that follow the last user text. context: tokens up to the end of the last image or of
-    the text marked with `"context": True`, whichever is later; None without either.
+    inputs: arguments of forward, input_ids [1, L] among them. modality [L]: 0 text, 1 image.
+    suffix: trailing tokens that follow the last user text. context: tokens up to the end of the
+    last image or of the text marked with `"context": True`, whichever is later; None without
+    either.
     """
 
     inputs: dict[str, Tensor]
@@ -82,13 +83,14 @@ class LoadedModel:
         """Build the prompt of chat messages in lmms-eval's protocol.
 
         Each message is {"role", "content": [{"type": "image", "url": PIL image} or {"type": "text",
-        "text": str}]}; a final assistant message is continued. ValueError for images where the model
-        takes none, and for other content types.
+        "text": str}]}; a final assistant message is continued. ValueError for images where the
+        model takes none, and for other content types.
         """
         chat, images = _normalise(messages)
         if images and not self.takes_images:
             raise ValueError(
-                f"{self.name} takes no images and the prompt has {len(images)}; choose an image-text model."
+                f"{self.name} takes no images and the prompt has {len(images)}; choose an "
+                "image-text model."
             )
         rendered = self._render(chat)
         encoded = self._encode(rendered, images)
@@ -172,8 +174,8 @@ def load(
 ) -> LoadedModel:
     """Load a folder or a hub id; weights come from safetensors only.
 
-    device auto: cuda where there is one. dtype auto: bfloat16 on cuda, float32 elsewhere. ValueError, one
-    sentence, for what does not exist, cannot be reached or is of another kind.
+    device auto: cuda where there is one. dtype auto: bfloat16 on cuda, float32 elsewhere.
+    ValueError, one sentence, for what does not exist, cannot be reached or is of another kind.
     """
     target = _device(device)
     number = _dtype(dtype, target)
@@ -203,8 +205,8 @@ def load(
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
-            f"model {pretrained!r} cannot be loaded: {reason}; give a folder or hub id of a complete "
-            "image-text or text model with safetensors weights."
+            f"model {pretrained!r} cannot be loaded: {reason}; give a folder or hub id of a "
+            "complete image-text or text model with safetensors weights."
         ) from error
     tokenizer = processor.tokenizer if takes_images else processor
     fingerprint = source.commit or _fingerprint(Path(source.name))

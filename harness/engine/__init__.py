@@ -1,6 +1,7 @@
 """Prefill once, branch into every cell, decode all cells as one batch.
 
-Knows transformers models and eviction policies. It must not know lmms-eval, Hydra, wandb or the store.
+Knows transformers models and eviction policies. It must not know lmms-eval, Hydra, wandb or the
+store of results.
 """
 
 from harness.engine.session import Engine

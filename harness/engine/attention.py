@@ -1,7 +1,8 @@
 """The attention function every model of this project runs with, and who listens to it.
 
-Registered through transformers' AttentionInterface, so no model file is patched. Outside a session it is
-plain SDPA. It must not know eviction methods: it hands each call to the listener of the current session.
+Registered through transformers' AttentionInterface, so no model file is patched. Outside a session
+it is plain SDPA. It must not know eviction methods: it hands each call to the listener of the
+current session.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _EXTRA_TERMS = ("s_aux", "softcap", "position_bias")
 
 
 class Listener(Protocol):
-    """Sees each attention call of a forward pass; returns its output, or None to leave it to SDPA."""
+    """Sees each attention call of a forward pass and may answer it."""
 
     def attend(
         self,
@@ -34,7 +35,10 @@ class Listener(Protocol):
         mask: Tensor | None,
         scaling: float,
     ) -> Tensor | None:
-        """query [B, H, q, d], key [B, Hkv, n, d], value [B, Hkv, n, dv] -> [B, q, H, dv] or None."""
+        """Output [B, q, H, dv] of query [B, H, q, d], key [B, Hkv, n, d] and value [B, Hkv, n, dv].
+
+        None leaves the call to SDPA.
+        """
 
 
 _listener: ContextVar[Listener | None] = ContextVar("evictbench_listener", default=None)
@@ -66,8 +70,8 @@ def attention_forward(
         for term in _EXTRA_TERMS:
             if kwargs.get(term) is not None:
                 raise ValueError(
-                    f"{type(module).__name__} adds {term} to its attention, which eviction does not "
-                    "support; choose a model with plain softmax attention."
+                    f"{type(module).__name__} adds {term} to its attention, which eviction does "
+                    "not support; choose a model with plain softmax attention."
                 )
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         output = listener.attend(module, query, key, value, attention_mask, scale)

@@ -63,7 +63,7 @@ class Batch:
 
 
 def build(prefill: Prefill, layout: Layout, cells: Sequence[Cell], modality: Tensor) -> Batch:
-    """The compacted caches of these cells, one gather a layer; modality [L] of the evictable tokens."""
+    """Compact the prompt cache for these cells, one gather a layer; modality [L] of its tokens."""
     compact: dict[int, CompactLayer] = {}
     masks: dict[tuple[int, ...], Tensor | None] = {}  # layers with equal padding share their mask
     tokens = [0] * len(cells)

@@ -1,7 +1,7 @@
-"""The compacted cache of all cells: one gather a layer, padded to the longest cell, decoded as a batch.
+"""The compacted cache of all cells: one gather a layer, padded to the longest cell.
 
-Follows the conventions of transformers' caches: lengths count the tokens SEEN. It must not know how the
-kept positions were chosen.
+Follows the conventions of transformers' caches: lengths count the tokens SEEN. It must not know
+how the kept positions were chosen.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ _ROOM = 16  # columns for new tokens before the first reallocation
 class CompactLayer(CacheLayerMixin):
     """Kept prompt entries of every cell, then the tokens decoded since.
 
-    keys, values: buffers [cells, Hkv, capacity, d], of which `filled` columns are used: first `width`
-    columns of prompt entries, valid where `valid` [cells, width] is True (None: everywhere).
+    keys, values: buffers [cells, Hkv, capacity, d], of which `filled` columns are used: first
+    `width` columns of prompt entries, valid where `valid` [cells, width] is True (None:
+    everywhere).
     """
 
     is_sliding = False
@@ -81,7 +82,7 @@ class CompactLayer(CacheLayerMixin):
 
 
 class CellCache(Cache):
-    """The caches of a batch of cells: compact layers, and sliding-window layers shared as they were."""
+    """The caches of a batch of cells: compact layers, and sliding-window layers as they were."""
 
     def select(self, rows: Tensor) -> None:
         """Keep only these cells, so that finished ones cost nothing."""

@@ -19,7 +19,7 @@ from harness.engine.layout import Layout
 from harness.engine.prefill import forward
 from harness.engine.settings import Generation
 
-# Settings of a model's generation_config that would change greedy answers, and their neutral values.
+# What else in a generation_config changes greedy answers, with the values that do not.
 _PROCESSORS = {
     "no_repeat_ngram_size": (None, 0),
     "bad_words_ids": (None, []),
@@ -34,7 +34,7 @@ _PROCESSORS = {
 
 
 class CompactAttention:
-    """Listens to a decoding pass and answers for the compact layers, grouped queries side by side."""
+    """Listens to a decoding pass and answers for the compact layers, without repeating keys."""
 
     def __init__(self, layout: Layout, cache: CellCache) -> None:
         self.layout = layout
@@ -74,7 +74,7 @@ class CompactAttention:
 
 
 def make_bias(layer: CompactLayer, rows: int, groups: int, dtype: torch.dtype) -> Tensor | None:
-    """0 where the last `rows` tokens may look and -inf elsewhere; None when they may look everywhere."""
+    """0 where the last `rows` tokens may look, -inf elsewhere; None when that is everywhere."""
     if layer.valid is None and rows == 1:
         return None
     device, new = layer.keys.device, layer.filled - layer.width
@@ -90,7 +90,7 @@ def make_bias(layer: CompactLayer, rows: int, groups: int, dtype: torch.dtype) -
 
 @dataclass
 class Decoded:
-    """Token ids of each cell, the stop token included, and raw logits [cells, V] of the first one."""
+    """Token ids of each cell, its stop token included, and the raw first logits [cells, V]."""
 
     token_ids: list[list[int]]
     first_logits: Tensor
@@ -124,8 +124,9 @@ class Decoder:
     ) -> Decoded:
         """Decode `cells` branches of one prompt.
 
-        prompt_ids [1, L] and positions [1, L] or [3, 1, L] of the whole prompt, of which the last `tail`
-        tokens are not in the cache. tail 0: `logits` [1, V] of the prefill give the first token.
+        prompt_ids [1, L] and positions [1, L] or [3, 1, L] of the whole prompt, of which the last
+        `tail` tokens are not in the cache. tail 0: `logits` [1, V] of the prefill give the first
+        token.
         """
         listener = CompactAttention(self.layout, cache)
         following = int(positions.max()) + 1
@@ -214,8 +215,8 @@ def _logits_processors(model: PreTrainedModel) -> LogitsProcessorList:
         value = getattr(settings, name, None)
         if value not in neutral:
             raise ValueError(
-                f"the model's generation_config sets {name}={value!r}, which is not supported; load it "
-                f"with {name} unset."
+                f"the model's generation_config sets {name}={value!r}, which is not supported; "
+                f"load it with {name} unset."
             )
     processors = LogitsProcessorList()
     penalty = getattr(settings, "repetition_penalty", None)

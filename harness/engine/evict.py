@@ -31,6 +31,9 @@ _REFUSED = ("past_key_values", "inputs_embeds", "assistant_model", "prompt_looku
 class EvictingLayer(DynamicLayer):
     """A growing layer [1, Hkv, n, d] that can drop entries and goes on counting the tokens seen."""
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.seen = 0
@@ -61,7 +64,9 @@ class EvictingLayer(DynamicLayer):
 class Evictor:
     """Listens to one generate call: captures the first `boundary` tokens, evicts, then attends."""
 
-    def __init__(self, layout: Layout, cache: Cache, branch: Branch, capture: Capture, boundary: int):
+    def __init__(
+        self, layout: Layout, cache: Cache, branch: Branch, capture: Capture, boundary: int
+    ):
         self.layout = layout
         self.cache = cache
         self.capture = capture
@@ -108,15 +113,17 @@ def evict(
 ) -> Iterator[PreTrainedModel]:
     """Compress the prompt's cache in every `model.generate` call inside the block.
 
-    method: a name with its parameters, or a policy. ratio: fraction of the prompt's entries evicted;
-    budget: entries kept instead. protocol: `replay` (evict after all prompt tokens but the last),
-    `context` (after the last image) or `paper` (after the whole prompt). One prompt at a time, no
-    beams. ValueError, one sentence, for what does not fit.
+    method: a name with its parameters, or a policy. ratio: fraction of the prompt's entries
+    evicted; budget: entries kept instead. protocol: `replay` (evict after all prompt tokens but
+    the last), `context` (after the last image) or `paper` (after the whole prompt). One prompt at
+    a time, no beams. ValueError, one sentence, for what does not fit.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
     if not isinstance(method, str) and params:
-        raise ValueError(f"{', '.join(params)} cannot change a built policy; give the method's name.")
+        raise ValueError(
+            f"{', '.join(params)} cannot change a built policy; give the method's name."
+        )
     policy = methods.build(method, **params) if isinstance(method, str) else method
     branch = Branch(policy, ratio, budget)
     before = model.config._attn_implementation
@@ -164,9 +171,7 @@ def _generate(
             part = first_part(tensors, boundary)
             forward(model, layout, cache, kwargs["position_ids"][..., :boundary], **part)
             kept = ("input_ids", "attention_mask", "position_ids")
-            kwargs = {
-                name: v for name, v in kwargs.items() if name not in tensors or name in kept
-            }
+            kwargs = {name: v for name, v in kwargs.items() if name not in tensors or name in kept}
         return generate(**kwargs, past_key_values=cache)
 
 

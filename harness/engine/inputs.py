@@ -6,6 +6,7 @@ Knows the names of transformers' inputs. It must not know eviction methods or ca
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -42,13 +43,13 @@ def check_boundary(modality: Tensor, boundary: int) -> None:
     length = modality.shape[0]
     if not 0 < boundary <= length:
         raise ValueError(
-            f"the cache would be evicted after token {boundary} of {length}; give a longer prompt or "
-            "another protocol."
+            f"the cache would be evicted after token {boundary} of {length}; give a longer prompt"
+            " or another protocol."
         )
     if bool(modality[boundary:].any()):
         raise ValueError(
-            f"evicting after token {boundary} of {length} would separate image tokens from the prompt "
-            "before them; put the images first or choose another protocol."
+            f"evicting after token {boundary} of {length} would separate image tokens from the "
+            "prompt before them; put the images first or choose another protocol."
         )
 
 
@@ -70,8 +71,7 @@ def position_ids(model: PreTrainedModel, inputs: dict[str, Tensor], modality: Te
     return positions
 
 
-def _rope_index(model: PreTrainedModel):  # type: ignore[no-untyped-def]  # a bound method of any model
-    for owner in (model, getattr(model, "model", None)):
-        if hasattr(owner, "get_rope_index"):
-            return owner.get_rope_index
-    return None
+def _rope_index(model: PreTrainedModel) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """The model's own rule for positions of image tokens, if it has one."""
+    inner = getattr(model, "model", None)
+    return getattr(model, "get_rope_index", None) or getattr(inner, "get_rope_index", None)

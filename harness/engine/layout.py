@@ -59,14 +59,14 @@ def prepare(model: PreTrainedModel) -> Layout:
     modules = _attention_modules(model)
     if any(index not in modules for index in full):
         raise ValueError(
-            f"{type(model).__name__} keeps its attention modules where this project cannot find them; "
-            "choose a decoder-only model with one self-attention module a layer."
+            f"{type(model).__name__} keeps its attention modules where this project cannot find "
+            "them; choose a decoder-only model with one self-attention module a layer."
         )
     model.set_attn_implementation(NAME)
     if model.config.get_text_config(decoder=True)._attn_implementation != NAME:
         raise ValueError(
-            f"{type(model).__name__} does not run through transformers' AttentionInterface, so its cache "
-            "cannot be measured; choose a model that does."
+            f"{type(model).__name__} does not run through transformers' AttentionInterface, so "
+            "its cache cannot be measured; choose a model that does."
         )
     layers = tuple(AttentionLayer(modules[i], i, rank) for rank, i in enumerate(full))
     parameters = inspect.signature(model.forward).parameters
@@ -91,8 +91,8 @@ def _refuse(model: PreTrainedModel) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise ValueError(
-                f"{type(model).__name__} {reason}, which eviction does not support; choose a decoder-only "
-                "model with softmax self-attention."
+                f"{type(model).__name__} {reason}, which eviction does not support; choose a "
+                "decoder-only model with softmax self-attention."
             )
 
 
@@ -101,13 +101,14 @@ def _full_attention_indices(model: PreTrainedModel) -> list[int]:
     for index, layer in enumerate(layers):
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
             raise ValueError(
-                f"layer {index} of {type(model).__name__} has a {type(layer).__name__}, not a plain KV "
-                "cache; choose a model with full or sliding-window attention only."
+                f"layer {index} of {type(model).__name__} has a {type(layer).__name__}, not a "
+                "plain KV cache; choose a model with full or sliding-window attention only."
             )
     full = [index for index, layer in enumerate(layers) if type(layer) is DynamicLayer]
     if not full:
         raise ValueError(
-            f"{type(model).__name__} has no full-attention layer to compress; choose a model that has one."
+            f"{type(model).__name__} has no full-attention layer to compress; choose a model that"
+            " has one."
         )
     return full
 
@@ -119,8 +120,8 @@ def _attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:
         if isinstance(index, int) and "Attention" in type(module).__name__:
             if index in found:
                 raise ValueError(
-                    f"layer {index} of {type(model).__name__} has several attention modules; choose a "
-                    "model with one self-attention module a layer."
+                    f"layer {index} of {type(model).__name__} has several attention modules; "
+                    "choose a model with one self-attention module a layer."
                 )
             found[index] = module
     return found

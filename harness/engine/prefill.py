@@ -1,7 +1,7 @@
 """The one forward pass over the prompt, during which every policy measures every layer.
 
-Only one layer's queries are ever held; what survives is the prompt cache and the selections. It must not
-know how cells are decoded.
+Only one layer's queries are ever held; what survives is the prompt cache and the selections. It
+must not know how cells are decoded.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Prefill:
 class Capture:
     """Listens to a prefill and lets the policies select from each compressible layer.
 
-    requests: for each policy the budgets wanted of it. modality [L]: 0 text, 1 image. causal_text: refuse
-    masks that let text see later tokens, because the prompt is about to be split.
+    requests: for each policy the budgets wanted of it. modality [L]: 0 text, 1 image. causal_text:
+    refuse masks that let text see later tokens, because the prompt is about to be split.
     """
 
     def __init__(
@@ -118,8 +118,8 @@ class Capture:
         same_image = (block[:, None] == block) & image
         if self.causal_text and bool((ahead & ~same_image).any()):
             raise ValueError(
-                "the model lets text tokens attend to later ones, so splitting the prompt would change "
-                "its answer; use protocol=paper."
+                "the model lets text tokens attend to later ones, so splitting the prompt would "
+                "change its answer; use protocol=paper."
             )
         return True
 

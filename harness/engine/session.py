@@ -1,11 +1,11 @@
-"""One prompt through all branches: prefill once, compact, decode in as few batches as memory allows.
+"""One prompt through all branches: prefill once, compact, decode in as few batches as fit.
 
 The room's front door. It must not know lmms-eval, the grid or the store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class Engine:
     """Runs prompts of one loaded model.
 
-    cells_per_batch: how many branches decode together; `auto` takes all that memory allows. When a batch
-    does not fit it is halved, and later prompts start from the smaller size. ValueError, one sentence,
-    for models whose cache cannot be compressed.
+    cells_per_batch: how many branches decode together; `auto` takes all that memory allows. When a
+    batch does not fit it is halved, and later prompts start from the smaller size. ValueError, one
+    sentence, for models whose cache cannot be compressed.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Engine:
             return length - (max(1, prompt.suffix) if self.protocol.tail == "suffix" else 1)
         if prompt.context is None or prompt.context >= length:
             raise ValueError(
-                "protocol=context needs an image or a marked context before the question and this prompt "
-                "has none; use protocol=replay."
+                "protocol=context needs an image or a marked context before the question and "
+                "this prompt has none; use protocol=replay."
             )
         return prompt.context
 
@@ -105,7 +105,8 @@ class Engine:
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         entries = sum(layer.keys.nbytes + layer.values.nbytes for layer in filled.cache.layers)
-        # Twice the entries of one cell: the gather's index and the attention's workspace need room too.
+        # Twice the entries of one cell: the gather's index and the attention's workspace need room
+        # too.
         return max(1, min(cells, int(0.8 * free / (2 * entries))))
 
 
@@ -183,8 +184,8 @@ class _Answers:
     def _halve(self, size: int) -> int:
         if size == 1:
             raise torch.OutOfMemoryError(
-                f"one cell of {self.boundary} prompt tokens does not fit into memory; use a shorter "
-                "prompt, a smaller dtype or a larger device."
+                f"one cell of {self.boundary} prompt tokens does not fit into memory; use a "
+                "shorter prompt, a smaller dtype or a larger device."
             )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -238,7 +239,7 @@ class _Answers:
         )
 
 
-def _tokens_of(text: str, ids: list[int], decode) -> int:  # type: ignore[no-untyped-def]  # Callable[[list[int]], str]
+def _tokens_of(text: str, ids: list[int], decode: Callable[[list[int]], str]) -> int:
     """How many of the tokens it takes to write the text that survived the stop strings."""
     return next((n for n in range(len(ids)) if len(decode(ids[:n])) >= len(text)), len(ids))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ _WITHOUT_EFFECT = {"top_p", "top_k", "use_cache", "image_aspect_ratio", "image_s
 class Protocol:
     """When eviction happens.
 
-    name: `replay` evicts after all prompt tokens but the tail, `context` after the images or the marked
-    context, `paper` after the whole prompt. tail (of `replay`): `last_token`, or `suffix` for all tokens
-    of the chat template that follow the last user text.
+    name: `replay` evicts after all prompt tokens but the tail, `context` after the images or the
+    marked context, `paper` after the whole prompt. tail (of `replay`): `last_token`, or `suffix`
+    for all tokens of the chat template that follow the last user text.
     """
 
     name: str = "replay"
@@ -43,7 +44,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Generation:
-    """Greedy decoding: at most `max_new_tokens`, the text cut before the first of each `until` string."""
+    """Greedy decoding of at most `max_new_tokens`; the text ends before any `until` string."""
 
     max_new_tokens: int
     until: tuple[str, ...] = ()
@@ -51,7 +52,7 @@ class Generation:
     def __post_init__(self) -> None:
         """Refuse lengths below 1."""
         count = self.max_new_tokens
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if not _is(count, int) or count < 1:
             raise ValueError(
                 f"max_new_tokens={count!r} is not a whole number of tokens; give 1 or more."
             )
@@ -83,6 +84,11 @@ class Generation:
         for stop in self.until:
             text = text.split(stop)[0]
         return text
+
+
+def _is(value: object, kind: type | UnionType) -> bool:
+    """isinstance, but True and False are no numbers."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _refuse_sampling(arguments: dict[str, object]) -> None:
@@ -118,9 +124,9 @@ class Branch:
                 f"ratio={self.ratio!r} and budget={self.budget!r}: give exactly one of the two."
             )
         ratio, budget = self.ratio, self.budget
-        if ratio is not None and (isinstance(ratio, bool) or not 0 <= ratio < 1):
+        if ratio is not None and not (_is(ratio, int | float) and 0 <= ratio < 1):
             raise ValueError(f"ratio={ratio!r} is not a fraction evicted; give 0 <= ratio < 1.")
-        if budget is not None and (isinstance(budget, bool) or budget < 1):
+        if budget is not None and not (_is(budget, int) and budget >= 1):
             raise ValueError(f"budget={budget!r} is not a number of kept tokens; give 1 or more.")
 
 
@@ -128,11 +134,12 @@ class Branch:
 class BranchResult:
     """The answer of one cell and what it was produced from.
 
-    evictable_tokens: prompt tokens in the cache at eviction (L). kept_*: mean over the compressed layers
-    and KV heads. exposed_tokens: scored tokens whose logits came from a compacted cache. cache_bytes and
-    full_cache_bytes: prompt entries at eviction, kept and all, over all layers. window, adaptive: as in
-    methods.Selection, the adaptive share as a mean over layers. letter_logits: at the first answer token.
-    timings: seconds of prefill, score, compact and decode, the batch's cost divided by its branches.
+    evictable_tokens: prompt tokens in the cache at eviction (L). kept_*: mean over the compressed
+    layers and KV heads. exposed_tokens: scored tokens whose logits came from a compacted cache.
+    cache_bytes and full_cache_bytes: prompt entries at eviction, kept and all, over all layers.
+    window, adaptive: as in methods.Selection, the adaptive share as a mean over layers.
+    letter_logits: at the first answer token. timings: seconds of prefill, score, compact and
+    decode, the batch's cost divided by its branches.
     """
 
     text: str

@@ -45,6 +45,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def wrap(model: torch.nn.Module, stops: bool = False) -> LoadedModel:
     """A loaded model without a processor. Without stops, every cell runs to max_new_tokens."""
     model = model.float().eval()
+    # An answer must never hold an image placeholder: its logit is half of another token's.
+    head = model.get_output_embeddings().weight.data
+    head[IMAGE:] = head[10 : 10 + VOCAB - IMAGE] / 2
     loaded = LoadedModel(
         model, None, make_tokenizer(), "tiny", torch.device("cpu"), torch.float32, "", True
     )

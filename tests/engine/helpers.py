@@ -1,0 +1,65 @@
+"""Policies made for the tests, and a way to see every logit the engine decodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harness.engine import Branch, BranchResult, Engine, Generation
+from harness.engine import decode as decode_module
+from harness.models import Prompt
+from methods import LayerView, Selection
+
+
+@dataclass(eq=False)
+class Scatter:
+    """Keeps random positions, different in each layer and KV head, and remembers them."""
+
+    seed: int
+    window: int | None = 4
+    views: list[LayerView] = field(default_factory=list)
+    kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def select_many(self, view: LayerView, budgets: list[int]) -> list[Selection]:
+        self.views.append(view)
+        generator = torch.Generator().manual_seed(1000 * self.seed + view.layer)
+        order = torch.rand(view.keys.shape[1], view.keys.shape[2], generator=generator).argsort(-1)
+        found = []
+        for budget in budgets:
+            positions = order[:, :budget].sort(-1).values
+            self.kept[view.layer, budget] = positions
+            found.append(Selection(positions[None], min(4, budget), None))
+        return found
+
+    def mask(self, rank: int, budget: int, length: int) -> Tensor:
+        """bool [Hkv, length], True where kept."""
+        positions = self.kept[rank, budget]
+        return torch.zeros(positions.shape[0], length, dtype=torch.bool).scatter_(1, positions, True)
+
+
+def run_with_logits(
+    monkeypatch,
+    engine: Engine,
+    prompt: Prompt,
+    branches: list[Branch],
+    tokens: int,
+) -> tuple[list[BranchResult], Tensor]:
+    """Results, and logits [steps, cells, V] of every forward pass of the decoder, cells in order."""
+    seen: list[Tensor] = []
+    original = decode_module.forward
+
+    def record(*args, **kwargs):
+        output = original(*args, **kwargs)
+        seen.append(output.clone())
+        return output
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode_module, "forward", record)
+        results = engine.run(prompt, branches, Generation(tokens))
+    # The engine decodes the largest cells first (a stable sort).
+    counts = [round(r.kept_tokens) for r in results]
+    order = sorted(range(len(results)), key=lambda i: -counts[i])
+    back = [order.index(i) for i in range(len(results))]
+    return results, torch.stack(seen)[:, back]
