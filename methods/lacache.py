@@ -143,8 +143,6 @@ def exact_ladder(
         present = set(positions)
         evicted = [position for position in range(length) if position not in present]
         positions = sorted(positions + evicted[-missing:])
-    elif missing < 0:
-        positions = positions[:start] + positions[start - missing :]
     return tuple(positions)
 
 

@@ -14,8 +14,6 @@ from .kernels import joint_reconstruction, output_factors, reconstruction
 from .policy import LayerView, Plan, Policy, Scored, over_group, protected_window
 from .smoothing import TEMPORAL, adaptive_windows, drift, pool, pool_adaptive, temporal_weights
 
-# 1 - a reaches 0 when one key takes all attention: the odds stay finite, and the largest.
-_LEAST_REST = 1e-6
 # Variants that differ only in these share a measurement.
 _SMOOTHING = {"spatial", "kernel", "scale", "relative_scale"}
 
@@ -104,20 +102,18 @@ class RestKV(Policy):
             return super().rescore(view, measured, plans)
         if self.spatial != "adaptive":
             return Scored(pool(measured, windows, self.spatial, self.kernel), [None] * len(plans))
-        moving = [index for index, plan in enumerate(plans) if plan.past]
-        if not moving:
+        if not any(plan.past for plan in plans):
             return Scored(pool(measured, windows, "edge", self.kernel), [0.0] * len(plans))
-        shape = (len(plans), *measured.shape[:2])
-        kernels = torch.full(shape, self.kernel, device=measured.device)
-        shifts = torch.zeros_like(kernels)
-        kernels[moving], shifts[moving] = self.windows(view, [plans[i].past for i in moving])
+        # Over all L keys nothing drifts: what an inert plan beside an active one needs.
+        kernels, shifts = self.windows(view, [plan.past or view.length for plan in plans])
         differs = (kernels != self.kernel) | (shifts != 0)
         share = differs.float().mean((1, 2)).tolist()
         return Scored(pool_adaptive(measured, windows, kernels, shifts), share)
 
     def windows(self, view: LayerView, past: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Width and shift in tokens of the adaptive window, int64 [past, B, Hkv], for kept past
-        counts."""
+        """Width and shift in tokens of the adaptive window where `past` tokens are kept before the
+        protected window; int64 [past, B, Hkv].
+        """
         moved = drift(view.attention(self.window), past)
         moved = moved.unflatten(2, (view.kv_heads, -1)).mean(-1)
         return adaptive_windows(moved, self._scale(view), self.kernel, self.official)
@@ -157,17 +153,13 @@ class RestKV(Policy):
         self, view: LayerView, a: Tensor, outputs: Tensor, factors: Tensor | None
     ) -> Tensor:
         """Metric for one attention row a [B, H, L] with output [B, H, dv]; float32 [B, Hkv, L]."""
-        odds = a / (1.0 - a).clamp_min(_LEAST_REST)
         if self.group == "joint":
-            return joint_reconstruction(odds, outputs, view.values, factors)
+            return joint_reconstruction(a, outputs, view.values, factors)
         after = self.metric == "after"
         without_tau = self.official and not (after and self.project)
         tau = 1.0 if without_tau else float(self.tau)
-        change = reconstruction(odds, outputs, view.values, factors, tau)
-        if self.normalize and not (self.official and after):
-            seen = outputs[:, :, None]
-            seen = seen if factors is None else torch.matmul(seen, factors.transpose(1, 2))
-            change = change / torch.linalg.vector_norm(seen, dim=-1).clamp_min(_LEAST_REST)
+        normalize = self.normalize and not (self.official and after)
+        change = reconstruction(a, outputs, view.values, factors, tau, normalize)
         return over_group(change, view.kv_heads, self.group)
 
 

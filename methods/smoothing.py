@@ -62,7 +62,7 @@ def drift(attention: Tensor, counts: Sequence[int]) -> Tensor:
     front = rows // 2
     if front == 0:
         return torch.zeros(len(counts), batch, heads, dtype=torch.float64, device=attention.device)
-    order = attention.sort(dim=-1, descending=True, stable=True).indices[..., : max(counts)]
+    order = attention.topk(max(counts), dim=-1).indices
     last = torch.tensor(counts, device=attention.device) - 1
     sums = order.cumsum(-1)[..., last].double()  # [B, H, W, counts]
     means = sums / (last + 1)

@@ -1,4 +1,6 @@
-"""Stored outputs of the methods' published code against ours; `python -m tests.methods.golden` counts.
+"""Our methods against stored outputs of their published code.
+
+`python -m tests.methods.golden` prints how many cases pass.
 
 Only what is decided at prefill: rows of later decoding steps are not looked at.
 """
@@ -20,7 +22,6 @@ from methods.lacache import block_shape, exact_ladder, ladder
 
 ROOT = Path(__file__).parents[1] / "golden"
 FOLDERS = ("restkv", "ablation", "snapkv", "h2o", "tova", "streaming", "lacache")
-# Things that are no eviction at prefill by one policy; each with the reason.
 POOLS = {"adaptive": "adaptive", "avgpool": "avg", "maxpool": "max", "none": "none"}
 TEMPORAL = {"none": "last", "mean": "mean", "ema": "ema", "inv-ema": "ema_reversed"}
 Case = dict[str, Any]
@@ -76,7 +77,7 @@ def expect_close(ours: Tensor, theirs: Tensor, what: str, rtol: float = 2e-5) ->
 
 
 def expect_same_sets(folder: str, case: Case, kept: Tensor, scores: Tensor) -> None:
-    """Kept past positions equal the stored ones where the margin decides; tied sets by their scores."""
+    """Kept past positions equal the stored ones where the margin decides; ties by their scores."""
     theirs = output(folder, case, "idx").long()
     margin = output(folder, case, "rel_margin")
     expect(kept.shape == theirs.shape, f"kept {tuple(kept.shape)}, stored {tuple(theirs.shape)}")

@@ -1,4 +1,4 @@
-"""The small random Llama of the golden data, prefilled by transformers; gives the view of each layer."""
+"""The small random Llama of the golden data, prefilled by transformers: a view of each layer."""
 
 from __future__ import annotations
 

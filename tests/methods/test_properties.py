@@ -1,0 +1,275 @@
+"""Every method through every property that all of them must have."""
+
+import pytest
+import torch
+
+import methods
+from tests.methods.views import random_view
+
+VARIANTS = {
+    "random": ("random", {}),
+    "streaming_llm": ("streaming_llm", {}),
+    "snapkv": ("snapkv", {"window": 8}),
+    "snapkv_max_odd": ("snapkv", {"window": 7, "pool": "max", "kernel": 7, "group": "max"}),
+    "h2o": ("h2o", {}),
+    "h2o_visible": ("h2o", {"recent": 8, "average": "visible_mean", "group": "max"}),
+    "h2o_official": ("h2o", {"recent": 8, "causal": False}),
+    "tova": ("tova", {}),
+    "tova_last": ("tova", {"protect_last": True}),
+    "lacache": ("lacache", {}),
+    "lacache_span1": ("lacache", {"span": 1, "start": 2}),
+    "restkv": ("restkv", {"window": 8}),
+    "restkv_wide": ("restkv", {}),
+    "restkv_mean": ("restkv", {"window": 7, "temporal": "mean", "spatial": "max"}),
+    "restkv_none": ("restkv", {"window": 8, "temporal": "last", "spatial": "none"}),
+    "restkv_relative": ("restkv", {"window": 7, "relative_scale": 0.02, "kernel": 3}),
+    "restkv_official": ("restkv", {"window": 8, "scale": 3, "official": True}),
+    "restkv_before": ("restkv", {"window": 8, "metric": "before", "normalize": True, "tau": 2.0}),
+    "restkv_joint": ("restkv", {"window": 8, "group": "joint"}),
+    "restkv_values": ("restkv", {"window": 8, "project": False, "group": "max", "spatial": "avg"}),
+}
+LENGTHS = (1, 2, 9, 41)
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def build(variant: str) -> methods.Policy:
+    name, params = VARIANTS[variant]
+    return methods.build(name, **params)
+
+
+def budgets(length: int) -> list[int]:
+    return sorted({1, 2, 5, 7, 8, 9, 17, length // 2 + 1, max(1, length - 1), length})
+
+
+@every_variant
+@pytest.mark.parametrize("group", [1, 4, 7])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_keeps_exactly_the_budget_once_each_and_in_order(variant, group, length):
+    view = random_view(length, kv_heads=2, group=group, batch=2)
+    for budget in budgets(length):
+        positions = build(variant).keep(view, budget)
+        assert positions.dtype == torch.int64
+        assert positions.shape == (2, 2, min(budget, length))
+        assert bool((positions.diff(dim=-1) > 0).all())
+        assert int(positions.min()) >= 0
+        assert int(positions.max()) < length
+
+
+@every_variant
+@pytest.mark.parametrize("length", LENGTHS)
+def test_keeps_the_top_of_its_score_ties_to_the_lower_position(variant, length):
+    policy, view = build(variant), random_view(length, kv_heads=2, group=2)
+    for budget in budgets(length):
+        score, count = policy.score(view, budget), min(budget, length)
+        assert score.shape == (1, 2, length)
+        assert score.dtype == torch.float32
+        assert not score.isnan().any()
+        for head, row in enumerate(score[0].tolist()):
+            best = sorted(range(length), key=lambda position: (-row[position], position))[:count]
+            assert policy.keep(view, budget)[0, head].tolist() == sorted(best)
+
+
+@every_variant
+def test_many_budgets_equal_one_by_one(variant):
+    policy = build(variant)
+    wanted = [17, 3, 41, 8, 9, 1, 17]
+    together = policy.select_many(random_view(), wanted)
+    assert all(map(torch.equal, policy.keep_many(random_view(), wanted), _positions(together)))
+    for budget, selection in zip(wanted, together, strict=True):
+        alone = policy.select_many(random_view(), [budget])[0]
+        assert torch.equal(alone.positions, selection.positions)
+        assert (alone.window, alone.adaptive) == (selection.window, selection.adaptive)
+        assert alone.fallback == selection.fallback
+    assert policy.select_many(random_view(), []) == []
+
+
+def _positions(selections):
+    return [selection.positions for selection in selections]
+
+
+@every_variant
+def test_the_reported_window_is_kept_and_infinite(variant):
+    policy, view = build(variant), random_view()
+    for budget in budgets(41):
+        selection = policy.select_many(view, [budget])[0]
+        window = selection.window
+        recent = torch.arange(41 - window, 41)
+        assert window <= budget
+        assert bool(
+            (selection.positions[..., selection.positions.shape[-1] - window :] == recent).all()
+        )
+        assert bool(policy.score(view, budget)[..., 41 - window :].isposinf().all())
+
+
+@pytest.mark.parametrize("name", ["snapkv", "restkv"])
+def test_window_rule(name):
+    policy, view = methods.build(name, window=8), random_view()
+    windows = [s.window for s in policy.select_many(view, [1, 2, 7, 8, 9, 41])]
+    assert windows == [0, 1, 3, 4, 8, 8]
+
+
+def test_window_rule_of_the_others():
+    def windows(name, budget, **params):
+        return methods.build(name, **params).select_many(random_view(), [budget])[0].window
+
+    assert [windows("h2o", n) for n in (1, 2, 9, 20)] == [0, 1, 4, 10]
+    assert [windows("h2o", n, recent=6) for n in (1, 6, 7)] == [0, 3, 6]
+    assert [windows("tova", n, protect_last=True) for n in (1, 2, 9)] == [0, 1, 1]
+    assert [windows("streaming_llm", n) for n in (1, 4, 5, 9)] == [1, 2, 1, 5]
+    assert windows("random", 9) == 0
+
+
+@every_variant
+def test_repeated_calls_agree_and_leave_the_global_generator_alone(variant):
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first = build(variant).keep(random_view(), 11)
+    again = build(variant).keep(random_view(), 11)
+    assert torch.equal(first, again)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_inputs_are_scored_in_float32(variant, dtype):
+    half = random_view(97, dtype=dtype)
+    parts = (half.keys, half.values, half.queries)
+    place = {"layer": half.layer, "num_layers": half.num_layers}
+    full = methods.LayerView(
+        *(part.float() for part in parts), half.scaling, half.output_weight.float(), **place
+    )
+    policy = build(variant)
+    assert torch.allclose(policy.score(half, 30), policy.score(full, 30), rtol=1e-5)
+    exact = random_view(97)
+    if variant != "random":  # its draw depends on every bit of the keys
+        assert _overlap(policy.keep(half, 30), policy.keep(exact, 30)) >= 0.9
+
+
+def _overlap(a, b):
+    pairs = zip(a.flatten(0, 1).tolist(), b.flatten(0, 1).tolist(), strict=True)
+    shares = [len(set(x) & set(y)) / len(x) for x, y in pairs]
+    return sum(shares) / len(shares)
+
+
+@every_variant
+def test_equal_attention_is_no_trouble(variant):
+    drawn = random_view()
+    still = methods.LayerView(
+        drawn.keys,
+        torch.ones_like(drawn.values),
+        torch.zeros_like(drawn.queries),
+        1.0,
+        drawn.output_weight,
+        layer=1,
+        num_layers=4,
+    )
+    for budget in budgets(41):
+        score = build(variant).score(still, budget)
+        assert not score.isnan().any()
+        assert build(variant).keep(still, budget).shape[-1] == budget
+
+
+def test_ties_go_to_the_lower_position():
+    drawn = random_view()
+    flat = torch.zeros_like(drawn.queries)
+    same = torch.ones_like(drawn.values)
+    view = methods.LayerView(drawn.keys, same, flat, 1.0, drawn.output_weight)
+    assert methods.build("tova").keep(view, 5)[0, 0].tolist() == [0, 1, 2, 3, 4]
+    kept = methods.build("restkv", window=8, spatial="none").keep(view, 12)[0, 0].tolist()
+    assert kept == [0, 1, 2, 3, *range(33, 41)]
+    pooled = methods.build("snapkv", window=8).keep(view, 12)[0, 0].tolist()
+    assert pooled == [2, 3, 4, 5, *range(33, 41)]  # zeros beyond the end weigh on 0 and 1
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_one_dominating_key_gives_no_infinity(variant, dtype):
+    drawn = random_view()
+    keys, queries = drawn.keys * 0.01, torch.ones_like(drawn.queries)
+    keys[:, :, 6] = 200.0
+    tensors = (part.to(dtype) for part in (keys, drawn.values, queries))
+    place = {"layer": 1, "num_layers": 4}
+    view = methods.LayerView(*tensors, 1.0, drawn.output_weight.to(dtype), **place)
+    policy = build(variant)
+    selection = policy.select_many(view, [14])[0]
+    unprotected = policy.score(view, 14)[..., : 41 - selection.window]
+    assert not unprotected.isnan().any()
+    if policy.name in ("snapkv", "h2o", "tova", "restkv"):
+        assert bool(unprotected.isfinite().all())
+        assert bool((selection.positions == 6).any(-1).all())
+
+
+@every_variant
+def test_batch_items_do_not_touch_each_other(variant):
+    policy = build(variant)
+    views = [random_view(seed=seed, sharpness=2.0) for seed in (1, 2)]
+    joined = methods.LayerView(
+        *(torch.cat([getattr(v, part) for v in views]) for part in ("keys", "values", "queries")),
+        views[0].scaling,
+        views[0].output_weight,
+        layer=1,
+        num_layers=4,
+    )
+    weight = views[0].output_weight
+    for item, view in enumerate(views):
+        alone = methods.LayerView(
+            view.keys, view.values, view.queries, view.scaling, weight, layer=1, num_layers=4
+        )
+        if item == 0 or variant != "restkv_official":  # there item 0 decides for the batch
+            assert torch.equal(policy.keep(alone, 15)[0], policy.keep(joined, 15)[item])
+
+
+@every_variant
+def test_needs_no_more_queries_than_it_says(variant):
+    policy, view = build(variant), random_view()
+    rows = view.length if policy.window is None else min(policy.window, view.length)
+
+    def with_queries(count):
+        last = view.queries[:, :, view.length - count :]
+        parts = (view.keys, view.values, last, view.scaling, view.output_weight)
+        return methods.LayerView(*parts, layer=1, num_layers=4)
+
+    assert torch.equal(policy.keep(with_queries(rows), 12), policy.keep(view, 12))
+    if rows:
+        with pytest.raises(ValueError, match="queries"):
+            policy.keep(with_queries(rows - 1), 12)
+
+
+@every_variant
+def test_gradients_are_not_recorded(variant):
+    view = random_view()
+    for tensor in (view.keys, view.values, view.queries, view.output_weight):
+        tensor.requires_grad_(True)
+    assert not build(variant).score(view, 12).requires_grad
+
+
+@every_variant
+def test_an_explicit_causal_mask_changes_nothing(variant):
+    policy = build(variant)
+    if variant == "h2o_official":
+        with pytest.raises(ValueError, match="causal=False"):
+            policy.keep(random_view(mask=torch.ones(1, 1, 41, 41, dtype=torch.bool)), 12)
+        return
+    mask = torch.ones(1, 1, 41, 41, dtype=torch.bool).tril()
+    ours, plain = policy.score(random_view(mask=mask), 12), policy.score(random_view(), 12)
+    assert torch.allclose(ours, plain, rtol=1e-5)
+
+
+def test_full_keeps_everything_at_any_budget():
+    policy, view = methods.build("full"), random_view()
+    for selection in policy.select_many(view, [1, 41]):
+        assert torch.equal(selection.positions, torch.arange(41).expand(1, 2, 41))
+        assert selection.window == 41
+    assert bool(policy.score(view, 3).isposinf().all())
+
+
+def test_a_budget_above_the_length_keeps_everything():
+    for name in methods.names():
+        assert methods.build(name).keep(random_view(), 1000).shape == (1, 2, 41)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, None])
+def test_a_budget_that_is_no_count_is_refused(wrong):
+    for name in methods.names():
+        with pytest.raises(ValueError, match="budget"):
+            methods.build(name).keep(random_view(), wrong)
