@@ -130,13 +130,14 @@ class RestKV(Policy):
             mean = torch.matmul(weights, attention)  # [B, H, L]
             past = view.length - rows or view.length
             outputs = _outputs(mean[:, :, None, :past], view.values[:, :, :past])
-            return self._change(view, mean, outputs[:, :, 0], factors)
-        outputs = _outputs(attention, view.values)  # [B, H, W, dv]
-        total = torch.zeros((), device=attention.device)
-        for row in range(rows):
-            change = self._change(view, attention[:, :, row], outputs[:, :, row], factors)
-            total = total + weights[row] * change
-        return total
+            total = self._change(view, mean, outputs[:, :, 0], factors)
+        else:
+            outputs = _outputs(attention, view.values)  # [B, H, W, dv]
+            total = torch.zeros((), device=attention.device)
+            for row in range(rows):
+                change = self._change(view, attention[:, :, row], outputs[:, :, row], factors)
+                total = total + weights[row] * change
+        return total if self.group == "joint" else over_group(total, view.kv_heads, self.group)
 
     def _factors(self, view: LayerView) -> Tensor | None:
         if not self.project:
@@ -152,15 +153,16 @@ class RestKV(Policy):
     def _change(
         self, view: LayerView, a: Tensor, outputs: Tensor, factors: Tensor | None
     ) -> Tensor:
-        """Metric for one attention row a [B, H, L] with output [B, H, dv]; float32 [B, Hkv, L]."""
+        """Metric of one attention row a [B, H, L] with its output [B, H, dv]; float32 [B, H, L],
+        or [B, Hkv, L] for the joint one.
+        """
         if self.group == "joint":
             return joint_reconstruction(a, outputs, view.values, factors)
         after = self.metric == "after"
         without_tau = self.official and not (after and self.project)
         tau = 1.0 if without_tau else float(self.tau)
         normalize = self.normalize and not (self.official and after)
-        change = reconstruction(a, outputs, view.values, factors, tau, normalize)
-        return over_group(change, view.kv_heads, self.group)
+        return reconstruction(a, outputs, view.values, factors, tau, normalize)
 
 
 def _outputs(attention: Tensor, values: Tensor) -> Tensor:

@@ -1,0 +1,255 @@
+"""Scores against slow float64 arithmetic, written from the papers' formulas token by token."""
+
+import math
+
+import pytest
+import torch
+
+import methods
+from tests.methods.views import random_view
+
+
+def attention_rows(view, rows, visible=None):
+    """Softmax rows [H][rows][L] of the last queries, as lists of float64."""
+    keys, queries = view.keys[0].double(), view.queries[0].double()
+    heads, held, length = queries.shape[0], queries.shape[1], keys.shape[1]
+    group = heads // keys.shape[0]
+    result = []
+    for head in range(heads):
+        table = []
+        for row in range(length - rows, length):
+            query = queries[head, held - length + row]
+            seen = [visible(row, j) if visible else j <= row for j in range(length)]
+            logits = [float(query @ keys[head // group, j]) * view.scaling for j in range(length)]
+            top = max(x for x, s in zip(logits, seen, strict=True) if s)
+            weights = [math.exp(x - top) if s else 0.0 for x, s in zip(logits, seen, strict=True)]
+            table.append([weight / sum(weights) for weight in weights])
+        result.append(table)
+    return result
+
+
+def by_kv_head(view, per_head, reduce):
+    group = view.queries.shape[1] // view.kv_heads
+    grouped = [per_head[k * group : (k + 1) * group] for k in range(view.kv_heads)]
+    return [[reduce(column) for column in zip(*heads, strict=True)] for heads in grouped]
+
+
+def mean(numbers):
+    numbers = list(numbers)
+    return sum(numbers) / len(numbers)
+
+
+def neighbours(scores, index, half, shift=0, kind="edge"):
+    last = len(scores) - 1
+    spots = range(index + shift - half, index + shift + half + 1)
+    if kind == "edge":
+        return [scores[min(max(spot, 0), last)] for spot in spots]
+    inside = [scores[spot] for spot in spots if 0 <= spot <= last]
+    return inside if kind == "max" else inside + [0.0] * (len(spots) - len(inside))
+
+
+def ema(rows, alpha):
+    state = rows[0]
+    for row in rows[1:]:
+        state = [alpha * new + (1 - alpha) * old for new, old in zip(row, state, strict=True)]
+    return state
+
+
+def change(view, head, a, first_unseen, tau=1.0):
+    """a / (1 - a) * || W_O,h (o - v_j) ||^tau with the whole W_O; o over keys < first_unseen."""
+    group = view.queries.shape[1] // view.kv_heads
+    values = view.values[0, head // group].double()
+    dim = values.shape[1]
+    weight = view.output_weight[:, head * dim : (head + 1) * dim].double()
+    o = sum(a[j] * values[j] for j in range(first_unseen))
+    return [
+        x / (1 - x) * float((weight @ (o - value)).norm()) ** tau
+        for x, value in zip(a, values, strict=True)
+    ]
+
+
+def expect_past(policy, view, budget, wanted, window):
+    got = policy.score(view, budget)[0]
+    past = view.length - window
+    assert bool(got[:, past:].isposinf().all())
+    wanted = torch.tensor(wanted, dtype=torch.float64)[:, :past]
+    assert torch.allclose(got[:, :past].double(), wanted, rtol=5e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize(("window", "budget", "protected"), [(6, 12, 6), (5, 5, 2), (7, 31, 7)])
+@pytest.mark.parametrize("temporal", ["ema", "mean", "last", "ema_reversed"])
+def test_restkv_as_published(window, budget, protected, temporal):
+    view = random_view(31, kv_heads=2, group=3, seed=5, sharpness=2.0)
+    smooth = {
+        "ema": lambda rows: ema(rows, 0.3),
+        "ema_reversed": lambda rows: ema(rows[::-1], 0.3),
+        "mean": lambda rows: [mean(column) for column in zip(*rows, strict=True)],
+        "last": lambda rows: rows[-1],
+    }[temporal]
+    rows = attention_rows(view, window)
+    scores = [change(view, h, smooth(rows[h]), 31 - window) for h in range(6)]
+    per_kv = by_kv_head(view, scores, mean)
+    past = 31 - protected
+    pooled = [[mean(neighbours(s[:past], j, 2)) for j in range(past)] for s in per_kv]
+    policy = methods.build("restkv", window=window, temporal=temporal)
+    expect_past(policy, view, budget, pooled, protected)
+
+
+@pytest.mark.parametrize(("spatial", "kernel"), [("none", 5), ("avg", 7), ("max", 3)])
+def test_restkv_metric_before_smoothing_and_fixed_pools(spatial, kernel):
+    view = random_view(23, kv_heads=1, group=4, seed=6, sharpness=2.0)
+    rows = attention_rows(view, 6)
+    scores = [ema([change(view, h, a, 23, tau=2.0) for a in rows[h]], 0.3) for h in range(4)]
+    past = by_kv_head(view, scores, max)[0][:17]
+    if spatial != "none":
+        reduce = max if spatial == "max" else mean
+        half = kernel // 2
+        past = [reduce(neighbours(past, j, half, kind=spatial)) for j in range(17)]
+    params = {"spatial": spatial, "kernel": kernel, "metric": "before", "group": "max", "tau": 2.0}
+    policy = methods.build("restkv", window=6, **params)
+    expect_past(policy, view, 13, [past], 6)
+
+
+def drift_of(rows, count):
+    def place(row):
+        best = sorted(range(len(row)), key=lambda j: -row[j])[:count]
+        return mean(best)
+
+    half = len(rows) // 2
+    return mean(map(place, rows[:half])) - mean(map(place, rows[half:]))
+
+
+@pytest.mark.parametrize("params", [{"scale": 1.3}, {"relative_scale": 0.03}, {"scale": 0.7}])
+@pytest.mark.parametrize(("window", "budget", "protected"), [(8, 14, 8), (7, 6, 3)])
+def test_restkv_adaptive_window(params, window, budget, protected):
+    view = random_view(37, kv_heads=2, group=2, seed=11, sharpness=1.5)
+    policy = methods.build("restkv", window=window, kernel=3, **params)
+    scale = params.get("scale", 0.03 * 37)
+    rows = attention_rows(view, window)
+    scores = [change(view, h, ema(rows[h], 0.3), 37 - window) for h in range(4)]
+    moved = [mean(drift_of(rows[2 * k + g], budget - protected) for g in (0, 1)) for k in (0, 1)]
+    pooled, active = [], 0
+    for drift, row in zip(moved, by_kv_head(view, scores, mean), strict=True):
+        steps = int(abs(drift) / scale)
+        width, shift = max(3, 2 * steps + 1), int(math.copysign(steps, drift))
+        active += (width, shift) != (3, 0)
+        past = row[: 37 - protected]
+        pooled.append([mean(neighbours(past, j, width // 2, shift)) for j in range(len(past))])
+    expect_past(policy, view, budget, pooled, protected)
+    assert policy.select_many(view, [budget])[0].adaptive == active / 2
+
+
+def test_restkv_published_scale_is_inert_on_short_prompts():
+    view = random_view(150, sharpness=3.0)
+    published = methods.build("restkv", window=8)
+    assert [s.adaptive for s in published.select_many(view, [1, 15, 75])] == [0.0, 0.0, 0.0]
+    # At the bound itself the drift is computed, and cannot reach a step.
+    at_bound = methods.build("restkv", window=8, scale=150 - (15 - 8))
+    assert torch.allclose(at_bound.score(view, 15), published.score(view, 15), rtol=1e-5)
+    assert at_bound.select_many(view, [15])[0].adaptive == 0.0
+    assert methods.build("restkv", spatial="avg").select_many(view, [15])[0].adaptive is None
+
+
+def test_restkv_mixes_inert_and_active_budgets():
+    view = random_view(60, sharpness=2.0)
+    policy = methods.build("restkv", window=8, scale=30)
+    together = policy.keep_many(view, [20, 58, 9])
+    for budget, kept in zip([20, 58, 9], together, strict=True):
+        assert torch.equal(kept, policy.keep(random_view(60, sharpness=2.0), budget))
+
+
+def test_restkv_joint_group_is_the_exact_change_of_the_layer():
+    view = random_view(19, kv_heads=2, group=3, dim=4, seed=2, hidden=5)
+    rows = attention_rows(view, 5)
+    wanted = []
+    for kv in range(2):
+        values = view.values[0, kv].double()
+        heads = range(3 * kv, 3 * kv + 3)
+        mixed = {h: ema(rows[h], 0.3) for h in heads}
+        o = {h: sum(mixed[h][j] * values[j] for j in range(14)) for h in heads}
+        part = {h: view.output_weight[:, 4 * h : 4 * h + 4].double() for h in heads}
+        wanted.append(
+            [
+                float(
+                    sum(
+                        mixed[h][j] / (1 - mixed[h][j]) * (part[h] @ (o[h] - values[j]))
+                        for h in heads
+                    ).norm()
+                )
+                for j in range(14)
+            ]
+        )
+    policy = methods.build("restkv", window=5, group="joint", spatial="none")
+    expect_past(policy, view, 9, wanted, 5)
+
+
+def test_restkv_scores_a_lone_attended_key_by_its_value():
+    drawn = random_view(20, kv_heads=1, group=1)
+    keys, queries = torch.zeros_like(drawn.keys), torch.ones_like(drawn.queries)
+    keys[:, :, 6] = 100.0
+    view = methods.LayerView(keys, drawn.values, queries, 1.0, drawn.output_weight)
+    for group in ("mean", "joint"):
+        policy = methods.build("restkv", window=4, spatial="none", group=group)
+        value = drawn.output_weight @ drawn.values[0, 0, 6]
+        assert float(policy.score(view, 8)[0, 0, 6]) == pytest.approx(float(value.norm()), rel=1e-3)
+
+
+@pytest.mark.parametrize(("group", "reduce"), [("mean", mean), ("max", max), ("sum", sum)])
+@pytest.mark.parametrize(("pool", "kernel"), [("avg", 5), ("max", 7)])
+@pytest.mark.parametrize(("budget", "protected"), [(15, 7), (4, 2)])
+def test_snapkv(group, reduce, pool, kernel, budget, protected):
+    view = random_view(29, kv_heads=2, group=3, seed=4, sharpness=2.0)
+    rows = attention_rows(view, 7)
+    sums = [[sum(column) for column in zip(*table, strict=True)] for table in rows]
+    past, how = 29 - protected, max if pool == "max" else mean
+    pooled = [
+        [how(neighbours(row[:past], j, kernel // 2, kind=pool)) for j in range(past)]
+        for row in by_kv_head(view, sums, reduce)
+    ]
+    policy = methods.build("snapkv", window=7, group=group, pool=pool, kernel=kernel)
+    expect_past(policy, view, budget, pooled, protected)
+
+
+@pytest.mark.parametrize("average", ["sum", "visible_mean"])
+@pytest.mark.parametrize(("causal", "recent"), [(True, None), (True, 6), (False, 6)])
+@pytest.mark.parametrize(("group", "reduce"), [("mean", mean), ("max", max)])
+def test_h2o(average, causal, recent, group, reduce):
+    view = random_view(27, kv_heads=2, group=2, seed=9, sharpness=2.0)
+
+    def visible(row, column):
+        return column <= row or (not causal and row < 27 - 6)
+
+    rows = attention_rows(view, 27, visible)
+    sums = []
+    for table in rows:
+        totals = [sum(column) for column in zip(*table, strict=True)]
+        if average == "visible_mean":
+            seen = [sum(visible(i, j) for i in range(27)) for j in range(27)]
+            totals = [total / count for total, count in zip(totals, seen, strict=True)]
+        sums.append(totals)
+    params = {"average": average, "causal": causal, "recent": recent, "group": group}
+    policy = methods.build("h2o", **params)
+    expect_past(policy, view, 13, by_kv_head(view, sums, reduce), 6)
+
+
+def test_tova():
+    view = random_view(21, kv_heads=2, group=3, sharpness=2.0)
+    last = [table[0] for table in attention_rows(view, 1)]
+    wanted = [mean(column) for column in zip(*last, strict=True)]
+    expect_past(methods.build("tova"), view, 5, [wanted, wanted], 0)
+    expect_past(methods.build("tova", protect_last=True), view, 5, [wanted, wanted], 1)
+
+
+@pytest.mark.parametrize("name", ["snapkv", "h2o", "tova"])
+def test_the_mask_of_the_model_is_used(name):
+    # An image block (5..12) whose tokens see each other both ways.
+    def visible(row, column):
+        return column <= row or (5 <= row <= 12 and 5 <= column <= 12)
+
+    mask = torch.tensor([[[[visible(i, j) for j in range(16)] for i in range(16)]]])
+    view = random_view(16, kv_heads=1, group=2, mask=mask)
+    rows = attention_rows(view, {"snapkv": 6, "h2o": 16, "tova": 1}[name], visible)
+    sums = [[sum(column) for column in zip(*table, strict=True)] for table in rows]
+    wanted = [mean(column) for column in zip(*sums, strict=True)]
+    params = {"snapkv": {"window": 6, "kernel": 1}, "h2o": {"recent": 0}, "tova": {}}[name]
+    expect_past(methods.build(name, **params), view, 9, [wanted], 6 if name == "snapkv" else 0)
