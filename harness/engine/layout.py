@@ -82,16 +82,17 @@ def _refuse(model: PreTrainedModel) -> None:
         "is an encoder-decoder": getattr(config, "is_encoder_decoder", False),
         "has cross-attention caches": getattr(text, "cross_attention_layers", None)
         or getattr(text, "add_cross_attention", False),
+        "caches latent vectors instead of keys": getattr(text, "kv_lora_rank", None),
         "keeps a recurrent state instead of a KV cache": getattr(model, "_is_stateful", False),
         "caps its attention logits": getattr(text, "attn_logit_softcapping", None),
-        "does not support SDPA": not getattr(model.get_decoder(), "_supports_sdpa", False),
+        "has no SDPA attention": not getattr(model.get_decoder(), "_supports_sdpa", False),
         "does not take position_ids": "position_ids"
         not in inspect.signature(model.forward).parameters,
     }
     for reason, holds in reasons.items():
         if holds:
             raise ValueError(
-                f"{type(model).__name__} {reason}, which eviction does not support; choose a "
+                f"{type(model).__name__} {reason}, so its cache cannot be evicted; choose a "
                 "decoder-only model with softmax self-attention."
             )
 

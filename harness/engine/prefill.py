@@ -67,6 +67,7 @@ class Capture:
         self.window = None if None in windows else max((w for w in windows if w), default=0)
         self.selections: list[Selections] = [{} for _ in layout.layers]
         self.score_s = 0.0
+        self.shapes: dict[int, torch.Size] = {}  # keys as attention saw them, by cache index
         self._checked_mask: Tensor | None = None
         self._bidirectional = False
 
@@ -83,6 +84,7 @@ class Capture:
         layer = self.layout.find(module)
         if layer is None:
             return
+        self.shapes[layer.index] = key.shape
         if mask is not None and mask is not self._checked_mask:
             self._checked_mask = mask
             self._bidirectional = self._inspect(mask)
@@ -147,6 +149,12 @@ def prefill(
             **first_part(dict(inputs), boundary),
         )
     elapsed = clock(positions.device) - started
+    for index, shape in capture.shapes.items():
+        if cache.layers[index].keys.shape != shape:
+            raise ValueError(
+                f"layer {index} attends to keys of shape {tuple(shape)} but caches "
+                f"{tuple(cache.layers[index].keys.shape)}; choose a model that caches its keys."
+            )
     return Prefill(cache, logits, capture.selections, elapsed - capture.score_s, capture.score_s)
 
 

@@ -241,7 +241,8 @@ class _Answers:
 
 def _tokens_of(text: str, ids: list[int], decode: Callable[[list[int]], str]) -> int:
     """How many of the tokens it takes to write the text that survived the stop strings."""
-    return next((n for n in range(len(ids)) if len(decode(ids[:n])) >= len(text)), len(ids))
+    needed = len(text.rstrip())
+    return next((n for n in range(len(ids)) if len(decode(ids[:n])) >= needed), len(ids))
 
 
 def _requests(cells: Sequence[Cell]) -> list[tuple[Policy, list[int]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import KINDS, make_prompt
+from tiny_models import KINDS, make_prompt
 
 import harness
 import methods

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import masked_oracle as oracle
 import pytest
 import torch
-from conftest import KINDS, make_prompt
-from helpers import Scatter, run_with_logits
+from engine_helpers import Scatter, run_with_logits
+from tiny_models import KINDS, make_prompt
 
 import methods
-import oracle
 from harness.engine import Branch, Engine, Generation, Protocol
 
 TOKENS = 5

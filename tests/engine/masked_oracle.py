@@ -1,4 +1,4 @@
-"""What the engine must reproduce: the uncompressed model whose attention is masked to the kept entries.
+"""What the engine must reproduce: the uncompressed model, its attention masked to what is kept.
 
 Separate, simple code: eager attention over the full sequence in one forward pass, no cache.
 """
@@ -20,7 +20,7 @@ _state: dict[str, object] = {"kept": {}, "boundary": 0}
 
 
 def masked_attention(module, query, key, value, attention_mask, scaling=None, **_):
-    batch, heads, length, dim = query.shape
+    heads, length, dim = query.shape[1:]
     groups = heads // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     logits = query @ key.transpose(-1, -2) * (dim**-0.5 if scaling is None else scaling)
@@ -58,7 +58,7 @@ def logits(
     kept: dict[int, Tensor] | None = None,
     boundary: int = 0,
 ) -> Tensor:
-    """Logits [len(answer), V] that choose each answer token, the prompt entries masked to `kept`."""
+    """Logits [len(answer), V] that choose each answer token, prompt entries masked to `kept`."""
     inputs = dict(prompt.inputs)
     tail = torch.tensor([answer[:-1]], dtype=torch.long)
     inputs["input_ids"] = torch.cat([inputs["input_ids"], tail], dim=1)

@@ -36,7 +36,9 @@ class Scatter:
     def mask(self, rank: int, budget: int, length: int) -> Tensor:
         """bool [Hkv, length], True where kept."""
         positions = self.kept[rank, budget]
-        return torch.zeros(positions.shape[0], length, dtype=torch.bool).scatter_(1, positions, True)
+        return torch.zeros(positions.shape[0], length, dtype=torch.bool).scatter_(
+            1, positions, True
+        )
 
 
 def run_with_logits(
@@ -46,7 +48,7 @@ def run_with_logits(
     branches: list[Branch],
     tokens: int,
 ) -> tuple[list[BranchResult], Tensor]:
-    """Results, and logits [steps, cells, V] of every forward pass of the decoder, cells in order."""
+    """Results, and logits [steps, cells, V] of every forward pass of the decoder."""
     seen: list[Tensor] = []
     original = decode_module.forward
 

@@ -1,0 +1,311 @@
+"""What policies see, what is recorded about cells; batches, memory and stops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import masked_oracle as oracle
+import pytest
+import torch
+from engine_helpers import Scatter, run_with_logits
+from tiny_models import BUILDERS, EOS, KINDS, make_prompt, wrap
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+
+import methods
+from harness.engine import Branch, Engine, Generation, Protocol
+from harness.engine import session as session_module
+from harness.models import Prompt
+
+
+def grid(*names: str, ratios=(0.5, 0.9)) -> list[Branch]:
+    policies = [methods.build(name) for name in names or ("snapkv", "random")]
+    return [Branch()] + [Branch(policy, ratio=r) for policy in policies for r in ratios]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_sees_each_text_layer_once_with_its_last_queries(loaded_models, kind):
+    loaded, prompt = loaded_models[kind], make_prompt(kind, seed=9)
+    narrow, wide = Scatter(1, window=4), Scatter(2, window=6)
+    branches = [Branch(narrow, ratio=0.5), Branch(narrow, ratio=0.9), Branch(wide, budget=3)]
+    engine = Engine(loaded)
+    results = engine.run(prompt, branches, Generation(1))
+    text = loaded.model.config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    full = [i for i, name in enumerate(kinds) if name == "full_attention"]
+    assert len(narrow.views) == len(wide.views) == len(full)
+    length = prompt.modality.shape[0] - 1
+    decoder = loaded.model.get_decoder()
+    for rank, view in enumerate(narrow.views):
+        assert (view.layer, view.num_layers) == (rank, len(full))
+        assert view.queries.shape[2] == 6  # the widest window asked for
+        assert view.keys.shape[2] == view.values.shape[2] == length
+        assert torch.equal(view.modality[0], prompt.modality[:length])
+        projection = decoder.layers[full[rank]].self_attn.o_proj.weight
+        assert view.output_weight is projection
+    assert [r.kept_tokens for r in results] == [length - length // 2, length - int(0.9 * length), 3]
+
+
+def test_without_a_window_all_queries_are_handed_over(loaded_models):
+    prompt, policy = make_prompt("llama"), Scatter(1, window=None)
+    Engine(loaded_models["llama"], Protocol("paper")).run(
+        prompt, [Branch(policy, ratio=0.5)], Generation(1)
+    )
+    assert policy.views[0].queries.shape[2] == 37
+
+
+def test_bidirectional_image_blocks_reach_the_policy_as_a_mask(loaded_models):
+    prompt, policy = make_prompt("gemma"), Scatter(1, window=20)
+    Engine(loaded_models["gemma"]).run(prompt, [Branch(policy, ratio=0.5)], Generation(1))
+    length = prompt.modality.shape[0] - 1
+    image = prompt.modality[:length].bool()
+    block = (image & ~image.roll(1)).cumsum(0)
+    same = (block[:, None] == block) & image[:, None] & image
+    wanted = torch.ones(length, length, dtype=torch.bool).tril() | same
+    assert torch.equal(policy.views[0].mask[0, 0], wanted[-20:])
+    causal = Scatter(1)
+    Engine(loaded_models["llava"]).run(
+        make_prompt("llava"), [Branch(causal, ratio=0.5)], Generation(1)
+    )
+    assert causal.views[0].mask is None
+
+
+@pytest.mark.parametrize("kind", ["llava", "gemma"])
+def test_figures_of_a_cell_count_what_was_kept(loaded_models, kind):
+    loaded, prompt, policy = loaded_models[kind], make_prompt(kind, seed=2), Scatter(4)
+    full, cell = Engine(loaded).run(
+        prompt, [Branch(), Branch(policy, budget=7)], Generation(3), ("A", "B")
+    )
+    length = prompt.modality.shape[0] - 1
+    masks = [policy.mask(view.layer, 7, length) for view in policy.views]
+    image = sum(float((m & prompt.modality[:length].bool()).sum()) for m in masks)
+    heads = masks[0].shape[0] * len(masks)
+    assert cell.kept_image == pytest.approx(image / heads)
+    assert cell.kept_text == pytest.approx(7 - image / heads)
+    assert full.kept_image == prompt.modality.sum() == full.image_tokens
+    entry = 2 * 2 * 8 * 4  # K and V, two heads, eight dimensions, four bytes
+    whole = 0 if kind == "llava" else 2 * entry * 10  # two sliding layers hold window - 1 tokens
+    assert cell.cache_bytes == len(masks) * entry * 7 + whole
+    assert full.cache_bytes == cell.full_cache_bytes == len(masks) * entry * length + whole
+    assert (full.window, full.adaptive, cell.window) == (None, None, 4)
+    assert (full.exposed_tokens, cell.exposed_tokens) == (0, 3)
+    assert (cell.prompt_tokens, cell.evictable_tokens) == (length + 1, length)
+    assert set(cell.timings) == {"prefill", "score", "compact", "decode"}
+    assert set(cell.letter_logits) == {"A", "B"}
+
+
+def test_adaptive_share_and_window_come_from_the_policy(loaded_models):
+    policy = methods.build("restkv", window=4)
+    cell = Engine(loaded_models["llama"]).run(
+        make_prompt("llama"), [Branch(policy, budget=3)], Generation(1)
+    )[0]
+    assert cell.window == 1
+    assert cell.adaptive is not None
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, "auto"])
+def test_batches_of_cells_give_the_same_answers(loaded_models, size):
+    loaded, prompt = loaded_models["qwen"], make_prompt("qwen", seed=8)
+    branches = grid("restkv", "h2o", "random")
+    whole = Engine(loaded).run(prompt, branches, Generation(4), ("A", "D"))
+    split = Engine(loaded, cells_per_batch=size).run(prompt, branches, Generation(4), ("A", "D"))
+    for one, other in zip(whole, split, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.letter_logits == pytest.approx(other.letter_logits, abs=1e-4)
+        assert one.kept_image == other.kept_image
+
+
+def test_a_batch_that_does_not_fit_is_halved(loaded_models, monkeypatch):
+    loaded, prompt = loaded_models["llava"], make_prompt("llava")
+    branches = grid("restkv", "h2o", "random")
+    wanted = Engine(loaded).run(prompt, branches, Generation(3))
+    engine = Engine(loaded)
+    sizes, original = [], engine.decoder.run
+
+    def small(cache, cells, *rest):
+        sizes.append(cells)
+        if cells > 2:
+            raise torch.OutOfMemoryError("no room")
+        return original(cache, cells, *rest)
+
+    monkeypatch.setattr(engine.decoder, "run", small)
+    found = engine.run(prompt, branches, Generation(3))
+    assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert [r.token_ids for r in found] == [r.token_ids for r in wanted]
+    engine.run(prompt, branches, Generation(3))
+    assert set(sizes[9:]) == {1}  # later prompts start from what fitted
+
+
+def test_one_cell_that_does_not_fit_says_so(loaded_models, monkeypatch):
+    engine = Engine(loaded_models["llama"])
+
+    def never(*_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(engine.decoder, "run", never)
+    with pytest.raises(torch.OutOfMemoryError, match="one cell of 36 prompt tokens"):
+        engine.run(make_prompt("llama"), grid(), Generation(1))
+
+
+def test_cells_stop_one_by_one_and_the_rest_goes_on(monkeypatch):
+    loaded, prompt = wrap(BUILDERS["llama"]()), make_prompt("llama", seed=6)
+    branches = grid("random", "restkv", "snapkv", ratios=(0.3, 0.6, 0.9))
+    free = Engine(loaded).run(prompt, branches, Generation(12))
+    stop = free[0].token_ids[3]
+    loaded.__dict__["stop_ids"] = frozenset({stop, free[4].token_ids[5], free[7].token_ids[0]})
+    engine = Engine(loaded)
+    stopped, logits = None, []
+    original = engine.decoder._step
+
+    def count(cache, ids, positions):
+        logits.append(ids.shape[0])
+        return original(cache, ids, positions)
+
+    monkeypatch.setattr(engine.decoder, "_step", count)
+    stopped = engine.run(prompt, branches, Generation(12))
+    for before, after in zip(free, stopped, strict=True):
+        ends = [i for i, t in enumerate(before.token_ids) if t in loaded.stop_ids]
+        wanted = before.token_ids[: ends[0] + 1] if ends else before.token_ids
+        assert after.token_ids == wanted
+        assert after.exposed_tokens in (0, len(wanted) - bool(ends))
+        assert not set(after.text.split()) & {f"w{t - 9}" for t in loaded.stop_ids}
+    assert logits[0] == len(branches)
+
+
+def test_finished_cells_leave_the_batch(monkeypatch):
+    loaded, prompt = wrap(BUILDERS["gemma"]()), make_prompt("gemma", seed=6)
+    policies = [Scatter(seed) for seed in range(7)]
+    branches = [Branch(p, budget=2) for p in policies] + [Branch()]
+    engine = Engine(loaded)
+    sizes, original = [], engine.decoder._step
+    script = iter([[EOS] * 6 + [20, 21], [22, EOS], [23], [EOS]])
+
+    def count(cache, ids, positions):
+        sizes.append(ids.shape[0])
+        return original(cache, ids, positions)
+
+    monkeypatch.setattr(engine.decoder, "stop_ids", frozenset({EOS}))
+    monkeypatch.setattr(engine.decoder, "_step", count)
+    monkeypatch.setattr(engine.decoder, "_choose", lambda *_: torch.tensor(next(script)))
+    results = engine.run(prompt, branches, Generation(9))
+    assert sizes == [8, 2, 1, 1]
+    # Largest first: the full cache sits in row 0 and finishes with the first six.
+    assert results[-1].token_ids == [EOS]
+    assert sorted(map(len, (r.token_ids for r in results))) == [1] * 6 + [2, 4]
+
+
+def test_until_cuts_the_text_and_the_count_of_scored_tokens(loaded_models):
+    loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=4)
+    branches = [Branch(), Branch(methods.build("random"), ratio=0.5)]
+    free = Engine(loaded).run(prompt, branches, Generation(8))
+    word = free[1].text.split()[3]
+    found = Engine(loaded).run(prompt, branches, Generation(8, (word, "never")))[1]
+    assert found.text == free[1].text.split(word)[0]
+    assert len(found.token_ids) == 4
+    assert found.exposed_tokens == 3
+
+
+def test_repetition_penalty_is_applied_as_generate_does(monkeypatch):
+    loaded, prompt = wrap(BUILDERS["llama"]()), make_prompt("llama", seed=12)
+    loaded.model.generation_config.repetition_penalty = 1.7
+    plain = loaded.model.generate(
+        **prompt.inputs, max_new_tokens=8, do_sample=False, eos_token_id=None
+    )
+    branches = [Branch(), Branch(Scatter(1), ratio=0.0), Branch(Scatter(2), ratio=0.9)]
+    results = Engine(loaded).run(prompt, branches, Generation(8))
+    wanted = plain[0, prompt.modality.shape[0] :].tolist()
+    assert results[0].token_ids == results[1].token_ids == wanted
+    loaded.model.generation_config.repetition_penalty = None
+    assert Engine(loaded).run(prompt, branches[:1], Generation(8))[0].token_ids != wanted
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen"])
+def test_bfloat16_runs_and_ratio_zero_equals_the_full_cache(kind):
+    loaded = wrap(BUILDERS[kind]())
+    loaded.model.bfloat16()
+    prompt = make_prompt(kind)
+    prompt.inputs["pixel_values"] = prompt.inputs["pixel_values"].bfloat16()
+    policy = methods.build("restkv")
+    branches = [Branch(), Branch(policy, ratio=0.0), Branch(policy, ratio=0.7)]
+    results = Engine(loaded).run(prompt, branches, Generation(4), ("A",))
+    assert results[0].token_ids == results[1].token_ids
+    assert all(r.letter_logits["A"] == r.letter_logits["A"] for r in results)
+
+
+def other_models() -> list[nn.Module]:
+    torch.manual_seed(0)
+    gpt2 = GPT2LMHeadModel(
+        GPT2Config(vocab_size=160, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3)
+    )
+    opt = OPTForCausalLM(
+        OPTConfig(
+            vocab_size=160,
+            hidden_size=32,
+            ffn_dim=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            word_embed_proj_dim=32,
+            init_std=0.3,
+        )
+    )
+    return [gpt2, opt]
+
+
+@pytest.mark.parametrize("model", other_models(), ids=["gpt2", "opt"])
+def test_other_text_models_need_no_code_of_their_own(model, monkeypatch):
+    loaded, prompt = wrap(model), make_prompt("llama", seed=31)
+    engine = Engine(loaded)
+    policy = Scatter(3)
+    results, logits = run_with_logits(
+        monkeypatch, engine, prompt, [Branch(policy, budget=5), Branch()], 4
+    )
+    kept = {layer.index: policy.mask(layer.rank, 5, 36) for layer in engine.layout.layers}
+    for cell, masks in ((0, kept), (1, {})):
+        wanted = oracle.logits(model, prompt, results[cell].token_ids, masks, 36)
+        torch.testing.assert_close(logits[:, cell], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_prompts_that_do_not_fit_are_refused(loaded_models):
+    llama, llava = loaded_models["llama"], loaded_models["llava"]
+    prompt = make_prompt("llama")
+    ids = prompt.inputs["input_ids"]
+    run = Engine(llama).run
+    with pytest.raises(ValueError, match="one prompt at a time"):
+        run(replace(prompt, inputs={"input_ids": ids.expand(2, -1)}), grid(), Generation(1))
+    padded = {"input_ids": ids, "attention_mask": torch.zeros_like(ids)}
+    with pytest.raises(ValueError, match="without padding"):
+        run(replace(prompt, inputs=padded), grid(), Generation(1))
+    with pytest.raises(ValueError, match="no branches"):
+        run(prompt, [], Generation(1))
+    short = Prompt({"input_ids": ids[:, :1]}, prompt.modality[:1], 0, None)
+    with pytest.raises(ValueError, match="longer prompt"):
+        run(short, grid(), Generation(1))
+    with pytest.raises(ValueError, match="protocol=context needs"):
+        Engine(llama, Protocol("context")).run(prompt, grid(), Generation(1))
+    split = replace(make_prompt("llava"), context=12)
+    with pytest.raises(ValueError, match="separate image tokens"):
+        Engine(llava, Protocol("context")).run(split, grid(), Generation(1))
+    for size in (0, -1, True, "many", 1.5):
+        with pytest.raises(ValueError, match="cells_per_batch"):
+            Engine(llama, cells_per_batch=size)
+
+
+def test_the_session_ends_when_a_policy_fails(loaded_models, monkeypatch):
+    class Broken(Scatter):
+        def select_many(self, view, budgets):
+            raise ValueError("no")
+
+    loaded, prompt = loaded_models["llama"], make_prompt("llama")
+    engine = Engine(loaded)
+    with pytest.raises(ValueError, match="no"):
+        engine.run(prompt, [Branch(Broken(1), ratio=0.5)], Generation(1))
+    assert session_module.prefill is not None
+    assert engine.run(prompt, [Branch()], Generation(1))[0].text
+
+
+def test_ties_of_generation_do_not_depend_on_the_order_of_branches(loaded_models):
+    loaded, prompt = loaded_models["llava"], make_prompt("llava", seed=14)
+    branches = grid("restkv", "tova", "lacache")
+    forward = Engine(loaded).run(prompt, branches, Generation(3))
+    backward = Engine(loaded).run(prompt, branches[::-1], Generation(3))[::-1]
+    assert [r.token_ids for r in forward] == [r.token_ids for r in backward]
