@@ -17,7 +17,7 @@ from harness import tables
 # are kept for the two references. Markers and dashes repeat with other periods than colours.
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7A00", "#6A3D9A"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h"]
-SPREAD = 0.30  # share of a doubling over which the bars of one ratio stand side by side
+STEP, SPREAD = 0.06, 0.30  # bars of one ratio stand side by side: each, in all, in doublings
 HOLLOW = (
     "Hollow = vacuous: no scored token came from a compacted cache,\n"
     "so the cell repeats the full cache and says nothing about its method."
@@ -37,7 +37,12 @@ class _End:
 
 
 def curve(cells: pd.DataFrame, path: Path) -> None:
-    """Draw accuracy with 95 % intervals against compression into a PNG file.
+    """Write the `figure` of the cells to `path` as PNG, the same bytes for the same cells."""
+    figure(cells).savefig(path, format="png", metadata={"Software": None})
+
+
+def figure(cells: pd.DataFrame) -> Figure:
+    """Accuracy with 95 % intervals against compression, a line a method.
 
     The horizontal axis is log2 of the compression factor 1 / (1 - ratio), which sets the usual
     ratios about evenly apart; cells with an absolute budget stand at their measured evicted share.
@@ -45,15 +50,14 @@ def curve(cells: pd.DataFrame, path: Path) -> None:
 
     Args:
         cells: one (model, task, protocol) group of `stats.summarise`.
-        path: where the PNG goes.
     """
     rows = tables.compressed(cells)
     measured = 1 - rows.groupby("budget")["kept_fraction"].transform("mean").astype(float)
     evicted = rows["ratio"].astype(float).fillna(measured).clip(upper=0.999)
     rows = rows.assign(evicted=evicted, x=-np.log2(1 - evicted))
     panels = _panels(list(rows["label"].unique()))
-    figure = Figure(figsize=(0.6 + 6.2 * len(panels), 5.2), dpi=150, layout="constrained")
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    picture = Figure(figsize=(0.6 + 6.2 * len(panels), 5.2), dpi=150, layout="constrained")
+    axes = picture.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     style = _styles(panels)
     for place, (axis, (title, labels)) in enumerate(zip(axes, panels, strict=True)):
         _panel(axis, rows, labels, cells, style)
@@ -61,10 +65,10 @@ def curve(cells: pd.DataFrame, path: Path) -> None:
             axis.set_title(title, loc="left", fontsize=10, parse_math=False)
         if place == 0:
             axis.set_ylabel("accuracy (%), 95 % interval over questions")
-    figure.suptitle(_title(cells), x=0.01, ha="left", fontsize=11, parse_math=False)
+    picture.suptitle(_title(cells), x=0.01, ha="left", fontsize=11, parse_math=False)
     if rows["vacuous"].any():
-        figure.supxlabel(HOLLOW, x=0.01, ha="left", fontsize=9)
-    figure.savefig(path, format="png", metadata={"Software": None})
+        picture.supxlabel(HOLLOW, x=0.01, ha="left", fontsize=9)
+    return picture
 
 
 def _title(cells: pd.DataFrame) -> str:
@@ -111,11 +115,8 @@ def _panel(
     ends: list[_End] = []
     for _, cell in tables.references(cells).iterrows():
         ends.append(_reference(axis, cell))
-    offsets = (
-        np.linspace(SPREAD / 2, -SPREAD / 2, len(labels))
-        if len(labels) > 1
-        else [0.0] * len(labels)
-    )
+    half = min(SPREAD, STEP * (len(labels) - 1)) / 2
+    offsets = np.linspace(half, -half, len(labels))
     for label, offset in zip(reversed(labels), offsets, strict=True):
         line = rows[rows["label"] == label].sort_values("x")
         ends.append(_line(axis, line, offset, style[label]))

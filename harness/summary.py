@@ -175,8 +175,9 @@ def _reading(cells: pd.DataFrame) -> Iterator[str]:
 
 
 def focus(cells: pd.DataFrame) -> str:
-    """The one setting shown in detail: ratio 0.9 where it was run, else the strongest ratio."""
-    rows = tables.compressed(cells).sort_values(["ratio", "budget"], na_position="first")
+    """The one setting shown in detail: ratio 0.9 where it was run, else the strongest there is."""
+    rows = tables.compressed(cells)
+    rows = rows.sort_values(["ratio", "budget"], ascending=[True, False], na_position="first")
     names = [tables.setting(cell) for _, cell in rows.iterrows()]
     return "0.9" if "0.9" in names else (names[-1] if names else "")
 

@@ -84,6 +84,18 @@ def test_inert_window_is_named(make_sweep, active, inert):
     assert ("restkv 25.0 %" in text) == (active == {"restkv": 0.25})
 
 
+def test_focus_is_the_strongest_setting(make_sweep, make_cell):
+    def focus(samples: pd.DataFrame) -> str:
+        return summary.focus(stats.summarise(samples))
+
+    assert focus(make_sweep(ratios=(0.5, 0.9, 0.95))) == "0.9"
+    assert focus(make_sweep(ratios=(0.8, 0.5))) == "0.8"
+    assert focus(make_sweep(methods=())) == ""
+    budgets = [make_cell("h2o", [1], index=[0], ratio=float("nan"), budget=n) for n in (8, 32, 16)]
+    assert focus(pd.concat(budgets)) == "n=8"
+    assert focus(pd.concat([make_sweep(ratios=(0.5,)), *budgets])) == "0.5"
+
+
 def test_doubts_are_spelled_out(make_sweep, make_cell):
     def text(samples: pd.DataFrame) -> str:
         return paragraph(
@@ -222,6 +234,25 @@ def test_curve_draws_every_shape_of_table(make_sweep, make_cell, tmp_path, case)
         colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
     drawn = tuple(int(plots.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
     assert (drawn in colours) == (case != "references")
+
+
+def test_vacuous_cells_are_hollow_and_lines_are_named(make_sweep):
+    samples = make_sweep(questions=40)
+    empty = samples["method"].eq("snapkv") & samples["ratio"].eq(0.5)
+    samples.loc[empty, "exposed_tokens"] = 0
+    cells = stats.summarise(samples)
+    axis = plots.figure(cells).axes[0]
+    marks = [line for line in axis.lines if line.get_marker() not in ("None", "")]
+    inside = [line for line in marks if line.get_transform() == axis.transData]
+    assert len(inside) == 6
+    heights = {round(float(line.get_ydata()[0]), 6) for line in inside}
+    assert heights == {round(100 * a, 6) for a in tables.compressed(cells)["accuracy"]}
+    hollow = [line for line in inside if line.get_markerfacecolor() == "white"]
+    want = cells.loc[cells["vacuous"], "accuracy"].item()
+    assert [float(line.get_ydata()[0]) for line in hollow] == pytest.approx([100 * want])
+    assert len(marks) - len(inside) == 3  # one beside each name
+    names = {text.get_text() for text in axis.texts}
+    assert names == {"full cache", "blank image", "random", "snapkv", "restkv"}
 
 
 def test_names_are_spread_as_little_as_possible():
