@@ -76,8 +76,8 @@ def adaptive_windows(
     `moved`.
 
     With s = floor(|moved| / scale) the window is max(kernel, 2 s + 1) wide and moves by s towards
-    the sign of `moved`. official: one step more wherever the released code has it, at 0 and at
-    exact negative multiples of the scale, and batch item 0 decides for the whole batch.
+    the sign of `moved`. official: as in the released code, shifts are one higher at 0 and at exact
+    negative multiples of the scale, and batch item 0 decides for the whole batch.
     """
     if official:
         moved = moved[:, :1].expand_as(moved).float()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import methods
+from methods.smoothing import adaptive_windows
 from tests.methods.views import random_view
 
 
@@ -150,12 +151,42 @@ def test_restkv_published_scale_is_inert_on_short_prompts():
     assert methods.build("restkv", spatial="avg").select_many(view, [15])[0].adaptive is None
 
 
+def drifting_view():
+    """The older half of 8 queries looks at the first of 40 tokens, the newer half at the last."""
+    position = torch.arange(40.0)
+    keys = torch.stack([-position, position - 40], dim=-1)[None, None]
+    queries = torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 1.0]] * 4)[None, None]
+    return methods.LayerView(keys, random_view(40, kv_heads=1, dim=2).values, queries, 1.0)
+
+
+def test_restkv_drift_can_come_close_to_its_bound():
+    def adaptive(scale):
+        policy = methods.build("restkv", window=8, project=False, scale=scale)
+        return policy.select_many(drifting_view(), [12])[0].adaptive
+
+    # Mean positions of the top 4: 1.5 in the front, 34.5 to 37.5 in the rear; the bound is 36.
+    assert (adaptive(34), adaptive(35), adaptive(37)) == (1.0, 0.0, 0.0)
+
+
 def test_restkv_mixes_inert_and_active_budgets():
-    view = random_view(60, sharpness=2.0)
-    policy = methods.build("restkv", window=8, scale=30)
-    together = policy.keep_many(view, [20, 58, 9])
-    for budget, kept in zip([20, 58, 9], together, strict=True):
-        assert torch.equal(kept, policy.keep(random_view(60, sharpness=2.0), budget))
+    policy = methods.build("restkv", window=8, project=False, scale=30)
+    together = policy.select_many(drifting_view(), [12, 39, 3])
+    assert [selection.adaptive for selection in together] == [1.0, 0.0, 1.0]
+    for budget, selection in zip([12, 39, 3], together, strict=True):
+        assert torch.equal(selection.positions, policy.keep(drifting_view(), budget))
+
+
+def test_adaptive_windows_and_the_steps_of_the_released_code():
+    moved = torch.tensor([25.0, 9.0, 0.0, -9.0, -10.0, -25.0])[None, None].double()
+    kernels, shifts = adaptive_windows(moved, 10, 3)
+    assert kernels.flatten().tolist() == [5, 3, 3, 3, 3, 5]
+    assert shifts.flatten().tolist() == [2, 0, 0, 0, -1, -2]
+    kernels, shifts = adaptive_windows(moved, 10, 3, official=True)
+    assert kernels.flatten().tolist() == [5, 3, 3, 3, 3, 5]
+    assert shifts.flatten().tolist() == [2, 0, 1, 0, 0, -2]
+    batch = torch.cat([moved, -moved], dim=1)
+    assert torch.equal(adaptive_windows(batch, 10, 3, official=True)[1][:, 1], shifts[:, 0])
+    assert not torch.equal(adaptive_windows(batch, 10, 3)[1][:, 1], shifts[:, 0])
 
 
 def test_restkv_joint_group_is_the_exact_change_of_the_layer():
@@ -213,7 +244,8 @@ def test_snapkv(group, reduce, pool, kernel, budget, protected):
 @pytest.mark.parametrize("average", ["sum", "visible_mean"])
 @pytest.mark.parametrize(("causal", "recent"), [(True, None), (True, 6), (False, 6)])
 @pytest.mark.parametrize(("group", "reduce"), [("mean", mean), ("max", max)])
-def test_h2o(average, causal, recent, group, reduce):
+@pytest.mark.parametrize(("budget", "protected"), [(13, 6), (5, 2)])
+def test_h2o(average, causal, recent, group, reduce, budget, protected):
     view = random_view(27, kv_heads=2, group=2, seed=9, sharpness=2.0)
 
     def visible(row, column):
@@ -229,7 +261,7 @@ def test_h2o(average, causal, recent, group, reduce):
         sums.append(totals)
     params = {"average": average, "causal": causal, "recent": recent, "group": group}
     policy = methods.build("h2o", **params)
-    expect_past(policy, view, 13, by_kv_head(view, sums, reduce), 6)
+    expect_past(policy, view, budget, by_kv_head(view, sums, reduce), protected)
 
 
 def test_tova():
