@@ -7,17 +7,15 @@ import os
 import re
 import sys
 import traceback
-from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config import as_config, register
+from harness.config import CONF, as_config, register
 from harness.errors import UserError
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 HELP = "`python -m harness --help` shows what there is"
 
 _failures: list[str] = []

@@ -20,7 +20,9 @@ PROTOCOLS = ("replay", "context", "paper")
 TAILS = ("last_token", "suffix")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 WANDB_MODES = ("offline", "online", "disabled")
-EMBEDDED = Path(__file__).parent / "embedded"
+SCORERS = ("hits", "mmbench")
+EMBEDDED = Path(__file__).resolve().parent / "embedded"
+CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @dataclass
@@ -123,7 +125,7 @@ def _refuse_unknown(node: Any, given: Any, prefix: str) -> None:
     for name, value in given.items():
         if name not in known:
             raise UserError(
-                f"{prefix}{name} is not a setting: {prefix or 'the top level '}takes "
+                f"{prefix}{name} is not a setting: {prefix.rstrip('.') or 'the top level'} takes "
                 f"{', '.join(sorted(known))}."
             )
         if is_dataclass(getattr(node, name)):
@@ -142,6 +144,7 @@ def check(config: Config) -> tuple[list[float], list[int]]:
     _one_of("protocol.name", config.protocol.name, PROTOCOLS)
     _one_of("protocol.tail", config.protocol.tail, TAILS)
     _one_of("dtype", config.dtype, DTYPES)
+    _one_of("task.scorer", config.task.scorer, SCORERS)
     _one_of("wandb.mode", config.wandb.mode, WANDB_MODES)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise UserError(f"device={config.device} is not a device: use auto, cpu, cuda or cuda:<n>.")

@@ -135,7 +135,9 @@ class Store:
         records = [(key, row, *(values[f] for f in FIELDS)) for key, values in answers.items()]
         with self._transaction():
             self._db.executemany(
-                f"INSERT OR IGNORE INTO responses ({columns}) VALUES ({marks})", records
+                f"INSERT INTO responses ({columns}) VALUES ({marks}) "
+                "ON CONFLICT (cell_key, row) DO NOTHING",
+                records,
             )
 
     def read(self, key: str) -> dict[int, dict[str, object]]:

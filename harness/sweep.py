@@ -18,6 +18,7 @@ from harness.config import Config, check, variants
 from harness.errors import UserError
 from harness.grid import Cell, cell_key, expand
 from harness.identity import identify
+from harness.scoring.hub import require_dataset
 from harness.store import FILE_NAME, Store, locked
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ def run(config: Config) -> Path:
 def validate(config: Config) -> Job:
     """Check everything that needs no model, cheapest first."""
     ratios, budgets = check(config)
+    path = config.task.overrides.get("dataset_path")
+    if path is not None:
+        require_dataset(config.task.name, str(path))
     weights = identify(config.model.pretrained, config.model.revision)
     chosen = variants(config.methods)
     blank = config.blank_image and config.task.images
@@ -130,6 +134,7 @@ def collect(
         say(f"{size}: all answers are in the store, nothing to compute")
         return 0
     say(f"{size}: {missing} rows to compute, loading {job.config.model.name}")
+    refuse_unsupported(benchmark.generation)
     engine = load_engine(job, context)
     provenance.note(store, say)
     store.describe({key: provenance.description(cell, context) for key, cell in cells.items()})
@@ -137,6 +142,16 @@ def collect(
     with progress(missing) as tick:
         answer_all(engine, benchmark, plan, store, job, tick)
     return missing
+
+
+def refuse_unsupported(generation: Mapping[str, object]) -> None:
+    """Raise UserError for generation arguments that the engine does not honour."""
+    from harness.engine import Generation
+
+    try:
+        Generation.from_kwargs(generation)
+    except ValueError as error:
+        raise UserError(f"The task's generation arguments cannot be used: {error}") from error
 
 
 def load_engine(job: Job, context: Mapping[str, object]) -> "Engine":

@@ -3,12 +3,16 @@
 Knows lmms-eval's public task API; must not know models, methods or the store.
 """
 
+import atexit
 import hashlib
 import json
+import shutil
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from inspect import signature
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import lmms_eval
@@ -19,6 +23,7 @@ from lmms_eval.tasks import TaskManager
 
 from harness.config import TaskConfig
 from harness.errors import UserError
+from harness.scoring.hub import require_dataset
 from harness.scoring.scorers import Judgement, Question, scorer_for
 
 TASKS = Path(lmms_eval.__file__).parent / "tasks"
@@ -37,7 +42,7 @@ class Benchmark:
         Raises:
             UserError: the task, its data or its scorer is not there, or does not fit.
         """
-        self.manager = _manager(config)
+        self.manager = manager_for(config)
         self.task = _load(config, self.manager)
         self.split = str(self.task.config.test_split or self.task.config.validation_split)
         self.scorer = scorer_for(config.scorer, self.task)
@@ -144,7 +149,8 @@ def cli_arguments(output: Path) -> Namespace:
     return Namespace(output_path=str(output), process_with_media=False, reasoning_tags=None)
 
 
-def _manager(config: TaskConfig) -> TaskManager:
+def manager_for(config: TaskConfig) -> TaskManager:
+    """lmms-eval's index of the tasks in the configured folder; UserError if it has no such one."""
     if config.folder is None:
         return TaskManager()
     folder = TASKS / config.folder
@@ -156,44 +162,46 @@ def _manager(config: TaskConfig) -> TaskManager:
     return TaskManager(include_path=str(folder), include_defaults=False)
 
 
-def _load(config: TaskConfig, manager: TaskManager) -> Any:
-    found = manager.task_index.get(config.lmms_task)
-    if found is None or found["type"] != "task":
-        raise UserError(
-            f"task.lmms_task={config.lmms_task} is not a task of lmms-eval "
-            f"{'' if config.folder is None else f'in its folder {config.folder}'}: "
-            "`lmms-eval tasks` lists them."
-        )
-    settings = {**utils.load_yaml_config(found["yaml_path"], mode="full"), **config.overrides}
-    arguments = {**(settings.get("generation_kwargs") or {}), **config.generation}
-    settings["generation_kwargs"] = arguments
-    _require_data(config.name, str(settings["dataset_path"]))
-    task = ConfigurableMessagesTask(config=settings, model_name="evictbench")
-    if task.OUTPUT_TYPE != "generate_until":
-        raise UserError(
-            f"task={config.name} asks for {task.OUTPUT_TYPE}: only generate_until tasks can be "
-            "answered from an evicted cache."
-        )
-    return task
-
-
-def _require_data(name: str, path: str) -> None:
-    """Refuse missing data at once: lmms-eval would retry for 8 s and hide the cause.
+def settings(config: TaskConfig, manager: TaskManager) -> dict[str, Any]:
+    """The task's own YAML with this project's overrides, as lmms-eval takes it.
 
     Raises:
-        UserError: a local folder without data, or a hub data set that neither the network nor the
-            local cache can give.
+        UserError: lmms-eval has no such task.
     """
-    if path.startswith((".", "/")):
-        if not any(Path(path).rglob("*.parquet")):
-            raise UserError(
-                f"task={name} has no parquet file under {path}: build it, or point "
-                "task.overrides.dataset_path at the data."
-            )
-        return
-    from harness.scoring.hub import require_dataset
+    found = manager.task_index.get(config.lmms_task)
+    if found is None or found["type"] != "task":
+        place = "" if config.folder is None else f" in its folder {config.folder}"
+        raise UserError(
+            f"task.lmms_task={config.lmms_task} is not a task of lmms-eval{place}: "
+            "`lmms-eval tasks` lists them."
+        )
+    merged = {**utils.load_yaml_config(found["yaml_path"], mode="full"), **config.overrides}
+    if Path(str(merged["dataset_path"])).is_dir():
+        # datasets caches a local folder under its name alone and would serve an earlier content.
+        own = {"cache_dir": mkdtemp(dir=_scratch())}
+        merged["dataset_kwargs"] = {**(merged.get("dataset_kwargs") or {}), **own}
+    merged["generation_kwargs"] = {**(merged.get("generation_kwargs") or {}), **config.generation}
+    return merged
 
-    require_dataset(name, path)
+
+@cache
+def _scratch() -> str:
+    """A folder for working copies of local data, gone when the process ends."""
+    folder = mkdtemp(prefix="evictbench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _load(config: TaskConfig, manager: TaskManager) -> Any:
+    merged = settings(config, manager)
+    require_dataset(config.name, str(merged["dataset_path"]))
+    task = ConfigurableMessagesTask(config=merged, model_name="evictbench")
+    if task.OUTPUT_TYPE != "generate_until" or (task.config.repeats or 1) != 1:
+        raise UserError(
+            f"task={config.name} asks for {task.OUTPUT_TYPE}, {task.config.repeats} times a row: "
+            "only generate_until tasks with one answer a row can be answered from an evicted cache."
+        )
+    return task
 
 
 def _restrict(task: Any, split: str, rows: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from harness.config import SCORERS
 from harness.errors import UserError
 
 Document = Mapping[str, Any]
@@ -96,4 +97,4 @@ def scorer_for(name: str, task: Any) -> Scorer:
         from harness.scoring.mmbench import MMBench
 
         return MMBench()
-    raise UserError(f"task.scorer={name} is not known: use hits or mmbench.")
+    raise UserError(f"task.scorer={name} is not known: use one of {', '.join(SCORERS)}.")

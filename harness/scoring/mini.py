@@ -1,0 +1,24 @@
+"""The embedded questions as a task of lmms-eval's own command line, `--tasks mmbench_mini`.
+
+Knows conf/task/mmbench_mini.yaml, so that both ways of asking use one definition.
+"""
+
+from typing import Any
+
+from lmms_eval.api.task import ConfigurableMessagesTask
+from omegaconf import OmegaConf
+
+from harness.config import CONF, TaskConfig, register
+from harness.scoring.benchmark import manager_for, settings
+
+
+class MMBenchMini(ConfigurableMessagesTask):
+    """mmbench_en_dev_static on the embedded data."""
+
+    def __init__(self, config: dict[str, Any] | None = None) -> None:
+        """Build the task; `config` is its YAML, which only names this class."""
+        register()
+        node = OmegaConf.load(CONF / "task" / "mmbench_mini.yaml")
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), node))
+        assert isinstance(typed, TaskConfig)
+        super().__init__(config=settings(typed, manager_for(typed)), model_name="evictbench")

@@ -1,0 +1,57 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import __main__ as program
+from harness import sweep
+from tests.run.fakes import FakeEngine, write_mmbench
+
+Program = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mmbench(tmp_path_factory.mktemp("data") / "mmbench")
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"1")
+    return folder
+
+
+@pytest.fixture
+def overrides(data: Path, weights: Path, tmp_path: Path) -> list[str]:
+    """A small run in a folder of its own: 3 methods at 2 ratios."""
+    return [
+        f"model.pretrained={weights}",
+        f"task.overrides.dataset_path={data}",
+        "method=[random,snapkv,restkv]",
+        "ratios=[0.5,0.9]",
+        f"run.dir={tmp_path}",
+        "run.name=run",
+        "wandb.mode=disabled",
+    ]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """The fake engine that sweeps of this test use."""
+    fake = FakeEngine()
+    monkeypatch.setattr(sweep, "load_engine", lambda job, context: fake)
+    return fake
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Run the command line in this process; returns its exit code."""
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+        return program.main()
+
+    return run

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from harness.grid import Cell, Variant, cell_key, expand
+
+CONTEXT = {"weights": "w", "data": "d", "protocol": "replay", "seed": 0, "generation": {"n": 8}}
+BASE = Cell("snapkv", "snapkv", (("kernel", 5), ("window", 32)), ratio=0.5)
+
+
+def test_full_cache_and_control_come_first_then_method_by_method() -> None:
+    variants = [Variant("full", "full"), Variant("a", "snapkv"), Variant("b", "random")]
+    cells = expand(variants, [0.5, 0.9], [])
+    assert [(c.label, c.ratio, c.control) for c in cells] == [
+        ("full", None, "none"),
+        ("blank_image", None, "blank_image"),
+        ("a", 0.5, "none"),
+        ("a", 0.9, "none"),
+        ("b", 0.5, "none"),
+        ("b", 0.9, "none"),
+    ]
+    assert [c.evicts for c in cells] == [False, False, True, True, True, True]
+
+
+def test_budgets_make_cells_too_and_the_control_can_be_left_out() -> None:
+    cells = expand([Variant("a", "snapkv")], [], [8, 16], blank_image=False)
+    assert [(c.label, c.ratio, c.budget) for c in cells] == [
+        ("full", None, None),
+        ("a", None, 8),
+        ("a", None, 16),
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Cell("snapkv", "tova", BASE.params, ratio=0.5),
+        Cell("snapkv", "snapkv", (("kernel", 7), ("window", 32)), ratio=0.5),
+        Cell("snapkv", "snapkv", BASE.params, ratio=0.6),
+        Cell("snapkv", "snapkv", BASE.params, budget=5),
+        Cell("snapkv", "snapkv", BASE.params, ratio=0.5, control="blank_image"),
+    ],
+)
+def test_every_field_of_a_cell_changes_its_key(other: Cell) -> None:
+    assert cell_key(other, CONTEXT) != cell_key(BASE, CONTEXT)
+
+
+@pytest.mark.parametrize("name", list(CONTEXT))
+def test_every_setting_changes_the_key(name: str) -> None:
+    assert cell_key(BASE, {**CONTEXT, name: "other"}) != cell_key(BASE, CONTEXT)
+
+
+def test_a_key_is_16_hex_digits_that_do_not_depend_on_label_or_order() -> None:
+    key = cell_key(BASE, CONTEXT)
+    assert len(key) == 16
+    assert set(key) <= set("0123456789abcdef")
+    renamed = Cell("mine", "snapkv", BASE.params, ratio=0.5)
+    assert cell_key(renamed, dict(reversed(list(CONTEXT.items())))) == key
+
+
+def test_a_key_survives_a_round_trip_of_its_settings() -> None:
+    assert cell_key(BASE, json.loads(json.dumps(CONTEXT))) == cell_key(BASE, CONTEXT)

@@ -1,0 +1,247 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from harness import sweep
+from harness.grid import BLANK_IMAGE
+from harness.scoring.samples import COLUMNS
+from harness.store import FILE_NAME, Store
+from tests.run.conftest import Program
+from tests.run.fakes import FakeEngine
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = 27  # 9 questions of 2, 3 and 4 rotations
+CELLS = 2 + 3 * 2
+
+
+def samples(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "run" / "samples.parquet")
+
+
+def count(folder: Path) -> int:
+    """Answers in the store, read without disturbing it; 0 while it is being made."""
+    path = folder / "run" / FILE_NAME
+    if not path.exists():
+        return 0
+    import sqlite3
+
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
+    try:
+        return int(db.execute("SELECT count(*) FROM responses").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+    finally:
+        db.close()
+
+
+def test_a_run_leaves_its_tables_and_nothing_outside_its_folder(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    elsewhere = tmp_path / "cwd"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert call(*overrides) == 0
+    frame = samples(tmp_path)
+    assert tuple(frame.columns) == COLUMNS
+    assert len(frame) == CELLS * ROWS
+    assert not frame.duplicated(["cell_key", "row"]).any()
+    full = frame[frame["method"] == "full"]
+    assert full["ratio"].eq(0).all()
+    assert frame["budget"].isna().all()
+    assert frame.loc[frame["control"] == BLANK_IMAGE, "method"].eq("blank_image").all()
+    assert set(frame["model"]) == {"tiny_vlm"}
+    assert frame["correct"].mean() > 0.2
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", FILE_NAME, "samples.parquet", "cells.parquet"} <= names
+    assert {"abilities.parquet", "summary.md", "curve.png"} <= names
+    assert list(elsewhere.iterdir()) == []
+    settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert settings["ratios"] == [0.5, 0.9]
+    out, err = capsys.readouterr()
+    assert str(tmp_path / "run" / "curve.png") in out
+    assert "row/s" in err
+    plain = [line for line in out.splitlines() if str(tmp_path) not in line]
+    assert max(map(len, [*plain, *err.replace("\r", "\n").splitlines()])) <= 100
+
+
+def test_a_second_run_computes_nothing_and_loads_no_model(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, monkeypatch
+) -> None:
+    assert call(*overrides) == 0
+    first, calls = samples(tmp_path), len(engine.calls)
+    assert calls == 2 * ROWS  # once for all cells, once for the grey image
+
+    def refuse(job: object, context: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(sweep, "load_engine", refuse)
+    assert call(*overrides) == 0
+    pd.testing.assert_frame_equal(samples(tmp_path), first)
+
+
+def test_a_new_method_computes_its_own_cells_beside_the_full_cache(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
+) -> None:
+    assert call(*overrides) == 0
+    first = samples(tmp_path)
+    engine.calls.clear()
+    assert call(*overrides, "method=[random,snapkv,restkv,tova]") == 0
+    assert len(engine.calls) == ROWS
+    assert {tuple(c.label for c in cells) for cells in engine.calls} == {("full", "tova", "tova")}
+    second = samples(tmp_path)
+    old = second[second["method"] != "tova"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(old, first)
+    assert len(second) == len(first) + 2 * ROWS
+
+
+def test_a_larger_limit_goes_on_from_a_smaller_one(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
+) -> None:
+    assert call(*overrides, "limit=3") == 0
+    few = set(samples(tmp_path)["row"])
+    engine.calls.clear()
+    assert call(*overrides, "limit=5") == 0
+    more = set(samples(tmp_path)["row"])
+    assert few < more
+    assert len(engine.calls) == 2 * len(more - few)
+    assert samples(tmp_path)["question_id"].nunique() == 5
+
+
+def test_other_weights_share_no_answers(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    (other / "model.safetensors").write_bytes(b"2")
+    assert call(*overrides, "limit=1") == 0
+    keys = set(samples(tmp_path)["cell_key"])
+    assert call(*overrides, "limit=1", f"model.pretrained={other}") == 0
+    assert not keys & set(samples(tmp_path)["cell_key"])
+
+
+def test_the_control_sees_a_uniform_image_of_the_same_size(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
+) -> None:
+    assert call(*overrides, "limit=2") == 0
+    pairs = list(zip(engine.images[::2], engine.images[1::2], strict=True))
+    assert pairs
+    for shown, blank in pairs:
+        assert shown.size == blank.size
+        assert blank.getextrema() == ((128, 128),) * 3
+        assert shown.getextrema() != blank.getextrema()
+    assert [[c.control for c in cells] for cells in engine.calls[1::2]] == [
+        [BLANK_IMAGE] for _ in pairs
+    ]
+
+
+def test_budgets_take_the_place_of_ratios(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
+) -> None:
+    assert call(*overrides, "limit=1", "budgets=[8,16]") == 0
+    frame = samples(tmp_path)
+    cells = frame[frame["method"] == "restkv"]
+    assert sorted(set(cells["budget"])) == [8, 16]
+    assert cells["ratio"].isna().all()
+
+
+def test_a_multirun_has_a_folder_a_job_and_goes_on_after_a_bad_one(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
+) -> None:
+    chosen = [o for o in overrides if not o.startswith("run.name")]
+    code = call("-m", *chosen, "limit=1", "seed=0,-1,1", "protocol=replay,paper")
+    assert code == 2
+    assert capsys.readouterr().err.count("seed=-1 is negative") == 2
+    folders = {p.parent.name for p in tmp_path.glob("*/samples.parquet")}
+    expected = {f"tiny_vlm-mmbench_mini-{p}-seed{s}" for p in ("replay", "paper") for s in (0, 1)}
+    assert folders == expected
+
+
+def test_interrupting_leaves_a_store_that_goes_on(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    ask = engine.answer
+
+    def interrupted(*args: object) -> object:
+        if len(engine.calls) == 9:
+            raise KeyboardInterrupt
+        return ask(*args)  # type: ignore[arg-type]  # passes its arguments on
+
+    monkeypatch.setattr(engine, "answer", interrupted)
+    assert call(*overrides) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    monkeypatch.setattr(engine, "answer", ask)
+    engine.calls.clear()
+    assert call(*overrides) == 0
+    assert len(engine.calls) == 2 * (ROWS - 4)  # a row is stored when both of its calls are done
+
+
+def test_killed_at_any_moment_the_tables_come_out_the_same(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
+) -> None:
+    assert call(*overrides, "run.name=calm") == 0
+    calm = pd.read_parquet(tmp_path / "calm" / "samples.parquet")
+    for moment in (1, 10 * CELLS):
+        process = _start(overrides)
+        while count(tmp_path) < moment:
+            assert process.poll() is None
+            time.sleep(0.002)
+        if moment == 1:
+            capsys.readouterr()
+            assert call(*overrides) == 2  # the other run holds the folder
+            assert "Another run is writing" in capsys.readouterr().err
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        left = count(tmp_path)
+        assert moment <= left < CELLS * ROWS
+        assert left % CELLS == 0
+    assert not (tmp_path / "run" / "samples.parquet").exists()
+    engine.calls.clear()
+    assert call(*overrides) == 0
+    assert len(engine.calls) == 2 * (ROWS - left // CELLS)
+    pd.testing.assert_frame_equal(samples(tmp_path), calm)
+    calm_cells = pd.read_parquet(tmp_path / "calm" / "cells.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "cells.parquet"), calm_cells)
+
+
+def _start(overrides: list[str]) -> "subprocess.Popen[bytes]":
+    driver = [sys.executable, str(ROOT / "tests" / "run" / "driver.py"), "0.02"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen([*driver, *overrides], env=environment, stdout=quiet, stderr=quiet)
+
+
+def test_answers_of_other_software_stay_and_are_pointed_out(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
+) -> None:
+    assert call(*overrides, "limit=1") == 0
+    with Store(tmp_path / "run" / FILE_NAME) as store:
+        store.put("software", '{"torch": "1.0"}')
+    capsys.readouterr()
+    assert call(*overrides, "limit=2") == 0
+    assert "torch 1.0 -> " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["corrupt", "blocked"])
+def test_a_spoilt_run_folder_is_refused_and_left_alone(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys, mode: str
+) -> None:
+    if mode == "corrupt":
+        (tmp_path / "run").mkdir()
+        place = tmp_path / "run" / FILE_NAME
+    else:
+        place = tmp_path / "run"
+    place.write_bytes(b"mine" * 500)
+    assert call(*overrides) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert str(place) in told
+    assert place.read_bytes() == b"mine" * 500
+    assert engine.calls == []
