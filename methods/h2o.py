@@ -1,5 +1,4 @@
-"""H2O (arXiv 2306.14048): heavy hitters, the keys that collected most attention from all
-queries."""
+"""H2O (arXiv 2306.14048): heavy hitters, the keys all queries attended to most."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ class H2O(Policy):
 
     recent: protected last tokens as a count, or None for half the budget. average: sum, or
     visible_mean, which divides by the number of queries that can see the key and so removes the
-    bias for early tokens. group: mean or max over the query heads of a KV head, after the sum.
+    bias for early tokens. group: mean, max or sum over the query heads of a KV head, after the sum.
     causal=True is H2O as published. False reproduces the baseline in the released code of ReST-KV,
     where all queries but the last `recent` also attend to the future; it needs `recent` as a count.
     """
@@ -38,7 +37,7 @@ class H2O(Policy):
             require_count(self.name, "recent", self.recent, 0)
         require_flag(self.name, "causal", self.causal)
         require_choice(self.name, "average", self.average, ("sum", "visible_mean"))
-        require_choice(self.name, "group", self.group, ("mean", "max"))
+        require_choice(self.name, "group", self.group, ("mean", "max", "sum"))
         if not self.causal:
             allowed = "a count of recent tokens with causal=False"
             require(self.recent is not None, self.name, "recent", self.recent, allowed)

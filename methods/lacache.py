@@ -17,8 +17,7 @@ from .streaming_llm import sinks_and_recent
 
 @dataclass(frozen=True, kw_only=True)
 class LaCache(Policy):
-    """Keep the first tokens, the recent ones, and between them a ladder whose rungs differ by
-    layer.
+    """Keep the first tokens, the recent ones, and in between a ladder that differs by layer.
 
     span: number of layers a token stays in, None for half the layers (16 of 32, the published
     setting; every other token of the ladder on alternate layers). overlap: layers two ladders
@@ -39,20 +38,19 @@ class LaCache(Policy):
 
     def __post_init__(self) -> None:
         """Refuse values that do not describe a ladder."""
+        require_count(self.name, "overlap", self.overlap, 0)
+        require_count(self.name, "start", self.start, 0)
         if self.span is not None:
             require_count(self.name, "span", self.span, 1)
             allowed = f"fewer layers than span={self.span}"
             require(self.overlap < self.span, self.name, "overlap", self.overlap, allowed)
-        require_count(self.name, "overlap", self.overlap, 0)
-        require_count(self.name, "start", self.start, 0)
 
     def measure(self, view: LayerView) -> Tensor:
         """Nothing is measured: the ladder depends on lengths only."""
         return torch.zeros((), device=view.keys.device)
 
     def plan(self, view: LayerView, count: int) -> Plan:
-        """The start and the recent end are protected; the ladder in between depends on the
-        count."""
+        """Start and recent end are protected; the ladder in between depends on the count."""
         if count == view.length:
             return Plan(0, count)
         if not self.fits(count, view.num_layers):
@@ -106,8 +104,7 @@ def block_shape(num_layers: int, span: int, overlap: int) -> tuple[int, int]:
 def ladder(
     length: int, capacity: int, layer: int, num_layers: int, span: int, overlap: int, start: int
 ) -> list[int]:
-    """Ascending positions that one compaction of `length` tokens leaves on a layer; about
-    `capacity`.
+    """Ascending positions one compaction of `length` tokens leaves on a layer: about `capacity`.
 
     Behind the `start` first tokens every block of tokens shrinks to its rung: `kept` tokens that
     move on by one from layer to layer. Blocks are taken from the front until `capacity` is met. If

@@ -1,5 +1,4 @@
-"""What one layer shows to an eviction method, and the rule every method follows: measure, score,
-keep.
+"""What a layer shows to an eviction method, and how every method works: measure, score, keep.
 
 Knows tensors only. It must not know models, prompts, caches or how a ratio was chosen.
 """
@@ -157,8 +156,7 @@ class Selection:
 
 
 class Plan(NamedTuple):
-    """All that a score row depends on besides the measurement; budgets with equal plans share a
-    row."""
+    """What scores depend on besides the measurement; budgets with equal plans share them."""
 
     sinks: int  # first tokens always kept
     window: int  # last tokens always kept
@@ -207,8 +205,7 @@ class Policy(ABC):
         return self._protected_scores(view, [self.plan(view, count)]).scores[0]
 
     def keep(self, view: LayerView, budget: int) -> Tensor:
-        """int64 [B, Hkv, n] ascending positions, n = min(budget, L); ties go to the lower
-        position."""
+        """Ascending positions, int64 [B, Hkv, min(budget, L)]; ties go to the lower position."""
         return self.select_many(view, [budget])[0].positions
 
     def keep_many(self, view: LayerView, budgets: Sequence[int]) -> list[Tensor]:
@@ -257,8 +254,7 @@ def kept_count(length: int, budget: int) -> int:
 
 
 def over_group(scores: Tensor, kv_heads: int, how: str) -> Tensor:
-    """Reduce [B, H, L] over the query heads of each KV head to [B, Hkv, L]; how: mean, max or
-    sum."""
+    """Reduce [B, H, L] over the query heads of a KV head to [B, Hkv, L] by mean, max or sum."""
     if scores.shape[1] == kv_heads:
         return scores
     grouped = scores.unflatten(1, (kv_heads, -1))  # [B, Hkv, g, L]

@@ -15,8 +15,7 @@ from .policy import LayerView, Policy
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Policy):
-    """Keep a random set for each KV head; nothing is protected, and a smaller budget keeps a
-    subset.
+    """Keep a random set for each KV head; a smaller budget keeps a subset. Nothing is protected.
 
     seed: whole number, 0 or more. The draw depends on the seed, the layer, the head, the length and
     the sum of the layer's keys: the same prompt always gives the same set, two prompts of one

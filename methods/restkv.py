@@ -24,19 +24,20 @@ class RestKV(Policy):
 
     Defaults are the published setting.
 
-    window: observation window in queries, and protected window in tokens. temporal, alpha: how the
-    rows of the window are weighted (see smoothing.temporal_weights). metric: after = weight the
-    attention rows, then one metric, with o summed over the keys before the window and not
-    renormalised; before = a metric for each row, with its o over all keys, then weight them.
-    project: measure after the output projection, which needs LayerView.output_weight. tau: exponent
-    of the distance. normalize: divide by the length of the (projected) o. spatial: adaptive, avg
-    (zeros beyond the ends), max or none, over `kernel` tokens (odd). The adaptive window is at
-    least `kernel` wide, repeats end values, and widens and moves by one step for each `scale`
-    tokens of drift (see smoothing.drift); relative_scale=c sets the scale to c times the prompt
-    length instead. Drift is less than L minus the kept past tokens, so below the scale the window
-    IS a fixed pool of `kernel`, and the drift is not computed. group: mean or max over the query
-    heads of a KV head before pooling (drift: their mean), or joint, the exact change that all of
-    them cause together.
+    window: observation window in queries, and protected window in tokens.
+    temporal, alpha: how the window's rows are weighted, see smoothing.temporal_weights.
+    metric: after = weight the attention rows, then one metric, with o summed over the keys before
+        the window and not renormalised; before = one metric a row, with its o over all keys, then
+        weight them.
+    project: measure after the output projection, which needs LayerView.output_weight.
+    tau: exponent of the distance. normalize: divide by the length of the (projected) o.
+    spatial, kernel: adaptive, avg (zeros beyond the ends), max or none, over `kernel` tokens (odd).
+        The adaptive window is at least `kernel` wide and repeats end values.
+    scale: tokens of drift (smoothing.drift) for each step the adaptive window widens and moves;
+        relative_scale=c makes it c times the prompt length. Drift is at most L minus the kept past
+        tokens: where that is below the scale the window IS a fixed pool, and no drift is computed.
+    group: mean or max over the query heads of a KV head before pooling (of drifts, always the
+        mean), or joint: the exact change that dropping the token causes in all of them together.
 
     Where the released code errs, the default does what the paper means: each batch item has a drift
     of its own, no drift means no shift, tau and normalize always act, and 1 - a is kept above 1e-6.
@@ -88,8 +89,7 @@ class RestKV(Policy):
         return importance
 
     def plan(self, view: LayerView, count: int) -> Plan:
-        """The window is protected; only an active drift depends on the number of kept past
-        tokens."""
+        """The window is protected; only an active drift depends on the kept past tokens."""
         window = protected_window(self.window, count)
         past = count - window
         inert = view.length - past < self._scale(view) and not self.official

@@ -72,8 +72,7 @@ def drift(attention: Tensor, counts: Sequence[int]) -> Tensor:
 def adaptive_windows(
     moved: Tensor, scale: float, kernel: int, official: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Width and shift in tokens of each head's averaging window, two int64 tensors shaped like
-    `moved`.
+    """Width and shift in tokens of each averaging window, two int64 tensors shaped like `moved`.
 
     With s = floor(|moved| / scale) the window is max(kernel, 2 s + 1) wide and moves by s towards
     the sign of `moved`. official: as in the released code, shifts are one higher at 0 and at exact
@@ -116,8 +115,7 @@ def pool_adaptive(
 def _neighbours(
     length: int, windows: tuple[int, ...], half: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Positions -half..L + half - 1 clamped into each candidate range, and where that moved
-    them."""
+    """Positions -half..L + half - 1 moved into the candidate range, and where that changed them."""
     position = torch.arange(-half, length + half)
     last = torch.tensor([length - window - 1 for window in windows])[:, None]
     source = position.clamp(min=0).minimum(last)

@@ -1,7 +1,6 @@
 """The heavy operations of the eviction methods, one a file, on tensors only.
 
-Each function is the plain-torch form: float32 inside, any device, no expansion of KV heads to query
-heads.
+Each function is the plain-torch form: float32 inside, any device, KV heads never expanded.
 """
 
 from .column_sums import column_sums
