@@ -88,6 +88,7 @@ def build(folder: Path, seed: int = SEED, per_kind: int = 27) -> int:
 
 
 def main() -> None:
+    """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=MMBENCH_MINI)
     parser.add_argument("--seed", type=int, default=SEED)

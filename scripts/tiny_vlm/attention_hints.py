@@ -39,8 +39,8 @@ def set_hints(hints: list[Hint]) -> None:
 
 
 def collect() -> Tensor | float:
-    """The loss of the last forward pass, mean over hints."""
-    loss = torch.stack(_losses).mean() if _losses else 0.0
+    """The loss of the last forward pass, sum over hints."""
+    loss = torch.stack(_losses).sum() if _losses else 0.0
     _losses.clear()
     return loss
 
@@ -60,7 +60,9 @@ def _loss(hint: Hint, query: Tensor, key: Tensor, scaling: float) -> Tensor:
     return -torch.stack(mass).clamp_min(1e-6).log().mean()
 
 
-def hinted_attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
+def hinted_attention(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs
+):
     """`sdpa`, and the loss of this layer's hints."""
     layer = getattr(module, "layer_idx", None)
     for hint in _hints:

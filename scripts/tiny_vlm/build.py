@@ -31,10 +31,11 @@ CHAT = (
 )
 # Said in questions, beside the names of things.
 PHRASES = (
-    "What is the color of the ? Which color is the shape is that is digit number word text Where is "
-    "corner nearest to How many shapes are there Is there a Does the image show a largest Left Above "
-    "or left right above below , where background pattern bright light yes no There are several "
-    "options : . Answer with the option ' s letter from the given choices directly USER ASSISTANT A B C D"
+    "What is the color of the ? Which color is the shape is that is digit number word text Where "
+    "is corner nearest to How many shapes are there Is there a Does the image show a largest Left "
+    "Above or left right above below , where background pattern bright light yes no There are "
+    "several options : . Answer with the option ' s letter from the given choices directly USER "
+    "ASSISTANT A B C D"
 )
 
 
@@ -99,7 +100,7 @@ def model(seed: int) -> LlavaForConditionalGeneration:
         vocab_size=len(words),
         hidden_size=128,
         intermediate_size=384,
-        num_hidden_layers=5,
+        num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,
@@ -123,6 +124,8 @@ def model(seed: int) -> LlavaForConditionalGeneration:
         embedding = result.get_input_embeddings().weight
         embedding.normal_(std=embedding.shape[1] ** -0.5)
     result.generation_config = GenerationConfig(
-        bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+        pad_token_id=text.pad_token_id,
     )
     return result

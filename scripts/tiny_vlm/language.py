@@ -22,6 +22,10 @@ from scripts.tiny_vlm.attention_hints import Hint
 from scripts.tiny_vlm.lessons import Batch
 from scripts.tiny_vlm.tower import features
 
+# The way to a letter: look at the picture, hold the answer's word at the question mark, fetch it to
+# the last token, match it with an option.
+LOOK, FETCH, MATCH = 2, 4, 5
+
 
 @dataclass
 class Pool:
@@ -36,8 +40,8 @@ class Pool:
         return cls(scenes, features(model, scenes).clone())
 
 
-def forward(model: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
-    """Last hidden states of every row, [rows, T, d]; hidden is [scenes, 64, width]."""
+def forward(model: nn.Module, hidden: Tensor, batch: Batch) -> tuple[Tensor, ...]:
+    """Hidden states after each layer for every row, [rows, T, d]; hidden is [scenes, 64, width]."""
     text = model.model.language_model
     device = hidden.device
     before = torch.tensor(lessons.prefix_ids(), device=device).expand(len(hidden), -1)
@@ -59,7 +63,8 @@ def forward(model: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
         position_ids=positions.expand(len(batch.ids), -1),
         past_key_values=shared,
         use_cache=True,
-    ).last_hidden_state
+        output_hidden_states=True,
+    ).hidden_states[1:]
 
 
 def _one_hot(at: Tensor, keys: int) -> Tensor:
@@ -67,7 +72,7 @@ def _one_hot(at: Tensor, keys: int) -> Tensor:
 
 
 def hints(batch: Batch) -> list[Hint]:
-    """Where to look: word before the mark, answer cells, letter of an option, mark, right option."""
+    """Where to look: word before the mark, answer cells, an option's letter, mark, right option."""
     before = len(lessons.prefix_ids())
     past = before + lessons.IMAGE_TOKENS
     keys = past + batch.ids.shape[1]
@@ -77,30 +82,38 @@ def hints(batch: Batch) -> list[Hint]:
     wanted = torch.zeros(len(seen), keys, dtype=torch.bool, device=seen.device)
     wanted[:, before:past] = batch.cells[seen]
     if len(seen):
-        out.append(Hint(2, (0, 1), seen, batch.mark[seen], wanted))
+        out.append(Hint(LOOK, (0, 1), seen, batch.mark[seen], wanted))
     full = everyone[batch.last >= 0]
     if len(full):
         last = batch.last[full]
-        out.append(Hint(3, (0,), full, last, _one_hot(batch.mark[full] + past, keys)))
-        out.append(Hint(4, (0, 1), full, last, _one_hot(batch.option[full] + past, keys)))
+        out.append(Hint(FETCH, (0,), full, last, _one_hot(batch.mark[full] + past, keys)))
+        out.append(Hint(MATCH, (0, 1), full, last, _one_hot(batch.option[full] + past, keys)))
         row, column = (batch.options >= 0).nonzero(as_tuple=True)
         word = batch.options[row, column]
         out.append(Hint(1, (2,), row, word, _one_hot(word - 2 + past, keys)))
     return out
 
 
-def losses(model: nn.Module, states: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of the answer word, the letter and the end; hits per row."""
-    rows = torch.arange(len(batch.ids), device=states.device)
-    logits = model.lm_head(states[rows, batch.mark])
+def losses(
+    model: nn.Module, states: tuple[Tensor, ...], batch: Batch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cross-entropy of the answer word, the letter and the end; hits per row.
+
+    The word is read out before FETCH at the question mark and before MATCH at the last token.
+    """
+    rows = torch.arange(len(batch.ids), device=batch.ids.device)
+    norm = model.model.language_model.norm
+    logits = model.lm_head(norm(states[FETCH - 1][rows, batch.mark]))
     loss = F.cross_entropy(logits, batch.content)
     hits = {"content": logits.argmax(-1) == batch.content}
     full = rows[batch.last >= 0]
     if len(full):
         last, end = batch.last[full], torch.full_like(full, model.config.text_config.eos_token_id)
-        letters = model.lm_head(states[full, last])
+        fetched = model.lm_head(norm(states[MATCH - 1][full, last]))
+        loss = loss + F.cross_entropy(fetched, batch.content[full])
+        letters = model.lm_head(states[-1][full, last])
         loss = loss + F.cross_entropy(letters, batch.letter[full])
-        loss = loss + 0.2 * F.cross_entropy(model.lm_head(states[full, last + 1]), end)
+        loss = loss + 0.2 * F.cross_entropy(model.lm_head(states[-1][full, last + 1]), end)
         hits["letter"] = letters.argmax(-1) == batch.letter[full]
     return loss, hits
 
@@ -114,12 +127,14 @@ class Stage:
     questions: int  # a scene
     goal: float
     max_steps: int
-    learning_rate: float
+    rate: float  # learning rate
     decay: bool = False
-    hint_weight: float = 0.5
+    hint_weight: float = 0.2
 
 
-def draw_batch(pool: Pool, rng: Random, stage: Stage, weights: dict[str, float]) -> tuple[Tensor, Batch]:
+def draw_batch(
+    pool: Pool, rng: Random, stage: Stage, weights: dict[str, float]
+) -> tuple[Tensor, Batch]:
     """Features and rows of one step."""
     pick = rng.sample(range(len(pool.scenes)), stage.scenes)
     rows = [
@@ -136,7 +151,9 @@ def draw_batch(pool: Pool, rng: Random, stage: Stage, weights: dict[str, float])
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, pool: Pool, full: bool, seed: int, count: int = 40) -> dict[str, float]:
+def accuracy(
+    model: nn.Module, pool: Pool, full: bool, seed: int, count: int = 24
+) -> dict[str, float]:
     """Share right of each kind on the pool's first scenes: letters if `full`, else answer words."""
     rng, kinds = Random(seed), list(KINDS)
     stage = Stage(full, len(pool.scenes), count, 0, 0, 0)
@@ -167,7 +184,7 @@ def train(
         *model.model.language_model.parameters(),
         *model.model.multi_modal_projector.parameters(),
     ]
-    rate = stage.learning_rate
+    rate = stage.rate
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
 
     def factor(step: int) -> float:
@@ -196,7 +213,7 @@ def train(
             seconds = time.perf_counter() - start
             log(
                 f"{'letters' if stage.full else 'words'} step {step + 1} loss {loss.item():.3f}"
-                f" hints {(total - loss).item():.3f} {seconds:.0f} s {tokens / 1e6:.1f} M tokens | {said}"
+                f" {seconds:.0f} s {tokens / 1e6:.1f} M tokens | {said}"
             )
             if not stage.decay and min(known.values()) > stage.goal:
                 break

@@ -70,7 +70,14 @@ def full_row(question: Question) -> Row:
     letter = encode("ABCD"[index])[0]
     ids += [letter, _tokenizer().eos_token_id]
     return Row(
-        ids, mark, encode(question.answer)[0], question.cells, question.kind, letter, options[index], options
+        ids,
+        mark,
+        encode(question.answer)[0],
+        question.cells,
+        question.kind,
+        letter,
+        options[index],
+        options,
     )
 
 

@@ -91,8 +91,10 @@ def train_tower(model: nn.Module, rng: Random, steps: int, batch: int, log) -> d
         occupied = target[..., 0] > 0
         weight = torch.where(occupied, 8.0, 1.0)  # most cells are empty
         loss = hidden.new_zeros(())
-        for index, (name, head) in enumerate(heads.items()):
-            each = F.cross_entropy(head(hidden).flatten(0, 1), target[..., index].flatten(), reduction="none")
+        for index, head in enumerate(heads.values()):
+            each = F.cross_entropy(
+                head(hidden).flatten(0, 1), target[..., index].flatten(), reduction="none"
+            )
             loss = loss + (each * weight.flatten()).sum() / weight.sum()
         optimizer.zero_grad()
         loss.backward()
@@ -136,7 +138,10 @@ def _word_bags(scenes: list[Scene], embedding: Tensor) -> Tensor:
     total = embedding.new_zeros(*target.shape[:2], embedding.shape[1])
     for index, name in enumerate(ATTRIBUTES):
         bags = torch.stack(
-            [sum((embedding[word[w]] for w in bag), embedding.new_zeros(embedding.shape[1])) for bag in said[name]]
+            [
+                sum((embedding[word[w]] for w in bag), embedding.new_zeros(embedding.shape[1]))
+                for bag in said[name]
+            ]
         )
         total += bags[target[..., index].to(embedding.device)] * (0.5 if index > 3 else 1.0)
     return total
