@@ -90,7 +90,9 @@ def _shape(name: str, color: str, pixels: int) -> Image.Image:
     elif name == "heart":
         draw.ellipse((mid - r, mid - 0.9 * r, mid, mid + 0.1 * r), fill=fill)
         draw.ellipse((mid, mid - 0.9 * r, mid + r, mid + 0.1 * r), fill=fill)
-        draw.polygon([(mid - 0.95 * r, mid - 0.2 * r), (mid + 0.95 * r, mid - 0.2 * r), (mid, mid + r)], fill)
+        draw.polygon(
+            [(mid - 0.95 * r, mid - 0.2 * r), (mid + 0.95 * r, mid - 0.2 * r), (mid, mid + r)], fill
+        )
     else:
         raise ValueError(f"There is no shape named {name!r}.")
     return image.resize((pixels, pixels), Image.Resampling.BOX)

@@ -1,4 +1,4 @@
-"""Multiple-choice questions about a scene, under MMBench's ability names. Knows no pixels, no model.
+"""Multiple-choice questions about a scene, under MMBench's ability names. Knows no pixels.
 
 Every question ends in `?`, its options are single words, and its wrong options are, where they can
 be, true of something else in the picture: seeing what is there is not enough, one has to bind it.
@@ -51,13 +51,17 @@ def _values(items: list[Item], field: str) -> tuple[str, ...]:
 def _color(scene: Scene, rng: Random) -> _Draft:
     item = rng.choice(scene.shapes())
     text = rng.choice(("What is the color of the {}?", "Which color is the {}?")).format(item.value)
-    return _Draft(text, item.color, _values(scene.shapes(), "color"), world.COLORS, tuple(item.cells()))
+    return _Draft(
+        text, item.color, _values(scene.shapes(), "color"), world.COLORS, tuple(item.cells())
+    )
 
 
 def _shape(scene: Scene, rng: Random) -> _Draft:
     item = rng.choice(scene.shapes())
     text = rng.choice(("Which shape is {}?", "What is the shape that is {}?")).format(item.color)
-    return _Draft(text, item.value, _values(scene.shapes(), "value"), world.SHAPES, tuple(item.cells()))
+    return _Draft(
+        text, item.value, _values(scene.shapes(), "value"), world.SHAPES, tuple(item.cells())
+    )
 
 
 def _digit(scene: Scene, rng: Random) -> _Draft | None:
@@ -98,13 +102,17 @@ def _existence(scene: Scene, rng: Random) -> _Draft:
 def _largest_shape(scene: Scene, rng: Random) -> _Draft:
     item = next(item for item in scene.shapes() if item.size == "large")
     text = rng.choice(("Which shape is the largest?", "What is the shape that is largest?"))
-    return _Draft(text, item.value, _values(scene.shapes(), "value"), world.SHAPES, tuple(item.cells()))
+    return _Draft(
+        text, item.value, _values(scene.shapes(), "value"), world.SHAPES, tuple(item.cells())
+    )
 
 
 def _largest_color(scene: Scene, rng: Random) -> _Draft:
     item = next(item for item in scene.shapes() if item.size == "large")
     text = rng.choice(("Which color is the largest?", "What is the color of the largest?"))
-    return _Draft(text, item.color, _values(scene.shapes(), "color"), world.COLORS, tuple(item.cells()))
+    return _Draft(
+        text, item.color, _values(scene.shapes(), "color"), world.COLORS, tuple(item.cells())
+    )
 
 
 def _relation(scene: Scene, rng: Random) -> _Draft | None:
@@ -169,7 +177,14 @@ def ask(scene: Scene, kind: str, rng: Random) -> Question | None:
         return None
     hint = rng.choice(HINTS) if rng.random() < 0.2 else None
     return Question(
-        kind, category, l2_category, draft.text, _options(draft, rng), draft.answer, hint, draft.cells
+        kind,
+        category,
+        l2_category,
+        draft.text,
+        _options(draft, rng),
+        draft.answer,
+        hint,
+        draft.cells,
     )
 
 
