@@ -19,6 +19,7 @@ class Scatter:
 
     seed: int
     window: int | None = 4
+    more: int = 0  # tokens that every further layer keeps beyond the budget
     views: list[LayerView] = field(default_factory=list)
     kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
@@ -28,7 +29,7 @@ class Scatter:
         order = torch.rand(view.keys.shape[1], view.keys.shape[2], generator=generator).argsort(-1)
         found = []
         for budget in budgets:
-            positions = order[:, :budget].sort(-1).values
+            positions = order[:, : budget + self.more * view.layer].sort(-1).values
             self.kept[view.layer, budget] = positions
             found.append(Selection(positions[None], min(4, budget), None))
         return found
@@ -60,8 +61,13 @@ def run_with_logits(
     with monkeypatch.context() as patch:
         patch.setattr(decode_module, "forward", record)
         results = engine.run(prompt, branches, Generation(tokens))
-    # The engine decodes the largest cells first (a stable sort).
-    counts = [round(r.kept_tokens) for r in results]
+    # The engine decodes the largest cells first (a stable sort by what was asked for).
+    length = results[0].evictable_tokens
+    counts = [length if b.policy is None else _asked(b, length) for b in branches]
     order = sorted(range(len(results)), key=lambda i: -counts[i])
     back = [order.index(i) for i in range(len(results))]
     return results, torch.stack(seen)[:, back]
+
+
+def _asked(branch: Branch, length: int) -> int:
+    return branch.budget or length - int(branch.ratio * length + 1e-9)
