@@ -62,7 +62,7 @@ class Engine:
     ) -> list[BranchResult]:
         """Answers of all branches, in their order.
 
-        ValueError, one sentence, for prompts and protocols that do not fit the model.
+        ValueError, one sentence, for prompts and protocols that do not fit the model or its memory.
         """
         if not branches:
             raise ValueError("no branches were given; give at least one, such as the full cache.")
@@ -76,10 +76,21 @@ class Engine:
         capture = Capture(
             self.layout, _requests(cells), modality[:boundary], self.protocol.name != "paper"
         )
-        filled = prefill(self.model, self.layout, capture, prompt.inputs, positions, boundary)
+        filled = self._prefill(capture, prompt, positions, boundary)
         answers = _Answers(self, prompt, positions, modality, boundary, generation, filled)
         answers.run_all(cells, self.loaded.letter_ids(letters))
         return answers.results(cells, letters)
+
+    def _prefill(
+        self, capture: Capture, prompt: Prompt, positions: Tensor, boundary: int
+    ) -> Prefill:
+        try:
+            return prefill(self.model, self.layout, capture, prompt.inputs, positions, boundary)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"a prompt of {boundary} tokens does not fit into memory with all its queries; "
+                "use a shorter prompt, a smaller dtype or a larger device."
+            ) from error
 
     def boundary(self, prompt: Prompt) -> int:
         """Number of prompt tokens in the cache when it is evicted."""
@@ -183,7 +194,7 @@ class _Answers:
 
     def _halve(self, size: int) -> int:
         if size == 1:
-            raise torch.OutOfMemoryError(
+            raise ValueError(
                 f"one cell of {self.boundary} prompt tokens does not fit into memory; use a "
                 "shorter prompt, a smaller dtype or a larger device."
             )

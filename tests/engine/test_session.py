@@ -13,7 +13,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 import methods
-from harness.engine import Branch, Engine, Generation, Protocol
+from harness.engine import Branch, Engine, Generation, Protocol, attention
 from harness.engine import session as session_module
 from harness.models import Prompt
 
@@ -143,7 +143,10 @@ def test_one_cell_that_does_not_fit_says_so(loaded_models, monkeypatch):
         raise torch.OutOfMemoryError("no room")
 
     monkeypatch.setattr(engine.decoder, "run", never)
-    with pytest.raises(torch.OutOfMemoryError, match="one cell of 36 prompt tokens"):
+    with pytest.raises(ValueError, match="one cell of 36 prompt tokens"):
+        engine.run(make_prompt("llama"), grid(), Generation(1))
+    monkeypatch.setattr(session_module, "prefill", never)
+    with pytest.raises(ValueError, match="a prompt of 36 tokens does not fit"):
         engine.run(make_prompt("llama"), grid(), Generation(1))
 
 
@@ -299,7 +302,7 @@ def test_the_session_ends_when_a_policy_fails(loaded_models, monkeypatch):
     engine = Engine(loaded)
     with pytest.raises(ValueError, match="no"):
         engine.run(prompt, [Branch(Broken(1), ratio=0.5)], Generation(1))
-    assert session_module.prefill is not None
+    assert attention._listener.get() is None
     assert engine.run(prompt, [Branch()], Generation(1))[0].text
 
 
