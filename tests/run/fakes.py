@@ -96,7 +96,7 @@ class FakeEngine:
     def _say(self, cell: Cell, text: str, letters: Sequence[str]) -> str:
         seed = repr((cell.method, cell.params, cell.ratio, cell.budget, cell.control, text))
         digest = hashlib.sha256(seed.encode()).digest()
-        letter = letters[digest[0] % len(letters)]
+        letter = (letters or "ABCD")[digest[0] % len(letters or "ABCD")]
         styles = (letter, f"{letter}.", f"({letter})", "red", "it is green", "I do not know", "")
         return styles[digest[1] % len(styles)] if digest[2] < 128 else letter
 
