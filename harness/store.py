@@ -175,13 +175,21 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        """All statements inside, or none; UserError where the file cannot grow or be written."""
         try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # SQLite has rolled back by itself when the disk is full
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"The store {self.path} cannot be written ({error}); what it holds is kept: free "
+                "space there, then give the same command again."
+            ) from error
 
 
 def _is_fresh(db: sqlite3.Connection) -> bool:

@@ -45,6 +45,17 @@ def test_a_sample_is_stored_whole_or_not_at_all(tmp_path: Path) -> None:
         assert store.count() == (1, 1)
 
 
+def test_a_full_disk_is_one_sentence_and_keeps_what_is_stored(tmp_path: Path) -> None:
+    with Store(tmp_path / FILE_NAME) as store:
+        store.write(0, {"k": ANSWER})
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(UserError, match="full"):
+            store.write(1, {f"k{i}": ANSWER for i in range(500)})
+        assert store.read("k") == {0: ANSWER}
+        assert store.count() == (1, 1)
+
+
 def test_notes_are_replaced(tmp_path: Path) -> None:
     with Store(tmp_path / FILE_NAME) as store:
         assert store.get("x") is None
