@@ -11,7 +11,7 @@ import argparse
 import json
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -23,9 +23,9 @@ from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
 from scripts.tiny_vlm import attention_hints, build, language, tower
 from scripts.tiny_vlm.language import Pool, Stage
 
-WORDS = Stage(False, scenes=32, questions=10, goal=0.9, max_steps=1000, rate=2e-3)
-LETTERS = Stage(True, scenes=16, questions=8, goal=0.9, max_steps=1500, rate=1.5e-3)
-FINISH = Stage(True, scenes=16, questions=8, goal=1.0, max_steps=800, rate=1.5e-3, decay=True)
+WORDS = Stage(False, scenes=32, questions=10, goal=0.9, max_steps=800, rate=2e-3)
+LETTERS = Stage(True, scenes=16, questions=8, goal=0.9, max_steps=700, rate=1.5e-3)
+FINISH = replace(LETTERS, max_steps=600, decay=True, partial=True)
 
 
 @dataclass(frozen=True)

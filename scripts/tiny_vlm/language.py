@@ -40,8 +40,13 @@ class Pool:
         return cls(scenes, features(model, scenes).clone())
 
 
-def forward(model: nn.Module, hidden: Tensor, batch: Batch) -> tuple[Tensor, ...]:
-    """Hidden states after each layer for every row, [rows, T, d]; hidden is [scenes, 64, width]."""
+def forward(
+    model: nn.Module, hidden: Tensor, batch: Batch, mask: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Hidden states after each layer for every row, [rows, T, d]; hidden is [scenes, 64, width].
+
+    mask: bool [rows, 1, T, keys], True where a token may look; None is causal.
+    """
     text = model.model.language_model
     device = hidden.device
     before = torch.tensor(lessons.prefix_ids(), device=device).expand(len(hidden), -1)
@@ -62,9 +67,37 @@ def forward(model: nn.Module, hidden: Tensor, batch: Batch) -> tuple[Tensor, ...
         inputs_embeds=text.embed_tokens(batch.ids),
         position_ids=positions.expand(len(batch.ids), -1),
         past_key_values=shared,
+        attention_mask=mask,
         use_cache=True,
         output_hidden_states=True,
     ).hidden_states[1:]
+
+
+def partial_view(batch: Batch, generator: torch.Generator) -> Tensor:
+    """A causal mask in which half of the full rows answer from a random part of their context.
+
+    The tokens from `last` on lose up to 90 % of what lies before them. Without this a lost token
+    makes the model stop at once; with it, it guesses a letter.
+    """
+    rows, width = batch.ids.shape
+    past = len(lessons.prefix_ids()) + lessons.IMAGE_TOKENS
+    slot = torch.arange(past + width)
+    causal = slot[None, :] <= (torch.arange(width) + past)[:, None]  # [T, keys]
+    rate = 0.9 * torch.rand(rows, 1, generator=generator)
+    rate *= torch.rand(rows, 1, generator=generator) < 0.5
+    hidden = torch.rand(rows, past + width, generator=generator) < rate
+    last = batch.last.cpu()[:, None]
+    hidden &= slot < last + past
+    answers = (torch.arange(width) >= last) & (last >= 0)  # [rows, T]
+    mask = causal & ~(hidden[:, None] & answers[:, :, None])
+    return mask[:, None].to(batch.ids.device)
+
+
+def tail_tokens(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Row and position of every token after the options, the letter's left out; two [m]."""
+    position = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+    inside = (position >= batch.tail[:, :1]) & (position < batch.tail[:, 1:])
+    return inside.nonzero(as_tuple=True)
 
 
 def _one_hot(at: Tensor, keys: int) -> Tensor:
@@ -83,11 +116,12 @@ def hints(batch: Batch) -> list[Hint]:
     wanted[:, before:past] = batch.cells[seen]
     if len(seen):
         out.append(Hint(LOOK, (0, 1), seen, batch.mark[seen], wanted))
-    full = everyone[batch.last >= 0]
-    if len(full):
-        last = batch.last[full]
-        out.append(Hint(FETCH, (0,), full, last, _one_hot(batch.mark[full] + past, keys)))
-        out.append(Hint(MATCH, (0, 1), full, last, _one_hot(batch.option[full] + past, keys)))
+    row, at = tail_tokens(batch)
+    if len(row):
+        pick = torch.randperm(len(row), device=row.device)[: 3 * len(batch.ids)]
+        row, at = row[pick], at[pick]
+        out.append(Hint(FETCH, (0,), row, at, _one_hot(batch.mark[row] + past, keys)))
+        out.append(Hint(MATCH, (0, 1), row, at, _one_hot(batch.option[row] + past, keys)))
         row, column = (batch.options >= 0).nonzero(as_tuple=True)
         word = batch.options[row, column]
         out.append(Hint(1, (2,), row, word, _one_hot(word - 2 + past, keys)))
@@ -99,7 +133,9 @@ def losses(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of the answer word, the letter and the end; hits per row.
 
-    The word is read out before FETCH at the question mark and before MATCH at the last token.
+    The word is read out before FETCH at the question mark, and before MATCH and the letter after it
+    at every token behind the options: what looks back from there is what the answer needs, as in a
+    model that has read much text. The last token counts as much as all others together.
     """
     rows = torch.arange(len(batch.ids), device=batch.ids.device)
     norm = model.model.language_model.norm
@@ -109,8 +145,11 @@ def losses(
     full = rows[batch.last >= 0]
     if len(full):
         last, end = batch.last[full], torch.full_like(full, model.config.text_config.eos_token_id)
-        fetched = model.lm_head(norm(states[MATCH - 1][full, last]))
-        loss = loss + F.cross_entropy(fetched, batch.content[full])
+        row, at = tail_tokens(batch)
+        fetched = model.lm_head(norm(states[MATCH - 1][row, at]))
+        loss = loss + F.cross_entropy(fetched, batch.content[row])
+        early = model.lm_head(states[-1][row, at])
+        loss = loss + F.cross_entropy(early, batch.letter[row])
         letters = model.lm_head(states[-1][full, last])
         loss = loss + F.cross_entropy(letters, batch.letter[full])
         loss = loss + 0.2 * F.cross_entropy(model.lm_head(states[-1][full, last + 1]), end)
@@ -130,6 +169,7 @@ class Stage:
     rate: float  # learning rate
     decay: bool = False
     hint_weight: float = 0.2
+    partial: bool = False  # answer from a random part of the context in half of the rows
 
 
 def draw_batch(
@@ -194,11 +234,13 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     weights = dict.fromkeys(KINDS, 1.0)
     known: dict[str, float] = {}
+    generator = torch.Generator().manual_seed(rng.getrandbits(32))
     start, tokens = time.perf_counter(), 0
     for step in range(stage.max_steps):
         hidden, batch = draw_batch(pool, rng, stage, weights)
         attention_hints.set_hints(hints(batch) if stage.hint_weight else [])
-        loss, _ = losses(model, forward(model, hidden, batch), batch)
+        mask = partial_view(batch, generator) if stage.partial else None
+        loss, _ = losses(model, forward(model, hidden, batch, mask), batch)
         total = loss + stage.hint_weight * attention_hints.collect()
         optimizer.zero_grad(set_to_none=True)
         total.backward()

@@ -51,6 +51,11 @@ class Row:
     option: int = -1  # position of the right option's word
     options: list[int] = field(default_factory=list)  # positions of all options' words
 
+    @property
+    def tail(self) -> tuple[int, int]:
+        """From the token after the options up to, not including, the letter; empty if bare."""
+        return (max(self.options) + 1, len(self.ids) - 2) if self.options else (0, 0)
+
 
 def bare_row(question: Question) -> Row:
     """The question alone, up to its mark."""
@@ -99,6 +104,7 @@ class Batch:
     ids: Tensor  # [rows, T]
     mark: Tensor  # [rows]
     last: Tensor  # [rows] the token that predicts the letter; -1 on bare rows
+    tail: Tensor  # [rows, 2] first token after the options, and the letter's position
     content: Tensor
     letter: Tensor
     option: Tensor
@@ -119,6 +125,7 @@ def collate(items: list[Row], per_scene: int) -> Batch:
         ids=torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in items]),
         mark=torch.tensor([row.mark for row in items]),
         last=torch.tensor([len(row.ids) - 3 if row.letter >= 0 else -1 for row in items]),
+        tail=torch.tensor([row.tail for row in items]),
         content=torch.tensor([row.content for row in items]),
         letter=torch.tensor([row.letter for row in items]),
         option=torch.tensor([row.option for row in items]),
