@@ -229,6 +229,7 @@ class _Answers:
         whole = decode(answer)
         text = self.generation.cut(whole)
         scored = len(answer) if text == whole else _tokens_of(text, answer, decode)
+        scored = scored or 1  # an empty answer is what its first token, a stop, decided
         length = self.prompt_ids.shape[1]
         exposed = scored - (self.boundary == length) if cell.evicts else 0
         return BranchResult(

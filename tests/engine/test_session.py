@@ -170,7 +170,7 @@ def test_cells_stop_one_by_one_and_the_rest_goes_on(monkeypatch):
         ends = [i for i, t in enumerate(before.token_ids) if t in loaded.stop_ids]
         wanted = before.token_ids[: ends[0] + 1] if ends else before.token_ids
         assert after.token_ids == wanted
-        assert after.exposed_tokens in (0, len(wanted) - bool(ends))
+        assert after.exposed_tokens in (0, max(1, len(wanted) - bool(ends)))
         assert not set(after.text.split()) & {f"w{t - 9}" for t in loaded.stop_ids}
     assert logits[0] == len(branches)
 
@@ -206,6 +206,22 @@ def test_until_cuts_the_text_and_the_count_of_scored_tokens(loaded_models):
     assert found.text == free[1].text.split(word)[0]
     assert len(found.token_ids) == 4
     assert found.exposed_tokens == 3
+
+
+@pytest.mark.parametrize(("protocol", "exposed"), [("replay", 1), ("paper", 0)])
+def test_an_answer_that_stops_at_once_was_still_decided_somewhere(
+    loaded_models, monkeypatch, protocol, exposed
+):
+    """An empty answer is scored too; under `replay` its stop token came from the compacted cache."""
+    loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=4)
+    engine = Engine(loaded, Protocol(protocol))
+    monkeypatch.setattr(engine.decoder, "stop_ids", frozenset({EOS}))
+    monkeypatch.setattr(engine.decoder, "_choose", lambda *_: torch.tensor([EOS, EOS]))
+    monkeypatch.setitem(loaded.__dict__, "stop_ids", frozenset({EOS}))
+    branches = [Branch(), Branch(methods.build("random"), ratio=0.5)]
+    full, cell = engine.run(prompt, branches, Generation(3))
+    assert (full.text, cell.text) == ("", "")
+    assert (full.exposed_tokens, cell.exposed_tokens) == (0, exposed)
 
 
 def test_repetition_penalty_is_applied_as_generate_does(monkeypatch):
