@@ -1,0 +1,158 @@
+"""The embedded model: loads as any hub model does, sees, and can be trained again from nothing."""
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from harness.embedded import MMBENCH_MINI, TINY_VLM
+from harness.embedded.questions import Question, prompt
+from harness.embedded.world import Item, Scene
+from scripts.build_mmbench_mini import ROTATION
+from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
+from scripts.tiny_vlm import attention_hints, build, lessons, tower
+from scripts.tiny_vlm.language import Stage
+from scripts.train_tiny_vlm import Plan, train
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    model = AutoModelForImageTextToText.from_pretrained(TINY_VLM, dtype=torch.float32)
+    return model.eval(), AutoProcessor.from_pretrained(TINY_VLM)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The first rotation of every third question."""
+    frame = pd.read_parquet(MMBENCH_MINI / "en" / "dev-00000-of-00001.parquet")
+    return frame[frame["index"] < ROTATION].iloc[::3]
+
+
+def ask(loaded, row, image):
+    """The model's answer through plain generate, as text."""
+    model, processor = loaded
+    options = tuple(row[x] for x in "ABCD" if not pd.isna(row[x]))
+    hint = None if pd.isna(row["hint"]) else row["hint"]
+    text = prompt(Question("", "", "", row["question"], options, "", hint, ()))
+    content = [{"type": "image", "url": image}, {"type": "text", "text": text}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    return processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def test_weights_are_half_precision_safetensors_of_at_most_16_mb():
+    assert sum(p.stat().st_size for p in TINY_VLM.iterdir()) <= 16 * 2**20
+    with safe_open(TINY_VLM / "model.safetensors", "pt") as file:
+        assert {file.get_tensor(k).dtype for k in file.keys()} == {torch.float16}  # noqa: SIM118
+
+
+def test_architecture(loaded):
+    text, vision = loaded[0].config.text_config, loaded[0].config.vision_config
+    assert type(loaded[0]).__name__ == "LlavaForConditionalGeneration"
+    assert text.num_hidden_layers >= 4
+    assert text.num_key_value_heads < text.num_attention_heads
+    assert (vision.image_size // vision.patch_size) ** 2 >= 64
+
+
+def test_training_is_on_record():
+    record = json.loads((TINY_VLM / "training.json").read_text())
+    assert record["seed"] != record["benchmark_seed"] == BENCHMARK_SEED
+    assert record["seconds"] > 0
+    assert record["machine"]
+
+
+def test_it_sees_and_answers_with_the_letter(loaded, rows):
+    hits, blank = [], []
+    for _, row in rows.iterrows():
+        image = Image.open(io.BytesIO(row["image"]["bytes"]))
+        said = ask(loaded, row, image)
+        assert said in tuple("ABCD")
+        hits.append(said == row["answer"])
+        grey = Image.new("RGB", image.size, (128, 128, 128))
+        blank.append(ask(loaded, row, grey) == row["answer"])
+    assert np.mean(hits) >= 0.85
+    assert np.mean(blank) <= 0.45
+
+
+def test_every_word_of_the_benchmark_is_in_the_vocabulary(rows):
+    known = set(build.vocabulary())
+    tokens = build.tokenizer()
+    for _, row in rows.iterrows():
+        said = " ".join(str(row[x]) for x in ("question", "hint", "A", "B") if not pd.isna(row[x]))
+        assert set(tokens.tokenize(said)) <= known - {"<unk>"}
+
+
+def test_a_full_row_marks_the_right_tokens():
+    question = Question(
+        "color", "", "", "What is the color of the star?", ("red", "blue", "pink"), "blue",
+        "Look at the image.", (5, 6),
+    )  # fmt: skip
+    row, words = lessons.full_row(question), build.vocabulary()
+    assert words[row.ids[row.mark]] == "?"
+    assert words[row.ids[row.option]] == "blue" == words[row.content]
+    assert [words[row.ids[i]] for i in row.options] == ["red", "blue", "pink"]
+    assert words[row.letter] == "B" == words[row.ids[-2]]
+    assert words[row.ids[-3]] == ":"
+    batch = lessons.collate([row, lessons.bare_row(question)], 2)
+    assert batch.last.tolist() == [len(row.ids) - 3, -1]
+    assert batch.cells[0].nonzero().flatten().tolist() == [5, 6]
+
+
+def test_hints_leave_the_output_alone_and_measure_attention():
+    """Against a softmax written out by hand."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 5, 8)
+    wanted = torch.zeros(1, 5, dtype=torch.bool)
+    wanted[0, 1] = True
+    hint = attention_hints.Hint(7, (3,), torch.tensor([1]), torch.tensor([0]), wanted)
+    module = torch.nn.Module()
+    module.layer_idx, module.is_causal, module.num_key_value_groups = 7, False, 2
+    arguments = (module, query, key, torch.randn(2, 2, 5, 8), None)
+    attention_hints.set_hints([])
+    plain = attention_hints.hinted_attention(*arguments, scaling=0.5)[0]
+    assert attention_hints.collect() == 0.0
+    attention_hints.set_hints([hint])
+    hinted = attention_hints.hinted_attention(*arguments, scaling=0.5)[0]
+    attention_hints.set_hints([])
+    torch.testing.assert_close(hinted, plain)
+    attention_hints._losses.append(attention_hints._loss(hint, query, key, 0.5))
+    logits = (key[1, 1] @ query[1, 3, 0]) * 0.5  # head 3 of 4 reads KV head 1 of 2
+    share = logits[:3].softmax(0)[1]  # the first of 3 queries after 2 past keys sees 3
+    torch.testing.assert_close(attention_hints.collect(), -share.log())
+
+
+def test_labels_name_what_each_cell_holds():
+    star = Item("shape", "star", "red", row=4, col=5, height=2, width=2)
+    digit = Item("digit", "7", "black", row=0, col=0, height=1, width=1)
+    scene = Scene((star, digit), "dotted", "dim")
+    labels, names = tower.labels(scene), tower.ATTRIBUTES
+    at = dict(zip(names, labels[4 * 8 + 5], strict=True))
+    assert names["value"][at["value"]] == "star"
+    assert names["color"][at["color"]] == "red"
+    assert names["size"][at["size"]] == "large"
+    assert names["corner"][at["corner"]] == "bottom-right"
+    assert names["value"][labels[0][0]] == "digit 7"
+    assert (labels[:, list(names).index("anchor")] == 1).sum() == 1
+    assert names["background"][labels[20][5]] == "dotted"
+
+
+def test_the_training_command_runs_from_nothing(tmp_path):
+    short = Stage(False, scenes=2, questions=3, goal=0.9, max_steps=2, rate=1e-3)
+    full = Stage(True, scenes=2, questions=3, goal=0.9, max_steps=2, rate=1e-3, decay=True)
+    plan = Plan(tower_steps=2, projector_steps=2, pool=4, words=short, letters=full, finish=full)
+    train(tmp_path, seed=3, plan=plan)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert AutoProcessor.from_pretrained(tmp_path).tokenizer.vocab_size == len(build.vocabulary())
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
