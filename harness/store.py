@@ -182,7 +182,7 @@ class Store:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:  # SQLite has rolled back by itself when the disk is full
+                if self._db.in_transaction:  # a full disk ended it already
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.OperationalError as error:
