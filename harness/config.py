@@ -73,9 +73,10 @@ class RunConfig:
 
 @dataclass
 class EngineConfig:
-    """How many cells decode as one batch: "auto" or a count."""
+    """How many cells decode as one batch, and CPU threads: "auto" or a count each."""
 
     cells_per_batch: Any = "auto"
+    threads: Any = "auto"
 
 
 @dataclass
@@ -155,7 +156,8 @@ def check(config: Config) -> tuple[list[float], list[int]]:
         )
     if config.seed < 0:
         raise UserError(f"seed={config.seed} is negative: use a whole number from 0.")
-    _check_batch(config.engine.cells_per_batch)
+    _check_count("engine.cells_per_batch", config.engine.cells_per_batch)
+    _check_count("engine.threads", config.engine.threads)
     _check_name("run.name", config.run.name)
     if config.task.images and not config.model.images:
         raise UserError(
@@ -170,11 +172,9 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
         raise UserError(f"{name}={value} is not known: use one of {', '.join(allowed)}.")
 
 
-def _check_batch(value: object) -> None:
+def _check_count(name: str, value: object) -> None:
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise UserError(
-            f"engine.cells_per_batch={value} is not a batch size: use auto or a number from 1."
-        )
+        raise UserError(f"{name}={value} is not a count: use auto or a number from 1.")
 
 
 def _check_name(name: str, value: str) -> None:

@@ -5,6 +5,7 @@ Says so within a second. Must not know model classes or tensors.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -18,6 +19,8 @@ from huggingface_hub.errors import (
 
 _PATIENCE = 0.8  # seconds for the one question to the hub
 _SMALL = ["*.json", "*.safetensors"]
+# The files of a folder that can change an answer.
+_DEFINING = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,17 @@ class Source:
     name: str
     commit: str | None
     local: bool
+
+    def fingerprint(self) -> str:
+        """The commit of a hub id; for a folder sha256 over names and contents of its files."""
+        if self.commit is not None:
+            return self.commit
+        digest = hashlib.sha256()
+        for path in sorted(p for p in Path(self.name).iterdir() if p.suffix in _DEFINING):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
 
 
 def locate(pretrained: str, revision: str | None = None) -> Source:

@@ -4,13 +4,8 @@ Knows files and where the hub keeps models; must not know transformers or torch,
 model is reported within a second.
 """
 
-import hashlib
-from pathlib import Path
-
 from harness.errors import UserError
 from harness.hub import locate
-
-DEFINING = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
 
 
 def identify(pretrained: str, revision: str | None = None) -> str:
@@ -31,13 +26,4 @@ def identify(pretrained: str, revision: str | None = None) -> str:
         source = locate(pretrained, revision)
     except ValueError as error:
         raise UserError(f"{str(error).rstrip('.')}, or choose model=tiny_vlm.") from error
-    return source.commit or _folder(Path(source.name))
-
-
-def _folder(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in DEFINING and p.is_file()):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return source.fingerprint()

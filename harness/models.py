@@ -5,11 +5,9 @@ Knows model folders, tokenizers and processors. It must not know eviction, tasks
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +28,7 @@ from transformers.models.auto.modeling_auto import (
 from harness.hub import locate
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SMALL = 50_000_000  # parameters
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
 Messages = Sequence[Mapping[str, Any]]
@@ -209,11 +208,31 @@ def load(
             "complete image-text or text model with safetensors weights."
         ) from error
     tokenizer = processor.tokenizer if takes_images else processor
-    fingerprint = source.commit or _fingerprint(Path(source.name))
     placed = model.to(target).eval()
     return LoadedModel(
-        placed, processor, tokenizer, pretrained, target, number, fingerprint, takes_images
+        placed,
+        processor,
+        tokenizer,
+        pretrained,
+        target,
+        number,
+        source.fingerprint(),
+        takes_images,
     )
+
+
+def use_threads(loaded: LoadedModel, count: int | str) -> None:
+    """Set torch's CPU threads: a number, or `auto`, which takes one for small models on the CPU.
+
+    Their operations are too short to share: threads would wait for one another most of the time,
+    and on a busy machine for the scheduler as well.
+    """
+    if count == "auto":
+        size = sum(p.numel() for p in loaded.model.parameters())
+        if loaded.device.type == "cpu" and size < _SMALL:
+            torch.set_num_threads(1)
+    else:
+        torch.set_num_threads(int(count))
 
 
 def _device(name: str) -> torch.device:
@@ -239,17 +258,6 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in _DTYPES:
         raise ValueError(f"dtype={name!r} is unknown; give auto or one of {', '.join(_DTYPES)}.")
     return _DTYPES[name]
-
-
-def _fingerprint(folder: Path) -> str:
-    """sha256 over everything in the folder that can change an answer, names included."""
-    digest = hashlib.sha256()
-    kinds = (".json", ".safetensors", ".jinja", ".model", ".txt", ".py")
-    for path in sorted(p for p in folder.iterdir() if p.suffix in kinds):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _normalise(messages: Messages) -> tuple[list[dict[str, Any]], list[Any]]:

@@ -159,11 +159,10 @@ def load_engine(job: Job, context: Mapping[str, object]) -> "Engine":
     from harness.scoring import quiet
 
     config = job.config
-    batch = config.engine.cells_per_batch
     with quiet.into(job.folder / LOG):
         from harness.scoring.bridge import Bridge
 
-        bridge = Bridge(config.model, config.protocol, config.device, config.dtype, batch)
+        bridge = Bridge(config.model, config.protocol, config.device, config.dtype, config.engine)
     loaded = str(bridge.loaded.dtype).removeprefix("torch.")
     if loaded != context["dtype"]:
         raise RuntimeError(f"the model runs in {loaded} and its cells are keyed {context['dtype']}")

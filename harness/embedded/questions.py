@@ -67,13 +67,17 @@ def _shape(scene: Scene, rng: Random) -> _Draft:
 def _digit(scene: Scene, rng: Random) -> _Draft | None:
     item = scene.find("digit")
     text = rng.choice(("What is the digit?", "Which number is the digit?"))
-    return item and _Draft(text, item.value, (), world.DIGITS, tuple(item.cells()))
+    if item is None:
+        return None
+    return _Draft(text, item.value, (), world.DIGITS, tuple(item.cells()))
 
 
 def _word(scene: Scene, rng: Random) -> _Draft | None:
     item = scene.find("word")
     text = rng.choice(("What is the word?", "Which text is the word?"))
-    return item and _Draft(text, item.value, (), world.WORDS, tuple(item.cells()))
+    if item is None:
+        return None
+    return _Draft(text, item.value, (), world.WORDS, tuple(item.cells()))
 
 
 def _location(scene: Scene, rng: Random) -> _Draft:

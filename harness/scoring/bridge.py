@@ -9,7 +9,7 @@ from typing import Any
 
 import methods
 from harness import models
-from harness.config import ModelConfig, ProtocolConfig
+from harness.config import EngineConfig, ModelConfig, ProtocolConfig
 from harness.engine import Branch, BranchResult, Engine, Generation, Protocol
 from harness.errors import UserError
 from harness.grid import Cell
@@ -24,13 +24,14 @@ class Bridge:
         protocol: ProtocolConfig,
         device: str = "auto",
         dtype: str = "auto",
-        cells_per_batch: int | str = "auto",
+        engine: EngineConfig | None = None,
     ) -> None:
         """Load the model.
 
         Raises:
             UserError: it cannot be loaded, or lacks what the engine needs.
         """
+        engine = engine or EngineConfig()
         try:
             self.loaded = models.load(
                 model.pretrained,
@@ -40,9 +41,10 @@ class Bridge:
                 trust_remote_code=model.trust_remote_code,
             )
             tail = Protocol(protocol.name, protocol.tail)
-            self.engine = Engine(self.loaded, tail, cells_per_batch)
+            self.engine = Engine(self.loaded, tail, engine.cells_per_batch)
         except (OSError, ValueError) as error:
             raise UserError(f"model={model.name}: {error}") from error
+        models.use_threads(self.loaded, engine.threads)
         if model.images and not self.loaded.takes_images:
             raise UserError(
                 f"model={model.name} takes no images although its settings say so: set "

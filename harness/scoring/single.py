@@ -20,7 +20,7 @@ class EvictBench(lmms):
     """A model whose prompt cache is evicted by one method at one ratio or budget.
 
     model_args: pretrained, revision, method (default: the full cache), ratio or budget, protocol,
-    tail, dtype, cells_per_batch, and any parameter of the method by its name.
+    tail, dtype, and any parameter of the method by its name.
     """
 
     is_simple = False

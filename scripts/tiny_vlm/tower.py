@@ -62,9 +62,10 @@ def pixels(scenes: list[Scene]) -> Tensor:
 def features(model: nn.Module, scenes: list[Scene], batch: int = 128) -> Tensor:
     """Features of the frozen tower, float32 [n, 64, hidden]."""
     parts = []
+    device = next(model.parameters()).device
     with torch.inference_mode():
         for start in range(0, len(scenes), batch):
-            parts.append(_tower(model, pixels(scenes[start : start + batch])))
+            parts.append(_tower(model, pixels(scenes[start : start + batch]).to(device)))
     return torch.cat(parts)
 
 

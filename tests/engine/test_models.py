@@ -15,7 +15,7 @@ from transformers.models.clip import CLIPImageProcessorPil
 import methods
 from harness import hub
 from harness.engine import Branch, Engine, Generation
-from harness.models import load, modality
+from harness.models import load, modality, use_threads
 
 TEMPLATE = (
     "<s> {% for m in messages %}{{ m['role'] }} {% for p in m['content'] %}"
@@ -222,3 +222,14 @@ def test_an_unreachable_hub_is_reported_within_a_second(monkeypatch, tmp_path, p
 def test_devices_and_dtypes_are_checked_before_loading(options, part):
     with pytest.raises(ValueError, match=part):
         load("./nowhere", **options)
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [("auto", 1), (2, 2)])
+def test_threads_of_a_small_model(llama_folder, wanted, expected):
+    loaded, before = load(str(llama_folder), device="cpu"), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        use_threads(loaded, wanted)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

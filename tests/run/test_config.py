@@ -48,6 +48,7 @@ BAD = [
     ("protocol.tail=foo", "protocol.tail=foo", "suffix"),
     ("wandb.mode=foo", "wandb.mode=foo", "offline"),
     ("engine.cells_per_batch=0", "engine.cells_per_batch=0", "auto"),
+    ("engine.threads=many", "engine.threads=many", "auto"),
     ("run.name=a/b", "run.name='a/b'", "letters"),
     ("task.scorer=foo", "task.scorer=foo", "mmbench"),
     ("task.overrides.dataset_path=/nowhere", "/nowhere", "dataset_path"),
