@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.config import CONF, as_config, register
 from harness.errors import UserError
 
+MULTIRUN = ("-m", "--multirun")  # argparse wants them before or after all settings, not between
 HELP = "`python -m harness --help` shows what there is"
 
 _failures: list[str] = []
@@ -88,6 +89,7 @@ def main() -> int:
     _failures.clear()
     _started.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors its own way and exits with 1
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda typed: typed not in MULTIRUN)
     try:
         _job()
     except (HydraException, OmegaConfBaseException) as error:

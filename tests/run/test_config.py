@@ -143,3 +143,12 @@ def test_the_experiments_are_sound(
     assert jobs[0].folder.name.startswith(name)
     assert "restkv" in {cell.label for cell in jobs[0].cells}
     assert jobs[0].config.protocol.name == ("paper" if "paper" in name else "replay")
+
+
+def test_the_multirun_flag_may_stand_anywhere(
+    call: Program, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(sweep, "run", lambda config: seeds.append(config.seed))
+    assert call(*overrides, "-m", "seed=0,1", "limit=1") == 0
+    assert seeds == [0, 1]
