@@ -14,7 +14,15 @@ QUESTION = (
     "Does ReST-KV's spatial-temporal smoothing keep MMBench accuracy when more than half of the "
     "KV cache is evicted?"
 )
-INERT = "spatial smoothing of ReST-KV at its published scale was inert here"
+INERT = (
+    "their spatial smoothing was the same pool for every token, so this run says nothing about its "
+    "adaptive part"
+)
+SHARED = (
+    "score and decode: milliseconds a row, those of the batch shared evenly among the cells that "
+    "were decoded together; they add up to the sweep's time and are not what a method costs by "
+    "itself."
+)
 EXAMPLES = 10
 SPOKEN_FOR = {"question", "name", "caveat"}  # keys of meta that stand in the text itself
 
@@ -62,7 +70,7 @@ def _sections(samples: pd.DataFrame, cells: pd.DataFrame, abilities: pd.DataFram
         "Answers that differ from the full cache's on the same row, in percent",
         _pivot(cells, lambda cell: percent(cell["flip_rate"])),
     )
-    yield from _titled("Measured cells", _measured(cells))
+    yield from _titled("Measured cells", [*_measured(cells), "", SHARED])
     if not abilities.empty:
         place = focus(cells)
         yield from _titled(
@@ -147,8 +155,8 @@ def _window(cells: pd.DataFrame) -> str:
         return "No method here has an adaptive window."
     names = ", ".join(f"{escape(name)} {percent(share)} %" for name, share in active.items())
     text = f"The adaptive window differed from the fixed pool in this share of heads: {names}."
-    never = (active == 0).all() or active.get("restkv", 1.0) == 0
-    return f"{text} It never did at that scale: {INERT}." if never else text
+    never = ", ".join(escape(name) for name in active.index[active == 0])
+    return f"{text} It never did for {never}: {INERT}." if never else text
 
 
 def _reading(cells: pd.DataFrame) -> Iterator[str]:

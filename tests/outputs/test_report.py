@@ -84,6 +84,29 @@ def test_inert_window_is_named(make_sweep, active, inert):
     assert ("restkv 25.0 %" in text) == (active == {"restkv": 0.25})
 
 
+def test_only_the_labels_that_never_left_the_pool_are_called_inert(make_sweep):
+    def sentence(**active: float) -> str:
+        samples = make_sweep(methods=("restkv", "restkv_mean", "restkv_relative"))
+        for method, share in active.items():
+            samples.loc[samples["method"] == method, "adaptive_active"] = share
+        cells = stats.summarise(samples)
+        text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+        return text.split("in this share of heads: ")[1].split("\n")[0]
+
+    mixed = sentence(restkv=0.0, restkv_mean=0.0, restkv_relative=0.739)
+    assert "restkv_relative 73.9 %" in mixed
+    assert mixed.endswith(f"It never did for restkv, restkv_mean: {summary.INERT}.")
+    # a share that rounds to 0.0 % is not never
+    assert summary.INERT not in sentence(restkv=0.0001)
+    # nothing is said of the published scale: the labels' parameters can be overridden
+    assert "published" not in mixed
+
+
+def test_shared_times_are_not_taken_for_a_methods_own(make_sweep, tmp_path):
+    text = report.write(make_sweep(), tmp_path, META)["summary"].read_text()
+    assert "not what a method costs by itself" in text.split("### Measured cells")[1]
+
+
 def test_focus_is_the_strongest_setting(make_sweep, make_cell):
     def focus(samples: pd.DataFrame) -> str:
         return summary.focus(stats.summarise(samples))
