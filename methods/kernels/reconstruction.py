@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 _LEAST = 1e-6  # below this, differences of float32 numbers near 1 are rounding
 _BLOCK_ELEMENTS = 1 << 25  # float32 elements of the largest temporary: 128 MiB
 
-# weight -> (version, {head groups: factors}); an entry dies with its weight.
+# weight -> (what it held, {head groups: factors}); an entry dies with its weight.
 _factors: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
@@ -22,12 +22,13 @@ def output_factors(weight: Tensor, groups: int) -> Tensor:
 
     weight [C, H * d]; groups = H for one factor a head, or Hkv for one a group of query heads;
     columns = H * d / groups and r = min(C, columns). Computed once for each weight, and again if
-    the weight is changed in place.
+    the weight is changed in place, moved, cast or given other data.
     """
     version = 0 if weight.is_inference() else weight._version
+    held = (version, weight.data_ptr(), weight.dtype, weight.device)
     entry = _factors.get(weight)
-    if entry is None or entry[0] != version:
-        entry = (version, {})
+    if entry is None or entry[0] != held:
+        entry = (held, {})
         _factors[weight] = entry
     if groups not in entry[1]:
         columns = weight.detach().float().unflatten(1, (groups, -1)).transpose(0, 1)

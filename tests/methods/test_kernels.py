@@ -137,6 +137,19 @@ def test_factors_are_computed_once_a_weight_and_forgotten_with_it(monkeypatch):
     assert len(_factors) == before
 
 
+def test_factors_follow_a_weight_whose_data_is_replaced():
+    layer = torch.nn.Linear(8, 6, bias=False)
+    kernels.output_factors(layer.weight, 2)
+    layer.weight.data = torch.randn(6, 8)
+    fresh = kernels.output_factors(layer.weight.detach().clone(), 2)
+    assert torch.equal(kernels.output_factors(layer.weight, 2), fresh)
+    kept = layer.weight
+    layer.to(torch.bfloat16)
+    assert layer.weight is kept
+    fresh = kernels.output_factors(layer.weight.detach().clone(), 2)
+    assert torch.equal(kernels.output_factors(layer.weight, 2), fresh)
+
+
 def test_factors_take_weights_made_in_inference_mode():
     with torch.inference_mode():
         weight = torch.randn(16, 8)
