@@ -91,14 +91,15 @@ def block_shape(num_layers: int, span: int, overlap: int) -> tuple[int, int]:
     ValueError where that is all of them.
     """
     step = span - overlap
-    block = 1 + -((span - num_layers) // step)
-    kept = min(-(-span // step), block)
-    if step < 1 or kept >= block:
-        raise ValueError(
-            f"lacache: span={span} with overlap={overlap} leaves nothing to evict on {num_layers} "
-            "layers; choose a smaller span or overlap, or span=null."
-        )
-    return block, kept
+    if step > 0:
+        block = 1 + -((span - num_layers) // step)
+        kept = min(-(-span // step), block)
+        if kept < block:
+            return block, kept
+    raise ValueError(
+        f"lacache: span={span} with overlap={overlap} leaves nothing to evict on {num_layers} "
+        "layers; choose a smaller span or overlap, or span=null."
+    )
 
 
 def ladder(

@@ -82,6 +82,12 @@ def test_a_ladder_that_cannot_shrink_is_refused(span, overlap, layers):
         ladder_sets(60, 30, layers, span=span, overlap=overlap)
 
 
+@pytest.mark.parametrize(("overlap", "layers"), [(1, 2), (2, 4), (3, 4)])
+def test_an_overlap_as_wide_as_the_default_span_is_refused(overlap, layers):
+    with pytest.raises(ValueError, match=rf"overlap={overlap}.*{layers} layers"):
+        ladder_sets(60, 30, layers, overlap=overlap)
+
+
 def test_every_ladder_has_exactly_the_budget():
     generator = torch.Generator().manual_seed(7)
 
