@@ -67,5 +67,5 @@ class H2O(Policy):
         position = torch.arange(length, device=view.keys.device)
         if self.causal:
             return length - position
-        own = length - (self.recent or 0)
+        own = max(0, length - (self.recent or 0))
         return torch.where(position < own, length, own + length - position)

@@ -56,13 +56,14 @@ def drift(attention: Tensor, counts: Sequence[int]) -> Tensor:
 
     For each count: mean position of the `count` most attended keys over the first half of the rows
     of attention [B, H, W, L], minus the same over the rest (arXiv 2605.08840, with the released
-    code's sign). 0 where there are fewer than two rows.
+    code's sign). Ties go to the lower position. 0 where there are fewer than two rows.
     """
     batch, heads, rows, _ = attention.shape
     front = rows // 2
     if front == 0:
         return torch.zeros(len(counts), batch, heads, dtype=torch.float64, device=attention.device)
-    order = attention.topk(max(counts), dim=-1).indices
+    # Stable, because keys a row cannot see tie at zero and a small count may not avoid them.
+    order = attention.sort(dim=-1, descending=True, stable=True).indices[..., : max(counts)]
     last = torch.tensor(counts, device=attention.device) - 1
     sums = order.cumsum(-1)[..., last].double()  # [B, H, W, counts]
     means = sums / (last + 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import methods
-from methods.smoothing import adaptive_windows
+from methods.smoothing import adaptive_windows, drift
 from tests.methods.views import random_view
 
 
@@ -176,6 +176,16 @@ def test_restkv_mixes_inert_and_active_budgets():
         assert torch.equal(selection.positions, policy.keep(drifting_view(), budget))
 
 
+def test_restkv_drift_breaks_ties_towards_the_lower_position():
+    # Equal logits: a row sees its first keys alike and the later ones not at all.
+    drawn = random_view(12, kv_heads=1, group=1, dim=2)
+    keys = torch.zeros_like(drawn.keys)
+    view = methods.LayerView(keys, drawn.values, drawn.queries, 1.0)
+    rows = view.attention(12)
+    for counts in ([3], [8], [3, 8, 12]):
+        assert drift(rows, counts).flatten().tolist() == [0.0] * len(counts)
+
+
 def test_adaptive_windows_and_the_steps_of_the_released_code():
     moved = torch.tensor([25.0, 9.0, 0.0, -9.0, -10.0, -25.0])[None, None].double()
     kernels, shifts = adaptive_windows(moved, 10, 3)
@@ -262,6 +272,14 @@ def test_h2o(average, causal, recent, group, reduce, budget, protected):
     params = {"average": average, "causal": causal, "recent": recent, "group": group}
     policy = methods.build("h2o", **params)
     expect_past(policy, view, budget, by_kv_head(view, sums, reduce), protected)
+
+
+def test_h2o_with_more_recent_tokens_than_the_prompt_has():
+    view = random_view(9, kv_heads=1, group=2, seed=3)
+    params = {"recent": 20, "average": "visible_mean"}
+    causal = methods.build("h2o", **params)
+    blind = methods.build("h2o", causal=False, **params)
+    torch.testing.assert_close(blind.score(view, 6), causal.score(view, 6))
 
 
 def test_tova():
