@@ -17,6 +17,7 @@ from wandb.sdk.internal.datastore import DataStore
 
 from harness import report, stats, tracking
 from harness.errors import UserError
+from tests.outputs.conftest import sweep
 
 ROOT = Path(__file__).parents[2]
 KEY = "5ec12e7" * 6
@@ -80,8 +81,6 @@ class Logged:
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory) -> Logged:
-    from conftest import sweep
-
     base = tmp_path_factory.mktemp("tracking")
     empty = [base / name for name in ("home", "temporary", "working")]
     for folder in empty:
