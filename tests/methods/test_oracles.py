@@ -130,9 +130,9 @@ def test_restkv_adaptive_window(params, window, budget, protected):
     scores = [change(view, h, ema(rows[h], 0.3), 37 - window) for h in range(4)]
     moved = [mean(drift_of(rows[2 * k + g], budget - protected) for g in (0, 1)) for k in (0, 1)]
     pooled, active = [], 0
-    for drift, row in zip(moved, by_kv_head(view, scores, mean), strict=True):
-        steps = int(abs(drift) / scale)
-        width, shift = max(3, 2 * steps + 1), int(math.copysign(steps, drift))
+    for moved_by, row in zip(moved, by_kv_head(view, scores, mean), strict=True):
+        steps = int(abs(moved_by) / scale)
+        width, shift = max(3, 2 * steps + 1), int(math.copysign(steps, moved_by))
         active += (width, shift) != (3, 0)
         past = row[: 37 - protected]
         pooled.append([mean(neighbours(past, j, width // 2, shift)) for j in range(len(past))])
