@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ from harness.store import Store
 
 PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "evictbench")
 SOURCES = ("methods", "harness/engine", "harness/models.py")
-SOFTWARE = "software"
+SOFTWARE, EARLIER = "software", "earlier_software"
 
 
 def software() -> dict[str, str]:
@@ -38,6 +38,8 @@ def note(store: Store, say: Callable[[str], object]) -> None:
     before = json.loads(store.get(SOFTWARE) or "null")
     if before is not None and before != now:
         changed = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
+        earlier = json.loads(store.get(EARLIER) or "[]")
+        store.put(EARLIER, json.dumps([*(e for e in earlier if e != before), before]))
         say(
             f"note: earlier answers of this run stay, and were made with other software "
             f"({', '.join(changed)}); choose another run.name to compute them anew"
@@ -50,16 +52,40 @@ def description(cell: Cell, context: Mapping[str, object]) -> dict[str, object]:
     return {"cell": asdict(cell), "context": dict(context)}
 
 
-def facts(weights: str, context: Mapping[str, object], store: Store) -> dict[str, object]:
+def facts(
+    weights: str, context: Mapping[str, object], store: Store, cells: Iterable[Cell]
+) -> dict[str, object]:
     """What the summary lists under provenance."""
-    cells, answers = store.count()
+    stored, answers = store.count()
     return {
         "command": " ".join(["python -m harness", *sys.argv[1:]]),
         "settings": {**context, "weights": weights[:16], "data": str(context["data"])[:16]},
+        "methods": {cell.label: changes(cell) for cell in cells if cell.evicts},
         "software": json.loads(store.get(SOFTWARE) or "{}"),
+        **_earlier(store),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_accelerator()}",
-        "store": f"{answers} answers of {cells} cells",
+        "store": f"{answers} answers of {stored} cells",
     }
+
+
+def changes(cell: Cell) -> str:
+    """A cell's method and the parameters that are not its defaults: "restkv with alpha=0.5"."""
+    import methods
+
+    usual = methods.parameters(cell.method)
+    other = ", ".join(f"{name}={value}" for name, value in cell.params if usual[name] != value)
+    return f"{cell.method} with {other}" if other else cell.method
+
+
+def _earlier(store: Store) -> dict[str, object]:
+    """Software that some of the stored answers came from, where it was not the latest."""
+    now = json.loads(store.get(SOFTWARE) or "{}")
+    found = [
+        ", ".join(f"{name} {value}" for name, value in one.items() if now.get(name) != value)
+        for one in json.loads(store.get(EARLIER) or "[]")
+        if one != now
+    ]
+    return {"software of earlier answers": "; ".join(found)} if found else {}
 
 
 def digest(value: object) -> str:

@@ -95,9 +95,11 @@ class Store:
         except (sqlite3.DatabaseError, OSError) as error:
             if db is not None:
                 db.close()
+            remedy = "move that file away to begin anew, or choose another run.name"
+            if isinstance(error, sqlite3.OperationalError):  # the place is at fault, not the file
+                remedy = f"make {path.parent} writable, or choose another run.dir"
             raise UserError(
-                f"The store {path} cannot be used ({error}); nothing was changed: move that file "
-                "away to begin anew, or choose another run.name."
+                f"The store {path} cannot be used ({error}); nothing was changed: {remedy}."
             ) from error
         return db
 

@@ -3,6 +3,7 @@
 The only module that knows all rooms; it must not hold what belongs in one of them.
 """
 
+import errno
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -53,7 +54,7 @@ def run(config: Config) -> Path:
     """
     began = time.monotonic()
     job = validate(config)
-    with locked(job.folder), Store(job.folder / FILE_NAME) as store:
+    with locked(job.folder), writing(job.folder), Store(job.folder / FILE_NAME) as store:
         benchmark = load_benchmark(job)
         context = settings_of(job, benchmark)
         cells = {cell_key(cell, context): cell for cell in job.cells}
@@ -61,6 +62,22 @@ def run(config: Config) -> Path:
         frame = score(job, benchmark, store, cells)
         summarise(job, benchmark, store, frame, context, computed, time.monotonic() - began)
     return job.folder
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one sentence what inside the run folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename2 or error.filename
+        inside = place is not None and Path(str(place)).is_relative_to(folder)
+        if not inside and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise UserError(
+            f"{place or folder} cannot be written ({error.strerror}): free that path or space "
+            "there, or choose another run.dir; all answers so far are kept."
+        ) from error
 
 
 def validate(config: Config) -> Job:
@@ -239,7 +256,9 @@ def summarise(
     config = job.config
     write_config(job)
     facts = {"name": config.run.name, "caveat": config.model.caveat}
-    meta = {k: v for k, v in facts.items() if v} | provenance.facts(job.weights, context, store)
+    meta = {k: v for k, v in facts.items() if v} | provenance.facts(
+        job.weights, context, store, job.cells
+    )
     meta |= {"rows computed this time": computed, "seconds this time": round(seconds)}
     paths = report.write(frame, job.folder, meta)
     cells = stats.summarise(frame)
@@ -267,14 +286,8 @@ def write_config(job: Job) -> None:
     """Put the resolved settings beside the results, whole or not at all."""
     from harness.report import replacing
 
-    try:
-        with replacing(job.folder / "config.yaml") as part:
-            part.write_text(OmegaConf.to_yaml(OmegaConf.structured(job.config), resolve=True))
-    except OSError as error:
-        raise UserError(
-            f"The run folder {job.folder} cannot be written ({error.strerror}): free space there, "
-            "or choose another run.dir."
-        ) from error
+    with replacing(job.folder / "config.yaml") as part:
+        part.write_text(OmegaConf.to_yaml(OmegaConf.structured(job.config), resolve=True))
 
 
 def say(text: str) -> Any:

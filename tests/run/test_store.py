@@ -136,3 +136,9 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"), locked(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_place_at_fault_is_told_from_a_file_at_fault(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).mkdir()  # what a folder that cannot be written looks like to SQLite
+    with pytest.raises(UserError, match=r"choose another run\.dir"):
+        Store(tmp_path / FILE_NAME)

@@ -227,6 +227,30 @@ def test_answers_of_other_software_stay_and_are_pointed_out(
     capsys.readouterr()
     assert call(*overrides, "limit=2") == 0
     assert "torch 1.0 -> " in capsys.readouterr().out
+    assert call(*overrides, "limit=2") == 0  # nothing to compute, and still no false provenance
+    summary = (tmp_path / "run" / "summary.md").read_text()
+    assert "| software of earlier answers | torch 1.0 |" in summary
+
+
+def test_the_summary_names_what_each_label_changes(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
+) -> None:
+    assert call(*overrides, "limit=1", "methods.restkv.alpha=0.5") == 0
+    summary = (tmp_path / "run" / "summary.md").read_text()
+    assert "| methods.restkv | restkv with alpha=0.5 |" in summary
+    assert "| methods.snapkv |" in summary
+    assert "snapkv with" not in summary
+
+
+@pytest.mark.parametrize("name", ["summary.md", "curve.png", "libraries.log"])
+def test_results_that_cannot_be_written_end_in_one_sentence(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys, name: str
+) -> None:
+    (tmp_path / "run" / name).mkdir(parents=True)
+    assert call(*overrides, "limit=1") == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: ")
+    assert str(tmp_path / "run" / name) in told
 
 
 @pytest.mark.parametrize("mode", ["corrupt", "blocked"])
