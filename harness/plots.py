@@ -156,13 +156,22 @@ def _ticks(axis: Axes, rows: pd.DataFrame) -> None:
     shown = places.iloc[::-1].iloc[::step]
     axis.set_xticks(
         shown["x"].to_numpy(),
-        [f"{100 * r:.3g} %\n{1 / (1 - r):.2g}\N{MULTIPLICATION SIGN}" for r in shown["evicted"]],
+        [f"{100 * r:.3g} %\n{_factor(1 / (1 - r))}" for r in shown["evicted"]],
     )
     axis.set_xlabel("share of the KV cache evicted, and compression factor (log scale)")
     axis.grid(axis="y", color="#DDDDDD", lw=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     if len(places):
         axis.set_xlim(places["x"].min() - 0.35, places["x"].max() + 0.3)
+
+
+def _factor(times: float) -> str:
+    """A compression factor to two digits, never in powers of ten: 2×, 3.3×, 112×."""
+    return (
+        f"{times:.0f}\N{MULTIPLICATION SIGN}"
+        if times >= 10
+        else f"{times:.2g}\N{MULTIPLICATION SIGN}"
+    )
 
 
 def _name_lines(axis: Axes, ends: list[_End]) -> None:

@@ -287,3 +287,10 @@ def test_names_are_spread_as_little_as_possible():
 def test_no_temporary_file_is_left(make_sweep, tmp_path):
     report.write(make_sweep(), tmp_path, META)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_the_factor_of_a_strong_compression_reads_as_a_number(make_cell, make_sweep):
+    tight = make_cell("h2o", [1, 0], index=[0, 1], ratio=float("nan"), budget=1)
+    cells = stats.summarise(pd.concat([make_sweep(methods=()), tight]))
+    (label,) = plots.figure(cells).axes[0].get_xticklabels()
+    assert label.get_text().endswith("\n101\N{MULTIPLICATION SIGN}")
