@@ -126,6 +126,11 @@ def evict(
         )
     policy = methods.build(method, **params) if isinstance(method, str) else method
     branch = Branch(policy, ratio, budget)
+    if "generate" in vars(model):
+        raise ValueError(
+            f"generate of this {type(model).__name__} is already replaced; leave the other "
+            "harness.evict block first."
+        )
     before = model.config._attn_implementation
     layout = prepare(model)
     generate = model.generate

@@ -49,6 +49,17 @@ def test_the_model_is_itself_again_afterwards(loaded_models):
     assert loaded.model.config._attn_implementation == "sdpa"
 
 
+def test_a_second_evict_inside_the_first_is_refused(loaded_models):
+    model = loaded_models["llama"].model
+    with (
+        harness.evict(model, "random", ratio=0.5),
+        pytest.raises(ValueError, match="already"),
+        harness.evict(model, "snapkv", ratio=0.5),
+    ):
+        pass
+    assert "generate" not in vars(model)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "part"),
     [
