@@ -24,7 +24,6 @@ class Cell:
 
     branch: Branch
     count: int
-    evicts: bool
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def plan(branches: Sequence[Branch], length: int) -> list[Cell]:
         else:
             assert wanted.ratio is not None  # Branch holds exactly one of the two
             count = budget(length, wanted.ratio)
-        cells.append(Cell(wanted, count, count < length))
+        cells.append(Cell(wanted, count))
     return cells
 
 

@@ -79,7 +79,7 @@ class Engine:
         filled = self._prefill(capture, prompt, positions, boundary)
         answers = _Answers(self, prompt, positions, modality, boundary, generation, filled)
         answers.run_all(cells, self.loaded.letter_ids(letters))
-        return answers.results(cells, letters)
+        return answers.results(letters)
 
     def _prefill(
         self, capture: Capture, prompt: Prompt, positions: Tensor, boundary: int
@@ -203,7 +203,7 @@ class _Answers:
         self.engine.cells_per_batch = size // 2
         return size // 2
 
-    def results(self, cells: Sequence[Cell], letters: Sequence[str]) -> list[BranchResult]:
+    def results(self, letters: Sequence[str]) -> list[BranchResult]:
         """One result a cell, in the order of the branches."""
         seconds = {
             "prefill": self.filled.prefill_s,
@@ -211,14 +211,14 @@ class _Answers:
             "compact": self.compact_s,
             "decode": self.decode_s,
         }
-        share = {name: value / len(cells) for name, value in seconds.items()}
+        cells = len(self.kept)
+        share = {name: value / cells for name, value in seconds.items()}
         images = int(self.modality.sum())
-        return [self._result(i, cell, letters, images, dict(share)) for i, cell in enumerate(cells)]
+        return [self._result(i, letters, images, dict(share)) for i in range(cells)]
 
     def _result(
         self,
         i: int,
-        cell: Cell,
         letters: Sequence[str],
         images: int,
         timings: dict[str, float],
@@ -231,7 +231,9 @@ class _Answers:
         scored = len(answer) if text == whole else _tokens_of(text, answer, decode)
         scored = scored or 1  # an empty answer is what its first token, a stop, decided
         length = self.prompt_ids.shape[1]
-        exposed = scored - (self.boundary == length) if cell.evicts else 0
+        # What was kept decides, not what was asked: `full` ignores its budget.
+        evicted = kept.tokens < self.boundary
+        exposed = scored - (self.boundary == length) if evicted else 0
         return BranchResult(
             text=text,
             token_ids=ids,

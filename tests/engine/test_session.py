@@ -94,6 +94,15 @@ def test_figures_of_a_cell_count_what_was_kept(loaded_models, kind):
     assert set(cell.letter_logits) == {"A", "B"}
 
 
+def test_a_policy_that_keeps_everything_exposes_nothing(loaded_models):
+    policy = methods.build("full")
+    cell = Engine(loaded_models["llama"]).run(
+        make_prompt("llama"), [Branch(policy, ratio=0.5)], Generation(2)
+    )[0]
+    assert cell.kept_tokens == cell.evictable_tokens
+    assert cell.exposed_tokens == 0
+
+
 def test_adaptive_share_and_window_come_from_the_policy(loaded_models):
     policy = methods.build("restkv", window=4)
     cell = Engine(loaded_models["llama"]).run(
@@ -212,7 +221,7 @@ def test_until_cuts_the_text_and_the_count_of_scored_tokens(loaded_models):
 def test_an_answer_that_stops_at_once_was_still_decided_somewhere(
     loaded_models, monkeypatch, protocol, exposed
 ):
-    """An empty answer is scored too; under `replay` its stop token came from the compacted cache."""
+    """An empty answer is scored too; under `replay` its stop token is from the compacted cache."""
     loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=4)
     engine = Engine(loaded, Protocol(protocol))
     monkeypatch.setattr(engine.decoder, "stop_ids", frozenset({EOS}))
