@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Create a virtual environment and install evictbench in it: scripts/setup.sh FOLDER [dev]
+# Create a virtual environment and install evictbench in it: scripts/setup.sh FOLDER
 # A machine with an NVIDIA driver gets the CUDA build of torch with torchvision, any other the CPU
 # build without it: the registry's torchvision does not load beside a CPU torch, and transformers
 # falls back to its own image processors.
@@ -8,7 +8,12 @@ cd "$(dirname "$0")/.."
 venv=${1:-.venv}
 torch=2.13.0
 
-[ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+python=${PYTHON:-python3}
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "error: $("$python" --version) is too old: set PYTHON to Python 3.11 or later" >&2
+  exit 2
+}
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "$@"; }
 
 if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
@@ -23,5 +28,4 @@ else
 fi
 pip -r requirements/base.txt
 pip --no-deps lmms-eval==0.7.3
-[ "${2:-}" != dev ] || pip -r requirements/dev.txt
 pip --no-deps --editable .
