@@ -20,7 +20,7 @@ CELL_COLUMNS = [
     "accuracy", "accuracy_low", "accuracy_high", "circular_accuracy", "flip_rate",
     "exposed_tokens", "vacuous", "kept_fraction", "kept_fraction_image", "kept_fraction_text",
     "cache_bytes", "full_cache_bytes", "unparsed_rate", "adaptive_active", "window_effective",
-    "cell_key", *TIMINGS,
+    "fallback_rate", "cell_key", *TIMINGS,
 ]  # fmt: skip
 ABILITY_COLUMNS = [
     *GROUP, "method", "ratio", "budget", "control", "level", "ability", "n_rows", "accuracy",
@@ -31,7 +31,7 @@ ROTATION = 1_000_000  # MMBench: index = rotation * ROTATION + question
 REQUIRED = [
     *CELL, *TIMINGS, "row", "parsed", "unparsed", "correct", "exposed_tokens", "image_tokens",
     "evictable_tokens", "kept_tokens", "kept_image", "kept_text", "cache_bytes",
-    "full_cache_bytes", "window_effective", "adaptive_active",
+    "full_cache_bytes", "window_effective", "adaptive_active", "fallback",
 ]  # fmt: skip
 
 
@@ -206,6 +206,7 @@ def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
         "full_cache_bytes": rows["full_cache_bytes"].mean(),
         "unparsed_rate": rows["unparsed"].mean(),
         "adaptive_active": rows["adaptive_active"].astype(float).mean(),
+        "fallback_rate": rows["fallback"].notna().mean(),
         "window_effective": rows["window_effective"].astype(float).mean(),
         **{name: rows[name].sum() for name in TIMINGS},
     }

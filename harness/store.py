@@ -32,6 +32,7 @@ FIELDS: dict[str, str] = {
     "full_cache_bytes": "INTEGER NOT NULL",
     "window_effective": "INTEGER",
     "adaptive_active": "REAL",
+    "fallback": "TEXT",
     "letter_logits": "TEXT NOT NULL",
     "prefill_s": "REAL NOT NULL",
     "score_s": "REAL NOT NULL",

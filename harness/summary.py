@@ -138,12 +138,23 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
             "run is incomplete, and cells are not on equal ground."
         )
     rows = tables.compressed(cells)
+    yield from _fallbacks(samples, rows)
     real = set(rows.loc[~rows["vacuous"].astype(bool), "cell_key"])
     share = float((samples.loc[samples["cell_key"].isin(real), "exposed_tokens"] == 0).mean())
     if share > 0:
         yield (
             f"In cells that are not vacuous {percent(share)} % of the rows still had no scored "
             "token from the compacted cache."
+        )
+
+
+def _fallbacks(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
+    """Cells whose figures are, in part, those of another method's pattern."""
+    for _, cell in rows[rows["fallback_rate"] > 0].iterrows():
+        used = samples.loc[samples["cell_key"] == cell["cell_key"], "fallback"].dropna().iloc[0]
+        yield (
+            f"The pattern of {escape(cell['method'])} at {tables.setting(cell)} did not fit so few "
+            f"tokens in {percent(cell['fallback_rate'])} % of the rows; {escape(used)}'s was used."
         )
 
 

@@ -36,6 +36,7 @@ class Kept:
     full_cache_bytes: int
     window: int | None
     adaptive: float | None
+    fallback: str | None
 
 
 def plan(branches: Sequence[Branch], length: int) -> list[Cell]:
@@ -116,10 +117,11 @@ def _uncompressed_bytes(prefill: Prefill, layout: Layout) -> int:
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in rest)
 
 
-def _observed(prefill: Prefill, cell: Cell) -> tuple[int | None, float | None]:
-    """The protected window, and the adaptive share as a mean over layers."""
+def _observed(prefill: Prefill, cell: Cell) -> tuple[int | None, float | None, str | None]:
+    """The protected window, the adaptive share as a mean over layers, the fallback if any."""
     if cell.branch.policy is None:
-        return None, None
+        return None, None, None
     found = [layer[id(cell.branch.policy)][cell.count] for layer in prefill.selections]
     shares = [kept.adaptive for kept in found if kept.adaptive is not None]
-    return found[0].window, sum(shares) / len(shares) if shares else None
+    adaptive = sum(shares) / len(shares) if shares else None
+    return found[0].window, adaptive, next((kept.fallback for kept in found if kept.fallback), None)

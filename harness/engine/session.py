@@ -248,6 +248,7 @@ class _Answers:
             full_cache_bytes=kept.full_cache_bytes,
             window=kept.window,
             adaptive=kept.adaptive,
+            fallback=kept.fallback,
             letter_logits=dict(zip(letters, self.letter_logits[i], strict=True)),
             timings=timings,
         )

@@ -138,6 +138,7 @@ class BranchResult:
     layers and KV heads. exposed_tokens: scored tokens whose logits came from a compacted cache.
     cache_bytes and full_cache_bytes: prompt entries at eviction, kept and all, over all layers.
     window, adaptive: as in methods.Selection, the adaptive share as a mean over layers.
+    fallback: the pattern that replaced the method's own where that did not fit, or None.
     letter_logits: at the first answer token. timings: seconds of prefill, score, compact and
     decode, the batch's cost divided by its branches.
     """
@@ -155,5 +156,6 @@ class BranchResult:
     full_cache_bytes: int
     window: int | None
     adaptive: float | None
+    fallback: str | None = None
     letter_logits: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)

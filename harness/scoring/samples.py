@@ -16,7 +16,7 @@ COLUMNS = (
     "index", "question_id", "category", "l2_category", "question", "answer", "text", "parsed",
     "unparsed", "correct", "exposed_tokens", "prompt_tokens", "image_tokens", "evictable_tokens",
     "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
-    "window_effective", "adaptive_active", "letter_logits",
+    "window_effective", "adaptive_active", "fallback", "letter_logits",
     "prefill_s", "score_s", "compact_s", "decode_s",
 )  # fmt: skip
 
@@ -70,6 +70,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
             "budget": "Int64",
             "window_effective": "Int64",
             "adaptive_active": "Float64",
+            "fallback": "string",
             "ratio": "float64",
             "parsed": "string",
         }

@@ -233,6 +233,14 @@ def test_an_answer_that_stops_at_once_was_still_decided_somewhere(
     assert (full.exposed_tokens, cell.exposed_tokens) == (0, exposed)
 
 
+def test_a_ladder_that_does_not_fit_is_on_record(loaded_models):
+    loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=4)
+    ladder, other = methods.build("lacache", start=2), methods.build("snapkv")
+    branches = [Branch(), Branch(ladder, budget=2), Branch(ladder, budget=30), Branch(other, 0.5)]
+    found = [r.fallback for r in Engine(loaded).run(prompt, branches, Generation(1))]
+    assert found == [None, "streaming_llm", None, None]
+
+
 def test_repetition_penalty_is_applied_as_generate_does(monkeypatch):
     loaded, prompt = wrap(BUILDERS["llama"]()), make_prompt("llama", seed=12)
     loaded.model.generation_config.repetition_penalty = 1.7

@@ -40,7 +40,8 @@ def cell_rows(
             "prompt_tokens": evictable + 1, "image_tokens": 64, "evictable_tokens": evictable,
             "kept_tokens": float(kept), "kept_image": 16.0, "kept_text": kept - 16.0,
             "cache_bytes": kept * 256, "full_cache_bytes": evictable * 256,
-            "window_effective": None, "adaptive_active": None, "letter_logits": "{}",
+            "window_effective": None, "adaptive_active": None, "fallback": None,
+            "letter_logits": "{}",
             "prefill_s": 0.5, "score_s": 0.25, "compact_s": 0.125, "decode_s": 1.0,
         }
     )  # fmt: skip

@@ -102,6 +102,19 @@ def test_only_the_labels_that_never_left_the_pool_are_called_inert(make_sweep):
     assert "published" not in mixed
 
 
+def test_a_fallback_is_named_with_its_share(make_sweep):
+    samples = make_sweep(methods=("lacache", "snapkv"), ratios=(0.5, 0.9))
+    cell = samples["method"].eq("lacache") & samples["ratio"].eq(0.9)
+    samples.loc[samples.index[cell][: cell.sum() // 2], "fallback"] = "streaming_llm"
+    cells = stats.summarise(samples)
+    assert cells.loc[cells["fallback_rate"] > 0, ["method", "ratio"]].values.tolist() == [
+        ["lacache", 0.9]
+    ]
+    text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+    assert "lacache at 0.9 did not fit so few tokens in 50.0 % of the rows; streaming_llm's" in text
+    assert "lacache at 0.5 did not fit" not in text
+
+
 def test_shared_times_are_not_taken_for_a_methods_own(make_sweep, tmp_path):
     text = report.write(make_sweep(), tmp_path, META)["summary"].read_text()
     assert "not what a method costs by itself" in text.split("### Measured cells")[1]
