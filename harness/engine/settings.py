@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from methods import Policy
@@ -58,7 +58,7 @@ class Generation:
             )
 
     @classmethod
-    def from_kwargs(cls, kwargs: Mapping[str, object]) -> Generation:
+    def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Generation:
         """Read lmms-eval generation arguments; without max_new_tokens, 128 as its own models use.
 
         ValueError, one sentence, for beams, sampling and arguments this engine does not know.
@@ -77,7 +77,7 @@ class Generation:
                     f"generation argument {name}={value!r} is not supported; allowed are "
                     "max_new_tokens, until and greedy settings of temperature and num_beams."
                 )
-        return cls(128 if limit is None else limit, tuple(s for s in stops if s))  # type: ignore[arg-type]  # checked in __post_init__
+        return cls(128 if limit is None else limit, tuple(s for s in stops if s))
 
     def cut(self, text: str) -> str:
         """The text before the first occurrence of every stop string."""

@@ -8,5 +8,5 @@ from tests.run.fakes import FakeEngine
 
 if __name__ == "__main__":
     pause = float(sys.argv.pop(1))
-    sweep.load_engine = lambda job, context: FakeEngine(pause)  # type: ignore[assignment]  # a fake
+    sweep.load_engine = lambda job, context: FakeEngine(pause)
     sys.exit(program.main())

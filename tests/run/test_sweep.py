@@ -172,7 +172,7 @@ def test_interrupting_leaves_a_store_that_goes_on(
     def interrupted(*args: object) -> object:
         if len(engine.calls) == 9:
             raise KeyboardInterrupt
-        return ask(*args)  # type: ignore[arg-type]  # passes its arguments on
+        return ask(*args)
 
     monkeypatch.setattr(engine, "answer", interrupted)
     assert call(*overrides) == 130
