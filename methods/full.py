@@ -9,7 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .policy import LayerView, Plan, Policy, Selection, kept_count
+from .budgets import kept_count
+from .policy import Plan, Policy, Selection
+from .view import LayerView
 
 
 @dataclass(frozen=True, kw_only=True)

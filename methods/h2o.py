@@ -8,13 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .budgets import protected_window
 from .checks import require, require_choice, require_count, require_flag
+from .holding import Step
 from .kernels import column_sums
-from .policy import LayerView, Plan, Policy, over_group, protected_window
+from .policy import Plan, ScoringPolicy, over_group, require_decode
+from .view import LayerView
 
 
 @dataclass(frozen=True, kw_only=True)
-class H2O(Policy):
+class H2O(ScoringPolicy):
     """Keep the recent tokens and, of the rest, those with the largest attention column sums.
 
     recent: protected last tokens as a count, or None for half the budget. average: sum, or
@@ -22,6 +25,9 @@ class H2O(Policy):
     bias for early tokens. group: mean, max or sum over the query heads of a KV head, after the sum.
     causal=True is H2O as published. False reproduces the baseline in the released code of ReST-KV,
     where all queries but the last `recent` also attend to the future; it needs `recent` as a count.
+
+    decode: hold adds the attention of every new token to the sums and evicts the lowest outside the
+    recent half (or the last `recent`), as published; grow selects once, after the prompt.
     """
 
     name: ClassVar[str] = "h2o"
@@ -30,9 +36,12 @@ class H2O(Policy):
     causal: bool = True
     average: str = "sum"
     group: str = "mean"
+    decode: str = "hold"
 
     def __post_init__(self) -> None:
         """Refuse values the method has no meaning for."""
+        super().__post_init__()
+        require_decode(self)
         if self.recent is not None:
             require_count(self.name, "recent", self.recent, 0)
         require_flag(self.name, "causal", self.causal)
@@ -58,6 +67,34 @@ class H2O(Policy):
         if self.recent is None:
             return Plan(0, count // 2)
         return Plan(0, protected_window(self.recent, count))
+
+    @property
+    def observes(self) -> bool:
+        """The sums go on while decoding."""
+        return self.decode == "hold"
+
+    def remember(self, view: LayerView, measured: Tensor) -> Tensor:
+        """The sums themselves, whatever they were divided by."""
+        return measured * self._observers(view) if self.average == "visible_mean" else measured
+
+    def carry(self, step: Step) -> Tensor:
+        """Add the new rows, reduced over the query heads of a KV head."""
+        assert step.attention is not None
+        assert step.carried is not None
+        rows = step.attention.sum(2)  # [C, H, n]
+        return step.carried + over_group(rows, step.positions.shape[1], self.group)
+
+    def standing(self, step: Step, carried: Tensor | None) -> Tensor:
+        """The sums outside the recent tokens."""
+        assert carried is not None
+        if self.average == "visible_mean":
+            carried = carried / (step.seen - step.positions)
+        if self.recent is None:
+            recent = step.budgets // 2
+        else:
+            fits = step.budgets > self.recent
+            recent = torch.where(fits, self.recent, step.budgets // 2)
+        return carried.masked_fill(step.positions >= step.seen - recent[..., None], torch.inf)
 
     def _observers(self, view: LayerView) -> Tensor:
         """Number of queries that see each key, broadcastable to [B, H, L]."""

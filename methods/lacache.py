@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .checks import require, require_count
-from .policy import LayerView, Plan, Policy, Scored
+from .policy import Plan, Policy, Scored
 from .streaming_llm import sinks_and_recent
+from .view import LayerView
 
 
 @dataclass(frozen=True, kw_only=True)

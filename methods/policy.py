@@ -1,13 +1,13 @@
-"""What a layer shows to an eviction method, and how every method works: measure, score, keep.
+"""How every method works: measure, score, keep, and while decoding hold or grow.
 
-Knows tensors only. It must not know models, prompts, caches or how a ratio was chosen.
+Knows layers and budgets. It must not know models, prompts, caches or how a ratio was chosen.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
@@ -15,144 +15,35 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from .kernels import window_attention
+from .budgets import RULES, adaptive, kept_count, protected_window, pyramid
+from .checks import require_choice, require_count, require_number
+from .holding import Held, Step
+from .view import LayerView
 
-
-@dataclass(frozen=True, eq=False)
-class LayerView:
-    """Keys, values and the last queries of one attention layer after the prompt was prefilled.
-
-    keys [B, Hkv, L, d] and queries [B, H, Wq, d] are rotated already; values [B, Hkv, L, dv];
-    queries holds the LAST Wq <= L positions. Query head h reads KV head h // (H / Hkv). `scaling`
-    multiplies the logits. output_weight [C, H * dv] is the weight of the output projection.
-    modality [B, L]: 0 text, 1 image. `mask`: bool, broadcastable to [B, 1, Wq, L], True where a
-    query may see a key; None means causal, query i of the last Wq sitting at position L - Wq + i.
-
-    ValueError when the shapes disagree or a mask hides every key from a query.
-    """
-
-    keys: Tensor
-    values: Tensor
-    queries: Tensor
-    scaling: float
-    output_weight: Tensor | None = None
-    layer: int = 0
-    num_layers: int = 1
-    modality: Tensor | None = None
-    mask: Tensor | None = None
-    _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Refuse tensors that cannot belong to one layer."""
-        for name in ("keys", "values", "queries"):
-            if getattr(self, name).dim() != 4:
-                shape = tuple(getattr(self, name).shape)
-                raise ValueError(
-                    f"{name} has shape {shape}; give [batch, heads, tokens, head_dim]."
-                )
-        batch, kv_heads, length, dim = self.keys.shape
-        if self.values.shape[:3] != (batch, kv_heads, length) or length == 0:
-            raise ValueError(
-                f"keys {tuple(self.keys.shape)} and values {tuple(self.values.shape)} differ; give "
-                "one value for each key, and at least one."
-            )
-        _, heads, rows, query_dim = self.queries.shape
-        if self.queries.shape[0] != batch or query_dim != dim or heads % kv_heads or rows > length:
-            raise ValueError(
-                f"queries {tuple(self.queries.shape)} do not fit keys {tuple(self.keys.shape)}; "
-                "give the last Wq <= L queries of H heads, H a multiple of the KV heads."
-            )
-        if not 0 <= self.layer < self.num_layers:
-            raise ValueError(f"layer={self.layer} is outside 0..{self.num_layers - 1}.")
-        self._check_optional(heads)
-
-    def _check_optional(self, heads: int) -> None:
-        weight, columns = self.output_weight, heads * self.values.shape[-1]
-        if weight is not None and (weight.dim() != 2 or weight.shape[1] != columns):
-            raise ValueError(
-                f"output_weight has shape {tuple(weight.shape)}; give [hidden, {columns}], the "
-                "weight of the output projection."
-            )
-        if self.modality is not None and self.modality.shape != (self.batch, self.length):
-            raise ValueError(
-                f"modality has shape {tuple(self.modality.shape)}; give one mark for each token, "
-                f"[{self.batch}, {self.length}]."
-            )
-        if self.mask is None:
-            return
-        rows = self.queries.shape[2]
-        wanted = (self.batch, 1, rows, self.length)
-        fits = self.mask.dim() == 4 and all(
-            m in (1, w) for m, w in zip(self.mask.shape, wanted, strict=True)
-        )
-        if self.mask.dtype != torch.bool or not fits:
-            raise ValueError(
-                f"mask is {self.mask.dtype} of shape {tuple(self.mask.shape)}; give a bool tensor "
-                f"that broadcasts to {wanted}."
-            )
-        if not bool(self.mask.any(-1).all()):
-            raise ValueError("mask hides every key from some query; leave at least one visible.")
-
-    @property
-    def batch(self) -> int:
-        """Number of prompts B."""
-        return self.keys.shape[0]
-
-    @property
-    def kv_heads(self) -> int:
-        """Number of KV heads Hkv."""
-        return self.keys.shape[1]
-
-    @property
-    def length(self) -> int:
-        """Number of prompt tokens L."""
-        return self.keys.shape[2]
-
-    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """compute() at the first call with this key, the stored result afterwards.
-
-        Several policies look at one view, and most of them need the same attention rows.
-        """
-        if key not in self._memo:
-            self._memo[key] = compute()
-        return self._memo[key]
-
-    def last_rows(self, rows: int) -> int:
-        """How many of the last `rows` queries exist: min(rows, L). ValueError if the view holds
-        fewer."""
-        rows = min(rows, self.length)
-        if self.queries.shape[2] < rows:
-            raise ValueError(
-                f"the view holds the last {self.queries.shape[2]} queries and the method needs "
-                f"{rows}; capture as many as policy.window says."
-            )
-        return rows
-
-    def attention(self, rows: int) -> Tensor:
-        """Softmax rows of the last min(rows, L) queries, float32 [B, H, rows, L]; computed once."""
-        rows = self.last_rows(rows)
-        widest = self._memo.get("attention")
-        if widest is None or widest.shape[2] < rows:
-            mask = None if self.mask is None else self.mask[:, :, -rows:]
-            widest = window_attention(self.queries[:, :, -rows:], self.keys, self.scaling, mask)
-            self._memo["attention"] = widest
-        return widest[:, :, widest.shape[2] - rows :]
+_SHARED = {
+    *("window_anchor", "budget", "pyramid_beta", "adaptive_floor", "protect"),
+    *("decode", "positions"),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
     """What one policy keeps of one layer at one budget.
 
-    positions: int64 [B, Hkv, n], ascending. window: number of last tokens that were protected.
-    adaptive: share of KV heads whose ReST-KV window differed from the fixed pool; None for methods
-    without an adaptive window. fallback: the pattern used where the method's own does not fit, or
-    None.
+    positions: int64 [B, Hkv, n], ascending; where heads keep different numbers, -1 fills the ends.
+    counts: int64 [B, Hkv], entries of each head; None: all n. window: number of last tokens that
+    were protected. adaptive: share of KV heads whose ReST-KV window differed from the fixed pool;
+    None for methods without an adaptive window. fallback: what was done where the method's own
+    pattern does not fit, or None. carried: float32 [B, Hkv, n], what a policy that holds its budget
+    remembers of each kept token, or None.
     """
 
     positions: Tensor
     window: int
     adaptive: float | None = None
     fallback: str | None = None
+    counts: Tensor | None = None
+    carried: Tensor | None = None
 
 
 class Plan(NamedTuple):
@@ -176,19 +67,34 @@ class Policy(ABC):
     """An eviction method. Subclasses give `measure`, and `plan` or `rescore` where they differ.
 
     window: how many last queries the view must hold; None means all of them.
+    decode: grow = every new token stays; hold = the cache is evicted back to its budget after each.
+    positions: original = keys keep the rotary positions of the prompt; cache = they are re-indexed
+    by their place in the cache.
     """
 
     name: ClassVar[str] = ""
     window: int | None = field(default=0, init=False)
+    decode: str = field(default="grow", init=False)
+    positions: str = field(default="original", init=False)
 
     @property
     def params(self) -> dict[str, object]:
-        """Every parameter with its value."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+        """Every parameter with its value, those of the method before those that many share."""
+        names = [f.name for f in dataclasses.fields(self) if f.init]
+        return {name: getattr(self, name) for name in sorted(names, key=_SHARED.__contains__)}
+
+    @property
+    def observes(self) -> bool:
+        """Whether decoding must show it the attention of new tokens."""
+        return False
 
     @abstractmethod
     def measure(self, view: LayerView) -> Tensor:
         """What no budget changes: a score for each token, float32 [B, Hkv, L], larger = keep."""
+
+    def queries(self, suffix: int) -> int | None:
+        """How many last queries the view must hold if `suffix` tokens follow the question."""
+        return self.window
 
     def plan(self, view: LayerView, count: int) -> Plan:
         """Protected ranges when `count` tokens are kept."""
@@ -198,14 +104,38 @@ class Policy(ABC):
         """Turn the measurement into scores for each plan, before protection."""
         return Scored(measured.expand(len(plans), *measured.shape), [None] * len(plans))
 
+    def remember(self, view: LayerView, measured: Tensor) -> Tensor | None:
+        """float32 [B, Hkv, L] that the first `carry` builds on, or None."""
+        return None
+
+    def carry(self, step: Step) -> Tensor:
+        """What to remember of each entry after a step, float32 [C, Hkv, n]; if it observes."""
+        raise AssertionError(f"{self.name} observes nothing")
+
+    def standing(self, step: Step, carried: Tensor | None) -> Tensor:
+        """float32, broadcastable to [C, Hkv, n]: entries of lowest standing are evicted first."""
+        raise AssertionError(f"{self.name} does not hold a budget")
+
+    def evictions(self, held: Held, grown: int, seen: int, num_layers: int) -> int:
+        """How many entries every head drops after a step.
+
+        grown: tokens appended since the prompt was evicted, less those dropped; seen: tokens so
+        far.
+        """
+        return max(0, grown - (held.limit - held.kept))
+
     @torch.no_grad()
     def score(self, view: LayerView, budget: int) -> Tensor:
         """float32 [B, Hkv, L], larger = keep; protected tokens are +inf."""
-        count = kept_count(view.length, budget)
-        return self._protected_scores(view, [self.plan(view, count)]).scores[0]
+        count = self._quota(view, kept_count(view.length, budget))
+        return self._protected_scores(view, [self.plan(view, count)])[0].scores[0]
 
     def keep(self, view: LayerView, budget: int) -> Tensor:
-        """Ascending positions, int64 [B, Hkv, min(budget, L)]; ties go to the lower position."""
+        """Ascending positions, int64 [B, Hkv, min(budget, L)]; ties go to the lower position.
+
+        budget=pyramid keeps another number on each layer; with budget=adaptive heads differ, and -1
+        fills the ends.
+        """
         return self.select_many(view, [budget])[0].positions
 
     def keep_many(self, view: LayerView, budgets: Sequence[int]) -> list[Tensor]:
@@ -215,42 +145,134 @@ class Policy(ABC):
     @torch.no_grad()
     def select_many(self, view: LayerView, budgets: Sequence[int]) -> list[Selection]:
         """A Selection for each budget. ValueError for a budget that is not a whole number >= 1."""
-        counts = [kept_count(view.length, budget) for budget in budgets]
+        counts = [self._quota(view, kept_count(view.length, budget)) for budget in budgets]
         if not counts:
             return []
         plans = [self.plan(view, count) for count in counts]
         distinct = list(dict.fromkeys(plans))
-        scored = self._protected_scores(view, distinct)
+        scored, remembered = self._protected_scores(view, distinct)
         # A stable sort is what sends ties to the lower position.
-        order = scored.scores.sort(dim=-1, descending=True, stable=True).indices
+        ranked = scored.scores.sort(dim=-1, descending=True, stable=True)
         selections = []
         for plan, count in zip(plans, counts, strict=True):
             row = distinct.index(plan)
-            positions = order[row, :, :, :count].sort(dim=-1).values
+            chosen = self._choose(view, plan, count, ranked.values[row], ranked.indices[row])
             selections.append(
-                Selection(positions, plan.window, scored.adaptive[row], plan.fallback)
+                dataclasses.replace(
+                    chosen,
+                    adaptive=scored.adaptive[row],
+                    carried=_carried(remembered, chosen.positions),
+                )
             )
         return selections
 
-    def _protected_scores(self, view: LayerView, plans: list[Plan]) -> Scored:
-        scores, adaptive = self.rescore(view, self.measure(view), plans)
-        ranges = tuple((plan.sinks, plan.window) for plan in plans)
-        if any(sinks or window for sinks, window in ranges):
-            protected = _protection_mask(view.length, ranges, scores.device)
+    def _choose(
+        self, view: LayerView, plan: Plan, count: int, scores: Tensor, order: Tensor
+    ) -> Selection:
+        """The first `count` of each head's ranking; scores and order [B, Hkv, L]."""
+        return Selection(order[..., :count].sort(dim=-1).values, plan.window, None, plan.fallback)
+
+    def _quota(self, view: LayerView, count: int) -> int:
+        """Tokens kept on this layer when `count` are kept on average."""
+        return count
+
+    def _protected_scores(self, view: LayerView, plans: list[Plan]) -> tuple[Scored, Tensor | None]:
+        measured = self.measure(view)
+        scores, adaptive = self.rescore(view, measured, plans)
+        protected = self._protection(view, plans)
+        if protected is not None:
             scores = scores.masked_fill(protected, torch.inf)
-        return Scored(scores, adaptive)
+        remembered = self.remember(view, measured) if self.decode == "hold" else None
+        return Scored(scores, adaptive), remembered
+
+    def _protection(self, view: LayerView, plans: Sequence[Plan]) -> Tensor | None:
+        """True for protected tokens, broadcastable to [plans, B, Hkv, L]; None: there are none."""
+        ranges = tuple((plan.sinks, plan.window) for plan in plans)
+        if not any(sinks or window for sinks, window in ranges):
+            return None
+        return _range_mask(view.length, ranges, view.keys.device)
 
 
-def protected_window(window: int, count: int) -> int:
-    """Protected last tokens when `count` are kept: the window where it fits, else half of them."""
-    return window if count > window else count // 2
+@dataclass(frozen=True, kw_only=True)
+class ScoringPolicy(Policy):
+    """A policy whose scores can be compared: budgets may differ by layer and head.
+
+    budget: uniform = every head of every layer keeps as many; pyramid = fewer from layer to layer
+    (budgets.pyramid, with pyramid_beta); adaptive = heads of a layer share its budget by their
+    pooled scores (budgets.adaptive, with adaptive_floor). The total is the same.
+    protect: text = only image tokens are evicted. Where there is more text than budget, all of it
+    is kept and Selection.fallback is "all_text".
+    """
+
+    budget: str = "uniform"
+    pyramid_beta: int = 20
+    adaptive_floor: float = 0.2
+    protect: str = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse values that no method has a meaning for."""
+        require_choice(self.name, "budget", self.budget, RULES)
+        require_count(self.name, "pyramid_beta", self.pyramid_beta, 1)
+        if self.adaptive_floor != 0:
+            require_number(self.name, "adaptive_floor", self.adaptive_floor, 0, 1)
+        require_choice(self.name, "protect", self.protect, ("none", "text"))
+
+    def fixed(self, view: LayerView, plan: Plan) -> int:
+        """How many tokens are protected."""
+        if self.protect == "none":
+            return plan.sinks + plan.window
+        mask = self._protection(view, [plan])
+        assert mask is not None  # there is a text mask
+        return int(mask[0, 0, 0].sum())
+
+    def _quota(self, view: LayerView, count: int) -> int:
+        if self.budget != "pyramid" and self.protect == "none":
+            return count
+        fixed = self.fixed(view, self.plan(view, count))
+        if count <= fixed:
+            return fixed
+        if self.budget != "pyramid":
+            return count
+        room = view.length - fixed
+        line = pyramid(count - fixed, room, view.num_layers, self.pyramid_beta)
+        return fixed + line[view.layer]
+
+    def _choose(
+        self, view: LayerView, plan: Plan, count: int, scores: Tensor, order: Tensor
+    ) -> Selection:
+        full = self.protect == "text" and count == self.fixed(view, plan) < view.length
+        fallback = "all_text" if full else plan.fallback
+        if self.budget != "adaptive" or count == view.length:
+            chosen = super()._choose(view, plan, count, scores, order)
+            return dataclasses.replace(chosen, fallback=fallback)
+        fixed = self.fixed(view, plan)
+        free = adaptive(scores[..., fixed:], count - fixed, self.adaptive_floor)
+        counts = fixed + free
+        best = order[..., : int(counts.max())]
+        place = torch.arange(best.shape[-1], device=best.device)
+        kept = torch.where(place < counts[..., None], best, view.length).sort(dim=-1).values
+        positions = kept.masked_fill(kept == view.length, -1)
+        return Selection(positions, plan.window, None, fallback, counts)
+
+    def _protection(self, view: LayerView, plans: Sequence[Plan]) -> Tensor | None:
+        ranges = super()._protection(view, plans)
+        if self.protect == "none":
+            return ranges
+        if view.modality is None:
+            raise ValueError(
+                f"{self.name}: protect=text needs to know which tokens are text and the view does "
+                "not say; pass LayerView.modality or set protect=none."
+            )
+        if view.batch > 1:
+            raise ValueError(
+                f"{self.name}: protect=text takes one prompt at a time; give a batch of 1."
+            )
+        text = (view.modality == 0)[None, :, None]  # [1, B, 1, L]
+        return text if ranges is None else text | ranges
 
 
-def kept_count(length: int, budget: int) -> int:
-    """min(budget, L). ValueError for a budget that is not a whole number >= 1."""
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-        raise ValueError(f"budget={budget!r} is not a whole number of tokens; give 1 or more.")
-    return min(budget, length)
+def _carried(remembered: Tensor | None, positions: Tensor) -> Tensor | None:
+    return None if remembered is None else remembered.gather(-1, positions.clamp_min(0))
 
 
 def over_group(scores: Tensor, kv_heads: int, how: str) -> Tensor:
@@ -264,9 +286,17 @@ def over_group(scores: Tensor, kv_heads: int, how: str) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _protection_mask(
-    length: int, ranges: tuple[tuple[int, int], ...], device: torch.device
-) -> Tensor:
+def _range_mask(length: int, ranges: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     position = torch.arange(length)
     rows = [(position < sinks) | (position >= length - window) for sinks, window in ranges]
     return torch.stack(rows)[:, None, None].to(device)  # [plans, 1, 1, L]
+
+
+def require_decode(policy: Any) -> None:
+    """ValueError unless the policy's decode is hold or grow."""
+    require_choice(policy.name, "decode", policy.decode, ("hold", "grow"))
+
+
+def require_positions(policy: Any) -> None:
+    """ValueError unless the policy's positions are original or cache."""
+    require_choice(policy.name, "positions", policy.positions, ("original", "cache"))

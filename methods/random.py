@@ -10,24 +10,31 @@ import torch
 from torch import Tensor
 
 from .checks import require_count
-from .policy import LayerView, Policy
+from .holding import Step
+from .policy import ScoringPolicy, require_decode
+from .view import LayerView
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random(Policy):
+class Random(ScoringPolicy):
     """Keep a random set for each KV head; a smaller budget keeps a subset. Nothing is protected.
 
     seed: whole number, 0 or more. The draw depends on the seed, the layer, the head, the length and
     the norm of the layer's keys to five digits: the same prompt gives the same set whatever the
     memory layout and, in float32, almost always on another machine; two prompts of one length
     rarely share theirs. No global random state is read or changed.
+
+    decode: grow selects once, after the prompt; hold also evicts a random entry after every token.
     """
 
     name: ClassVar[str] = "random"
     seed: int = 0
+    decode: str = "grow"
 
     def __post_init__(self) -> None:
         """Refuse a seed that is not a whole number."""
+        super().__post_init__()
+        require_decode(self)
         require_count(self.name, "seed", self.seed, 0)
 
     def measure(self, view: LayerView) -> Tensor:
@@ -39,3 +46,20 @@ class Random(Policy):
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
             draws.append(torch.rand(view.kv_heads, view.length, generator=generator))
         return torch.stack(draws).to(view.keys.device)
+
+    def standing(self, step: Step, carried: Tensor | None) -> Tensor:
+        """Fresh draws for every step, the same for a token whatever else is in the batch."""
+        heads = torch.arange(step.positions.shape[1], device=step.positions.device)[:, None]
+        place = (self.seed, step.layer, step.seen)
+        mixed = step.positions + 1
+        for salt in (*place, heads):
+            mixed = _scramble(mixed + salt)
+        return mixed.float()
+
+
+def _scramble(numbers: Tensor) -> Tensor:
+    """A bijection of int64 whose results look random (the finaliser of SplitMix64)."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+        high = (numbers >> shift) & ((1 << (64 - shift)) - 1)
+        numbers = (numbers ^ high) * factor
+    return numbers

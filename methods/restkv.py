@@ -9,22 +9,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .budgets import protected_window
 from .checks import require, require_choice, require_count, require_flag, require_number
 from .kernels import joint_reconstruction, output_factors, reconstruction
-from .policy import LayerView, Plan, Policy, Scored, over_group, protected_window
+from .policy import Plan, Scored, over_group
 from .smoothing import TEMPORAL, adaptive_windows, drift, pool, pool_adaptive, temporal_weights
+from .view import LayerView
+from .windowed import WindowPolicy
 
 # Variants that differ only in these share a measurement.
-_SMOOTHING = {"spatial", "kernel", "scale", "relative_scale"}
+_SMOOTHING = {
+    *("spatial", "kernel", "scale", "relative_scale"),
+    *("budget", "pyramid_beta", "adaptive_floor", "protect"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestKV(Policy):
+class RestKV(WindowPolicy):
     """Score a token by a / (1 - a) * || W_O (o - v) ||^tau, smoothed over queries and tokens.
 
     Defaults are the published setting.
 
-    window: observation window in queries, and protected window in tokens.
     temporal, alpha: how the window's rows are weighted, see smoothing.temporal_weights.
     metric: after = weight the attention rows, then one metric, with o summed over the keys before
         the window and not renormalised; before = one metric a row, with its o over all keys, then
@@ -47,7 +52,6 @@ class RestKV(Policy):
     """
 
     name: ClassVar[str] = "restkv"
-    window: int = 32
     temporal: str = "ema"
     alpha: float = 0.3
     metric: str = "after"
@@ -63,7 +67,7 @@ class RestKV(Policy):
 
     def __post_init__(self) -> None:
         """Refuse values the method has no meaning for."""
-        require_count(self.name, "window", self.window, 1)
+        super().__post_init__()
         require_choice(self.name, "temporal", self.temporal, TEMPORAL)
         require_number(self.name, "alpha", self.alpha, 0, 1)
         require_choice(self.name, "metric", self.metric, ("after", "before"))
@@ -114,7 +118,7 @@ class RestKV(Policy):
         """Width and shift in tokens of the adaptive window where `past` tokens are kept before the
         protected window; int64 [past, B, Hkv].
         """
-        moved = drift(view.attention(self.window), past)
+        moved = drift(self.watch(view), past)
         moved = moved.unflatten(2, (view.kv_heads, -1)).mean(-1)
         return adaptive_windows(moved, self._scale(view), self.kernel, self.official)
 
@@ -122,13 +126,14 @@ class RestKV(Policy):
         return self.scale if self.relative_scale is None else self.relative_scale * view.length
 
     def _importance(self, view: LayerView) -> Tensor:
-        attention = view.attention(self.window)  # [B, H, W, L]
+        attention = self.watch(view)  # [B, H, W, L]
         rows = attention.shape[2]
         weights = temporal_weights(self.temporal, rows, float(self.alpha), attention.device)
         factors = self._factors(view)
         if self.metric == "after":
             mean = torch.matmul(weights, attention)  # [B, H, L]
-            past = view.length - rows or view.length
+            unseen = view.suffix if self.window_anchor == "question" else 0
+            past = view.length - unseen - rows or view.length
             outputs = _outputs(mean[:, :, None, :past], view.values[:, :, :past])
             total = self._change(view, mean, outputs[:, :, 0], factors)
         else:

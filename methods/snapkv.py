@@ -10,15 +10,17 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from .checks import require, require_choice, require_count, require_flag
-from .policy import LayerView, Plan, Policy, Scored, over_group
+from .policy import Plan, Scored, over_group
 from .smoothing import pool
+from .view import LayerView
+from .windowed import WindowPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnapKV(Policy):
+class SnapKV(WindowPolicy):
     """Score a token by the attention the last `window` queries pay to it, summed, then pooled.
 
-    window: observation window in queries, and protected window in tokens. pool: avg (zeros beyond
+    pool: avg (zeros beyond
     the ends) or max over `kernel` tokens (odd). group: how the query heads of a KV head are
     reduced, before pooling: mean, max or sum. value_norm: multiply by the length of the value, the
     "attn-v" ablation of ReST-KV's code. All `window` queries count even where a small budget
@@ -26,7 +28,6 @@ class SnapKV(Policy):
     """
 
     name: ClassVar[str] = "snapkv"
-    window: int = 32
     pool: str = "avg"
     kernel: int = 5
     group: str = "mean"
@@ -34,7 +35,7 @@ class SnapKV(Policy):
 
     def __post_init__(self) -> None:
         """Refuse values the method has no meaning for."""
-        require_count(self.name, "window", self.window, 1)
+        super().__post_init__()
         require_choice(self.name, "pool", self.pool, ("avg", "max"))
         require_count(self.name, "kernel", self.kernel, 1)
         require(self.kernel % 2 == 1, self.name, "kernel", self.kernel, "an odd number")
@@ -43,7 +44,7 @@ class SnapKV(Policy):
 
     def measure(self, view: LayerView) -> Tensor:
         """Column sums of the window's attention rows, one for each KV head."""
-        sums = over_group(view.attention(self.window).sum(2), view.kv_heads, self.group)
+        sums = over_group(self.watch(view).sum(2), view.kv_heads, self.group)
         return sums * vector_norm(view.values.float(), dim=-1) if self.value_norm else sums
 
     def rescore(self, view: LayerView, measured: Tensor, plans: Sequence[Plan]) -> Scored:

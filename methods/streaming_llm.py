@@ -8,8 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .budgets import protected_window
 from .checks import require_count
-from .policy import LayerView, Plan, Policy, protected_window
+from .holding import Step
+from .policy import Plan, Policy, require_decode, require_positions
+from .view import LayerView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +21,21 @@ class StreamingLLM(Policy):
 
     A budget that the sinks would use up keeps half of it as sinks, so that recent tokens always
     remain.
+
+    decode: hold slides the recent tokens along while generating, as published; grow selects once,
+    after the prompt. positions: original, or cache for rotary positions by the place in the cache,
+    as published, which only models with 1-D rotary positions have.
     """
 
     name: ClassVar[str] = "streaming_llm"
     sinks: int = 4
+    decode: str = "hold"
+    positions: str = "original"
 
     def __post_init__(self) -> None:
         """Refuse a negative number of sinks."""
+        require_decode(self)
+        require_positions(self)
         require_count(self.name, "sinks", self.sinks, 0)
 
     def measure(self, view: LayerView) -> Tensor:
@@ -36,8 +47,19 @@ class StreamingLLM(Policy):
         """Sinks and recent tokens are the whole budget."""
         return sinks_and_recent(self.sinks, count)
 
+    def standing(self, step: Step, carried: Tensor | None) -> Tensor:
+        """The position, sinks above all."""
+        return sliding(self.sinks, step)
+
 
 def sinks_and_recent(sinks: int, count: int, fallback: str | None = None) -> Plan:
     """The pattern as a plan: sinks where they leave room in `count`, else half of it."""
     kept = protected_window(sinks, count)
     return Plan(kept, count - kept, fallback=fallback)
+
+
+def sliding(sinks: int, step: Step) -> Tensor:
+    """Standing by position with the sinks protected, by the same rule as in the prompt."""
+    fits = step.budgets > sinks
+    kept = torch.where(fits, sinks, step.budgets // 2)[..., None]
+    return step.positions.float().masked_fill(step.positions < kept, torch.inf)

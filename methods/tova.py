@@ -5,25 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from .budgets import protected_window
 from .checks import require_flag
-from .policy import LayerView, Plan, Policy, protected_window
+from .holding import Step
+from .policy import Plan, ScoringPolicy, require_decode
+from .view import LayerView
 
 
 @dataclass(frozen=True, kw_only=True)
-class TOVA(Policy):
+class TOVA(ScoringPolicy):
     """Keep one set for all heads of a layer: the top of the last query's head-mean attention.
 
     protect_last: always keep the newest token. The published method does not, and does evict it.
+    decode: hold evicts by the newest query's attention after every token, as published; grow
+    selects once, after the prompt.
     """
 
     name: ClassVar[str] = "tova"
     window: int = field(default=1, init=False)
     protect_last: bool = False
+    decode: str = "hold"
 
     def __post_init__(self) -> None:
         """Refuse a flag that is not one."""
+        super().__post_init__()
+        require_decode(self)
         require_flag(self.name, "protect_last", self.protect_last)
 
     def measure(self, view: LayerView) -> Tensor:
@@ -34,3 +43,25 @@ class TOVA(Policy):
     def plan(self, view: LayerView, count: int) -> Plan:
         """At most the newest token is protected."""
         return Plan(0, protected_window(1, count) if self.protect_last else 0)
+
+    @property
+    def observes(self) -> bool:
+        """Every new query ranks the cache anew."""
+        return self.decode == "hold"
+
+    def remember(self, view: LayerView, measured: Tensor) -> Tensor:
+        """The last row; nothing reads it."""
+        return measured
+
+    def carry(self, step: Step) -> Tensor:
+        """Mean over all query heads of the newest attention row."""
+        assert step.attention is not None
+        row = step.attention[:, :, -1].mean(1, keepdim=True)  # [C, 1, n]
+        return row.expand(-1, step.positions.shape[1], -1)
+
+    def standing(self, step: Step, carried: Tensor | None) -> Tensor:
+        """That row; the newest token has no privilege unless asked for."""
+        assert carried is not None
+        if not self.protect_last:
+            return carried
+        return carried.masked_fill(step.positions == step.seen - 1, torch.inf)

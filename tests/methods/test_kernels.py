@@ -159,7 +159,7 @@ def test_factors_take_weights_made_in_inference_mode():
 
 def test_variants_share_what_a_view_measured(monkeypatch):
     calls = []
-    module = importlib.import_module("methods.policy")
+    module = importlib.import_module("methods.view")
     original = module.window_attention
     monkeypatch.setattr(
         module, "window_attention", lambda *args: calls.append(1) or original(*args)

@@ -8,16 +8,25 @@ import torch
 import methods
 from tests.methods.views import random_view
 
+SCORING = {"budget": "uniform", "pyramid_beta": 20, "adaptive_floor": 0.2, "protect": "none"}
+WINDOW = {"window": 32, "window_anchor": "end", **SCORING}
 DEFAULTS = {
     "full": {},
-    "random": {"seed": 0},
-    "streaming_llm": {"sinks": 4},
-    "snapkv": {"window": 32, "pool": "avg", "kernel": 5, "group": "mean", "value_norm": False},
-    "h2o": {"recent": None, "causal": True, "average": "sum", "group": "mean"},
-    "tova": {"protect_last": False},
+    "random": {"seed": 0, "decode": "grow", **SCORING},
+    "streaming_llm": {"sinks": 4, "decode": "hold", "positions": "original"},
+    "snapkv": {"pool": "avg", "kernel": 5, "group": "mean", "value_norm": False, **WINDOW},
+    "h2o": {
+        "recent": None,
+        "causal": True,
+        "average": "sum",
+        "group": "mean",
+        "decode": "hold",
+        **SCORING,
+    },
+    "tova": {"protect_last": False, "decode": "hold", **SCORING},
     "lacache": {"span": None, "overlap": 0, "start": 4},
     "restkv": {
-        "window": 32,
+        **WINDOW,
         "temporal": "ema",
         "alpha": 0.3,
         "metric": "after",

@@ -1,0 +1,98 @@
+"""How many tokens are kept: of a prompt, by each layer and by each head.
+
+Knows counts and scores; must not know methods.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+RULES = ("uniform", "pyramid", "adaptive")
+
+
+def budget(length: int, ratio: float) -> int:
+    """Tokens kept of `length` when the fraction `ratio` in [0, 1) is evicted: L - floor(ratio * L).
+
+    The ratio is read as the decimal that was meant: 0.7 of 10 tokens is 7, not 6. At least one
+    token stays. ValueError for a ratio outside [0, 1) or a length below 1.
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+        raise ValueError(
+            f"ratio={ratio!r} is not a fraction of tokens to evict; give 0 <= ratio < 1."
+        )
+    if length < 1:
+        raise ValueError(f"length={length} leaves nothing to keep; give at least one token.")
+    evicted = math.floor(Fraction(ratio).limit_denominator(10**6) * length)
+    return max(1, length - evicted)
+
+
+def kept_count(length: int, budget: int) -> int:
+    """min(budget, L). ValueError for a budget that is not a whole number >= 1."""
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise ValueError(f"budget={budget!r} is not a whole number of tokens; give 1 or more.")
+    return min(budget, length)
+
+
+def protected_window(window: int, count: int) -> int:
+    """Protected last tokens when `count` are kept: the window where it fits, else half of them."""
+    return window if count > window else count // 2
+
+
+@lru_cache(maxsize=1024)
+def pyramid(count: int, room: int, num_layers: int, beta: int = 20) -> tuple[int, ...]:
+    """Tokens each layer keeps outside its protected ones, first layer first (arXiv 2406.02069).
+
+    count: their mean over the layers; room: how many there are. The last layer keeps count / beta
+    (rounded down, at least 1), the first as much more than the mean as the last keeps less, those
+    between lie on a line. A first layer that would need more than `room` takes all of it, and the
+    last one the rest; as in the released code, `room` below twice the count is shared evenly.
+
+    The sum is count * num_layers exactly: fractions of the line are rounded by largest remainder.
+    The released code rounds the step down instead and keeps more (4,560 for 4,096 on 32 layers).
+    """
+    if num_layers == 1 or room < 2 * count or count < 1:
+        return (count,) * num_layers
+    last = max(1, count // beta)
+    first = min(2 * count - last, room)
+    last = 2 * count - first
+    step = Fraction(first - last, num_layers - 1)
+    line = [first - layer * step for layer in range(num_layers)]
+    counts = [math.floor(share) for share in line]
+    rest = count * num_layers - sum(counts)
+    by_fraction = sorted(range(num_layers), key=lambda layer: (counts[layer] - line[layer], layer))
+    for layer in by_fraction[:rest]:
+        counts[layer] += 1
+    return tuple(counts)
+
+
+def adaptive(scores: Tensor, count: int, floor: float = 0.2, normalize: bool = True) -> Tensor:
+    """Tokens each head keeps of its candidates, int64 [B, H] (Ada-KV, arXiv 2407.11550).
+
+    scores [B, H, N], each head's candidates in descending order, none negative. The top H * count
+    of all heads together give each head a share; that share counts 1 - floor, an even one `floor`.
+    normalize: as in the released code, weigh a head's scores by the part of their sum that its own
+    top `count` hold. Equal scores of different heads are taken in turn, best rank first.
+
+    The sum is H * count exactly, by largest remainder; the released code rounds each head by itself
+    and drifts.
+    """
+    batch, heads = scores.shape[:2]
+    if normalize:
+        total = scores.sum(-1, keepdim=True)
+        top = scores[..., :count].sum(-1, keepdim=True)
+        scores = scores * torch.where(total > 0, top / total, 1.0)
+    by_rank = scores.transpose(1, 2).reshape(batch, -1)  # [B, N * H]: ties go to the better rank
+    chosen = by_rank.sort(dim=-1, descending=True, stable=True).indices[:, : heads * count] % heads
+    pooled = torch.zeros(batch, heads, dtype=torch.float64, device=scores.device)
+    pooled.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=torch.float64))
+    # Shares are multiples of floor's last digit: what float64 adds to them is far below 1e-9.
+    share = pooled * (1 - floor) + count * floor
+    whole = (share + 1e-9).floor()
+    rest = heads * count - whole.sum(-1, keepdim=True)
+    rank = (share - whole).sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
+    return (whole + (rank < rest)).long()

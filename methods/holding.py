@@ -1,0 +1,66 @@
+"""Decoding under a budget: what a policy sees of its cells at a step, and which entries go.
+
+Knows tensors and counts; must not know caches, models or how cells are batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MODES = ("hold", "grow")
+
+
+@dataclass(frozen=True)
+class Held:
+    """One cell that holds its budget, on one layer.
+
+    prompt: tokens in the cache when it was evicted; kept: how many of them stayed; limit: most
+    entries after a step, not below `kept`. tail: prompt tokens that were read after the eviction,
+    in one forward pass; then tokens come one by one. Where heads keep different numbers, kept and
+    limit are their mean, and every head may grow by limit - kept.
+    """
+
+    prompt: int
+    kept: int
+    limit: int
+    tail: int
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Cells of one policy on one layer, just after `new` tokens were appended and attended.
+
+    positions int64 [C, Hkv, n]: index of each entry's token in the sequence, -1 where a head has no
+    entry; in no particular order. budgets int64 [C, Hkv]: entries of each head after this step's
+    eviction. seen: tokens so far. attention float32 [C, H, new, n]: rows of the new tokens, None
+    unless the policy observes. carried float32 [C, Hkv, n]: what `Policy.carry` gave at the last
+    step, or the policy's Selection.carried at the first; 0 for new tokens; None unless it observes.
+    """
+
+    held: Sequence[Held]
+    positions: Tensor
+    budgets: Tensor
+    seen: int
+    new: int
+    layer: int
+    num_layers: int
+    attention: Tensor | None = None
+    carried: Tensor | None = None
+
+
+def victims(standing: Tensor, positions: Tensor, count: int) -> Tensor:
+    """The `count` entries of lowest standing, int64 [C, Hkv, count]; of equals, the newest go.
+
+    standing float32 and positions int64 [C, Hkv, n], positions -1 where there is no entry.
+    """
+    standing = standing.masked_fill(positions < 0, torch.inf)
+    if count == 1:
+        lowest = standing == standing.amin(-1, keepdim=True)
+        return torch.where(lowest, positions, -1).argmax(-1, keepdim=True)
+    newest_first = positions.sort(dim=-1, descending=True, stable=True).indices
+    order = standing.gather(-1, newest_first).sort(dim=-1, stable=True).indices[..., :count]
+    return newest_first.gather(-1, order)

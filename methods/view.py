@@ -1,0 +1,150 @@
+"""What a layer shows to an eviction method.
+
+Knows tensors only. It must not know models, prompts, caches or what a method does with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .kernels import window_attention
+
+
+@dataclass(frozen=True, eq=False)
+class LayerView:
+    """Keys, values and the last queries of one attention layer after the prompt was prefilled.
+
+    keys [B, Hkv, L, d] and queries [B, H, Wq, d] are rotated already; values [B, Hkv, L, dv];
+    queries holds the LAST Wq <= L positions. Query head h reads KV head h // (H / Hkv). `scaling`
+    multiplies the logits. output_weight [C, H * dv] is the weight of the output projection.
+    modality [B, L]: 0 text, 1 image. suffix: last tokens that follow the question (those of the
+    chat template). `mask`: bool, broadcastable to [B, 1, Wq, L], True where a query may see a key;
+    None means causal, query i of the last Wq sitting at position L - Wq + i.
+
+    ValueError when the shapes disagree or a mask hides every key from a query.
+    """
+
+    keys: Tensor
+    values: Tensor
+    queries: Tensor
+    scaling: float
+    output_weight: Tensor | None = None
+    layer: int = 0
+    num_layers: int = 1
+    modality: Tensor | None = None
+    mask: Tensor | None = None
+    suffix: int = 0
+    _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse tensors that cannot belong to one layer."""
+        for name in ("keys", "values", "queries"):
+            if getattr(self, name).dim() != 4:
+                shape = tuple(getattr(self, name).shape)
+                raise ValueError(
+                    f"{name} has shape {shape}; give [batch, heads, tokens, head_dim]."
+                )
+        batch, kv_heads, length, dim = self.keys.shape
+        if self.values.shape[:3] != (batch, kv_heads, length) or length == 0:
+            raise ValueError(
+                f"keys {tuple(self.keys.shape)} and values {tuple(self.values.shape)} differ; give "
+                "one value for each key, and at least one."
+            )
+        _, heads, rows, query_dim = self.queries.shape
+        if self.queries.shape[0] != batch or query_dim != dim or heads % kv_heads or rows > length:
+            raise ValueError(
+                f"queries {tuple(self.queries.shape)} do not fit keys {tuple(self.keys.shape)}; "
+                "give the last Wq <= L queries of H heads, H a multiple of the KV heads."
+            )
+        if not 0 <= self.layer < self.num_layers:
+            raise ValueError(f"layer={self.layer} is outside 0..{self.num_layers - 1}.")
+        if not 0 <= self.suffix < length:
+            raise ValueError(f"suffix={self.suffix} is outside 0..{length - 1}.")
+        self._check_optional(heads)
+
+    def _check_optional(self, heads: int) -> None:
+        weight, columns = self.output_weight, heads * self.values.shape[-1]
+        if weight is not None and (weight.dim() != 2 or weight.shape[1] != columns):
+            raise ValueError(
+                f"output_weight has shape {tuple(weight.shape)}; give [hidden, {columns}], the "
+                "weight of the output projection."
+            )
+        if self.modality is not None and self.modality.shape != (self.batch, self.length):
+            raise ValueError(
+                f"modality has shape {tuple(self.modality.shape)}; give one mark for each token, "
+                f"[{self.batch}, {self.length}]."
+            )
+        if self.mask is None:
+            return
+        rows = self.queries.shape[2]
+        wanted = (self.batch, 1, rows, self.length)
+        fits = self.mask.dim() == 4 and all(
+            m in (1, w) for m, w in zip(self.mask.shape, wanted, strict=True)
+        )
+        if self.mask.dtype != torch.bool or not fits:
+            raise ValueError(
+                f"mask is {self.mask.dtype} of shape {tuple(self.mask.shape)}; give a bool tensor "
+                f"that broadcasts to {wanted}."
+            )
+        if not bool(self.mask.any(-1).all()):
+            raise ValueError("mask hides every key from some query; leave at least one visible.")
+
+    @property
+    def batch(self) -> int:
+        """Number of prompts B."""
+        return self.keys.shape[0]
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of KV heads Hkv."""
+        return self.keys.shape[1]
+
+    @property
+    def length(self) -> int:
+        """Number of prompt tokens L."""
+        return self.keys.shape[2]
+
+    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """compute() at the first call with this key, the stored result afterwards.
+
+        Several policies look at one view, and most of them need the same attention rows.
+        """
+        if key not in self._memo:
+            self._memo[key] = compute()
+        return self._memo[key]
+
+    def last_rows(self, rows: int) -> int:
+        """How many of the last `rows` queries exist: min(rows, L). ValueError if the view holds
+        fewer."""
+        rows = min(rows, self.length)
+        if self.queries.shape[2] < rows:
+            raise ValueError(
+                f"the view holds the last {self.queries.shape[2]} queries and the method needs "
+                f"{rows}; capture as many as policy.window says."
+            )
+        return rows
+
+    def attention(self, rows: int) -> Tensor:
+        """Softmax rows of the last min(rows, L) queries, float32 [B, H, rows, L]; computed once."""
+        rows = self.last_rows(rows)
+        widest = self._memo.get("attention")
+        if widest is None or widest.shape[2] < rows:
+            mask = None if self.mask is None else self.mask[:, :, -rows:]
+            widest = window_attention(self.queries[:, :, -rows:], self.keys, self.scaling, mask)
+            self._memo["attention"] = widest
+        return widest[:, :, widest.shape[2] - rows :]
+
+    def observed(self, window: int, anchor: str) -> Tensor:
+        """Softmax rows of the observation window, float32 [B, H, rows, L], rows <= window.
+
+        anchor: end = the last queries, question = the last ones before the suffix.
+        """
+        if anchor == "end" or not self.suffix:
+            return self.attention(window)
+        rows = self.attention(window + self.suffix)
+        return rows[:, :, : rows.shape[2] - self.suffix]

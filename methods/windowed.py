@@ -1,0 +1,38 @@
+"""What methods share that score by the attention of an observation window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .checks import require_choice, require_count
+from .policy import ScoringPolicy
+from .view import LayerView
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowPolicy(ScoringPolicy):
+    """A policy that watches the last `window` queries and protects as many tokens.
+
+    window: observation window in queries, and protected window in tokens. window_anchor: end = the
+    last queries of the prompt; question = the last ones of the question, before the suffix of the
+    chat template. What is protected are the last tokens either way.
+    """
+
+    window: int = 32
+    window_anchor: str = "end"
+
+    def __post_init__(self) -> None:
+        """Refuse values no window has a meaning for."""
+        super().__post_init__()
+        require_count(self.name, "window", self.window, 1)
+        require_choice(self.name, "window_anchor", self.window_anchor, ("end", "question"))
+
+    def queries(self, suffix: int) -> int:
+        """The window, and the suffix behind it where that is not watched."""
+        return self.window + (suffix if self.window_anchor == "question" else 0)
+
+    def watch(self, view: LayerView) -> Tensor:
+        """Attention rows of the observation window, float32 [B, H, rows, L], rows <= window."""
+        return view.observed(self.window, self.window_anchor)
