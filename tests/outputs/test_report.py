@@ -8,7 +8,7 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from harness import plots, report, stats, summary, tables
+from harness import honesty, plots, report, stats, summary, tables
 
 META = {
     "name": "demo", "command": "make sweep 'ratios=[0.5,0.9]'", "seed": 7,
@@ -80,7 +80,7 @@ def test_inert_window_is_named(make_sweep, active, inert):
     text = summary.markdown(
         samples, stats.summarise(samples), stats.abilities(samples), META, ["curve.png"]
     )
-    assert (summary.INERT in text) == inert
+    assert (honesty.INERT in text) == inert
     assert ("restkv 25.0 %" in text) == (active == {"restkv": 0.25})
 
 
@@ -95,9 +95,9 @@ def test_only_the_labels_that_never_left_the_pool_are_called_inert(make_sweep):
 
     mixed = sentence(restkv=0.0, restkv_mean=0.0, restkv_relative=0.739)
     assert "restkv_relative 73.9 %" in mixed
-    assert mixed.endswith(f"It never did for restkv, restkv_mean: {summary.INERT}.")
+    assert mixed.endswith(f"It never did for restkv, restkv_mean: {honesty.INERT}.")
     # a share that rounds to 0.0 % is not never
-    assert summary.INERT not in sentence(restkv=0.0001)
+    assert honesty.INERT not in sentence(restkv=0.0001)
     # nothing is said of the published scale: the labels' parameters can be overridden
     assert "published" not in mixed
 

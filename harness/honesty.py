@@ -1,0 +1,101 @@
+"""What the tables of a run can and cannot say, in sentences.
+
+Knows samples and their cells; must not know how the summary is laid out.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from harness import stats, tables
+from harness.tables import escape, percent
+
+INERT = (
+    "their spatial smoothing was the same pool for every token, so this run says nothing about its "
+    "adaptive part"
+)
+
+
+def sentences(
+    samples: pd.DataFrame, cells: pd.DataFrame, meta: Mapping[str, object]
+) -> Iterator[str]:
+    """What the table can and cannot say; the first sentence carries the weight."""
+    rows = tables.compressed(cells)
+    total, empty = len(rows), int(rows["vacuous"].sum())
+    model, task, protocol = (escape(cells.iloc[0][name]) for name in stats.GROUP)
+    if total == 0:
+        yield "This table holds no compressed cell, so it cannot say anything about eviction."
+    elif empty == total:
+        yield (
+            f"This table cannot answer the question: all {total} compressed cells are vacuous, "
+            f"because under protocol {protocol} no scored token came from a compacted cache; they "
+            "repeat the full cache by construction and are no result of any method."
+        )
+    elif empty:
+        yield (
+            f"This table answers only in part: {empty} of {total} compressed cells are vacuous "
+            f"(marked {tables.VACUOUS}; no scored token came from a compacted cache), are no "
+            "result of their method, and only the others can be compared."
+        )
+    else:
+        yield (
+            f"This table can say how {total} compressed cells of {model} fare on "
+            f"{cells['n_questions'].max():,} questions of {task} under protocol {protocol}, for in "
+            "every cell scored tokens came from the compacted cache; it cannot say how other "
+            "models, other tasks or other prompt lengths fare."
+        )
+    if "caveat" in meta:
+        yield escape(meta["caveat"], 600)
+    yield from _doubts(samples, cells)
+
+
+def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
+    """Findings in the numbers themselves that weaken a comparison."""
+    by_label = tables.references(cells).set_index("label")
+    full, blank = (by_label.reindex([name]).iloc[0] for name in tables.REFERENCES.values())
+    if pd.isna(full["accuracy"]):
+        yield "The full cache was not run, so losses cannot be read off."
+    elif pd.isna(blank["accuracy"]):
+        yield "The blank image was not run, so it is unknown how much the answers need the image."
+    elif full["accuracy_low"] <= blank["accuracy_high"]:
+        yield (
+            f"With the full cache the model scores {percent(full['accuracy'])} %, with a blank "
+            f"image {percent(blank['accuracy'])} %, and the intervals overlap: it does not "
+            "demonstrably use the image, and eviction of image tokens cannot show."
+        )
+    if cells["n_rows"].nunique() > 1:
+        yield (
+            f"Cells hold between {cells['n_rows'].min():,} and {cells['n_rows'].max():,} rows: the "
+            "run is incomplete, and cells are not on equal ground."
+        )
+    rows = tables.compressed(cells)
+    yield from _fallbacks(samples, rows)
+    real = set(rows.loc[~rows["vacuous"].astype(bool), "cell_key"])
+    share = float((samples.loc[samples["cell_key"].isin(real), "exposed_tokens"] == 0).mean())
+    if share > 0:
+        yield (
+            f"In cells that are not vacuous {percent(share)} % of the rows still had no scored "
+            "token from the compacted cache."
+        )
+
+
+def _fallbacks(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
+    """Cells whose figures are, in part, those of another method's pattern."""
+    for _, cell in rows[rows["fallback_rate"] > 0].iterrows():
+        used = samples.loc[samples["cell_key"] == cell["cell_key"], "fallback"].dropna().iloc[0]
+        yield (
+            f"The pattern of {escape(cell['method'])} at {tables.setting(cell)} did not fit so few "
+            f"tokens in {percent(cell['fallback_rate'])} % of the rows; {escape(used)}'s was used."
+        )
+
+
+def window(cells: pd.DataFrame) -> str:
+    """How often the adaptive window of ReST-KV was at work."""
+    active = tables.compressed(cells).groupby("label", sort=False)["adaptive_active"].mean()
+    active = active.dropna()
+    if active.empty:
+        return "No method here has an adaptive window."
+    names = ", ".join(f"{escape(name)} {percent(share)} %" for name, share in active.items())
+    text = f"The adaptive window differed from the fixed pool in this share of heads: {names}."
+    never = ", ".join(escape(name) for name in active.index[active == 0])
+    return f"{text} It never did for {never}: {INERT}." if never else text
