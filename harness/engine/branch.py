@@ -10,20 +10,35 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
 
-from harness.engine.cache import CellCache, CompactLayer, branch, pad_positions, valid_columns
-from harness.engine.layout import Layout
+from harness.engine.cache import CellCache, CompactLayer, branch
+from harness.engine.hold import Holder
+from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.prefill import Prefill
+from harness.engine.rotary import Rotary, Turns
 from harness.engine.settings import Branch
-from methods import budget
+from harness.engine.tiles import Tiles
+from methods import Held, Policy, Selection, budget
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A branch with the number of tokens it may keep of the L evictable ones."""
+    """A branch with the number of tokens it may keep of the L evictable ones.
+
+    limit: how many entries a cell that holds its budget may have: that number, or the budget that
+    was asked for where it is larger than L. None: any number, for ratio 0 evicts nothing.
+    """
 
     branch: Branch
     count: int
+    limit: int | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether decoding may evict from it."""
+        policy = self.branch.policy
+        return policy is not None and policy.decode == "hold" and self.limit is not None
 
 
 @dataclass(frozen=True)
@@ -43,14 +58,11 @@ def plan(branches: Sequence[Branch], length: int) -> list[Cell]:
     """Turn ratios and budgets into token counts for a cache of `length` tokens."""
     cells = []
     for wanted in branches:
-        if wanted.policy is None:
-            count = length
-        elif wanted.budget is not None:
-            count = min(wanted.budget, length)
-        else:
-            assert wanted.ratio is not None  # Branch holds exactly one of the two
-            count = budget(length, wanted.ratio)
-        cells.append(Cell(wanted, count))
+        limit = None
+        if wanted.policy is not None:
+            limit = budget(length, wanted.ratio or 0) if wanted.budget is None else wanted.budget
+        count = length if limit is None else min(limit, length)
+        cells.append(Cell(wanted, count, None if wanted.ratio == 0 else limit))
     return cells
 
 
@@ -62,53 +74,133 @@ class Batch:
     kept: list[Kept]
 
 
-def build(prefill: Prefill, layout: Layout, cells: Sequence[Cell], modality: Tensor) -> Batch:
-    """Compact the prompt cache for these cells, one gather a layer; modality [L] of its tokens."""
+def build(
+    prefill: Prefill,
+    layout: Layout,
+    cells: Sequence[Cell],
+    modality: Tensor,
+    tail: int = 0,
+    extra: int = 0,
+) -> Batch:
+    """Compact the prompt cache for these cells, one gather a layer; modality [L] of its tokens.
+
+    tail: prompt tokens that are read after the eviction; extra: how many of them come on top of the
+    budget of cells that hold it.
+    """
     compact: dict[int, CompactLayer] = {}
-    masks: dict[tuple[int, ...], Tensor | None] = {}  # layers with equal padding share their mask
-    tokens = [0] * len(cells)
     stored = [0] * len(cells)
+    tokens = torch.zeros(len(cells))
     images = torch.zeros(len(cells), device=modality.device)
     full = 0
     for layer in layout.layers:
         source = prefill.cache.layers[layer.index]
-        _, heads, length, dim = source.keys.shape
-        token_bytes = heads * (dim + source.values.shape[-1]) * source.keys.element_size()
-        positions = _positions(prefill, layer.rank, cells, heads, length)
-        counts = tuple(kept.shape[-1] for kept in positions)
-        index = pad_positions(positions)
-        if counts not in masks:
-            masks[counts] = valid_columns(counts, index.device)
-        valid = masks[counts]
-        seen = source.get_seq_length()
-        compact[layer.index] = CompactLayer.gather(source.keys, source.values, index, valid, seen)
-        image = modality[index] if valid is None else modality[index] * valid[:, None]
-        images += image.sum((1, 2)) / heads
-        full += length * token_bytes
-        tokens = [total + count for total, count in zip(tokens, counts, strict=True)]
-        stored = [total + count * token_bytes for total, count in zip(stored, counts, strict=True)]
+        heads, length = source.keys.shape[1:3]
+        token_bytes = (source.keys.shape[3] + source.values.shape[3]) * source.keys.element_size()
+        chosen = [_chosen(prefill, layer.rank, cell, heads, length) for cell in cells]
+        made = compact_layer(
+            source, chosen, cells, layer, layout, tail, extra, prefill.rotary, prefill.turns
+        )
+        compact[layer.index] = made
+        totals = made.tiles.counts.view(-1, heads).sum(1)
+        tokens += totals / heads
+        stored = [sum(pair) for pair in zip(stored, (totals * token_bytes).tolist(), strict=True)]
+        images += _images(made.tiles, modality, len(cells), heads)
+        full += heads * length * token_bytes
     whole = _uncompressed_bytes(prefill, layout)
     number = len(layout.layers)
+    figures = zip(cells, tokens.tolist(), images.tolist(), stored, strict=True)
     kept = [
         Kept(count / number, image / number, size + whole, full + whole, *_observed(prefill, cell))
-        for cell, count, image, size in zip(cells, tokens, images.tolist(), stored, strict=True)
+        for cell, count, image, size in figures
     ]
     return Batch(branch(prefill.cache, compact, len(cells)), kept)
 
 
-def _positions(
-    prefill: Prefill, rank: int, cells: Sequence[Cell], heads: int, length: int
-) -> list[Tensor]:
-    """What each cell keeps of one layer: [Hkv, n] a cell."""
-    device = prefill.logits.device
-    every = torch.arange(length, device=device).expand(heads, -1)
-    chosen = prefill.selections[rank]
-    return [
-        every
-        if cell.branch.policy is None
-        else chosen[id(cell.branch.policy)][cell.count].positions[0]
-        for cell in cells
-    ]
+def compact_layer(
+    source: CacheLayerMixin,
+    chosen: Sequence[Selection],
+    cells: Sequence[Cell],
+    layer: AttentionLayer,
+    layout: Layout,
+    tail: int,
+    extra: int,
+    rotary: Rotary | None,
+    turns: Turns | None,
+) -> CompactLayer:
+    """What the cells keep of one layer's prompt entries, and who evicts from it later.
+
+    source: keys and values [1, Hkv, L, d]; chosen: one Selection a cell; tail, extra, rotary and
+    turns as in `build` and `Prefill`.
+    """
+    counts = [_counts(one) for one in chosen]
+    tiles = Tiles.gather(
+        source.keys,
+        source.values,
+        [one.positions[0] for one in chosen],
+        counts,
+        [None if one.carried is None else one.carried[0] for one in chosen],
+    )
+    heads, length = source.keys.shape[1:3]
+    made = CompactLayer(tiles, heads, source.get_seq_length(), rotary=rotary)
+    made.reindexed = [i for i, cell in enumerate(cells) if reindexes(cell.branch.policy)]
+    if made.reindexed:
+        assert turns is not None  # noted where a policy re-indexes
+        made.take_off(turns)
+    made.holders = _holders(cells, counts, layer, layout, length, tail, extra)
+    return made
+
+
+def reindexes(policy: Policy | None) -> bool:
+    """Whether a policy gives cached keys the rotary positions of their place in the cache."""
+    return policy is not None and policy.positions == "cache"
+
+
+def _chosen(prefill: Prefill, rank: int, cell: Cell, heads: int, length: int) -> Selection:
+    """What a cell keeps of one layer."""
+    if cell.branch.policy is not None:
+        return prefill.selections[rank][id(cell.branch.policy)][cell.count]
+    every = torch.arange(length, device=prefill.logits.device)
+    return Selection(every.expand(1, heads, -1), 0)
+
+
+def _counts(chosen: Selection) -> list[int]:
+    """Entries of each head."""
+    if chosen.counts is None:
+        return [chosen.positions.shape[-1]] * chosen.positions.shape[1]
+    counts: list[int] = chosen.counts[0].tolist()
+    return counts
+
+
+def _holders(
+    cells: Sequence[Cell],
+    counts: Sequence[Sequence[int]],
+    layer: AttentionLayer,
+    layout: Layout,
+    length: int,
+    tail: int,
+    extra: int,
+) -> list[Holder]:
+    """Who evicts while this layer decodes: one holder a policy."""
+    found: dict[int, Holder] = {}
+    for i, (cell, each) in enumerate(zip(cells, counts, strict=True)):
+        policy = cell.branch.policy
+        if policy is None or not cell.holds or cell.limit is None:
+            continue
+        empty = Holder(policy, layer.rank, len(layout.layers), [], [], [])
+        holder = found.setdefault(id(policy), empty)
+        kept = round(sum(each) / len(each))
+        limit = kept + cell.limit - cell.count + extra
+        holder.cells.append(i)
+        holder.held.append(Held(length, kept, limit, tail))
+        holder.grown.append(0)
+    return list(found.values())
+
+
+def _images(tiles: Tiles, modality: Tensor, cells: int, heads: int) -> Tensor:
+    """Image entries of each cell, mean over its heads [cells]."""
+    image = (modality[tiles.places.clamp_min(0)] * (tiles.places >= 0)).sum(1).float()
+    owners = image.new_zeros(cells * heads).index_add_(0, tiles.owner, image)
+    return owners.view(cells, heads).mean(1)
 
 
 def _uncompressed_bytes(prefill: Prefill, layout: Layout) -> int:

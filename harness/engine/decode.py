@@ -6,17 +6,19 @@ Every cell keeps the prompt's original positions. It must not know how the cache
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import LogitsProcessorList, PreTrainedModel, RepetitionPenaltyLogitsProcessor
+from transformers.cache_utils import Cache
 
 from harness.engine.attention import listening
 from harness.engine.cache import CellCache, CompactLayer
 from harness.engine.layout import Layout
 from harness.engine.prefill import forward
+from harness.engine.rotary import Rotary
 from harness.engine.settings import Generation
 
 # What else in a generation_config changes greedy answers, with the values that do not.
@@ -34,13 +36,11 @@ _PROCESSORS = {
 
 
 class CompactAttention:
-    """Listens to a decoding pass and answers for the compact layers, without repeating keys."""
+    """Listens to a decoding pass and answers for the compact layers."""
 
-    def __init__(self, layout: Layout, cache: CellCache) -> None:
+    def __init__(self, layout: Layout, cache: Cache) -> None:
         self.layout = layout
         self.cache = cache
-        self._bias_key: tuple[object, ...] = ()
-        self._bias: Tensor | None = None
 
     def attend(
         self,
@@ -51,41 +51,14 @@ class CompactAttention:
         mask: Tensor | None,
         scaling: float,
     ) -> Tensor | None:
-        """query [cells, H, q, d] over keys [cells, Hkv, n, d] -> [cells, q, H, dv]."""
+        """query [cells, H, q, d] of new tokens, key and value [cells, Hkv, q, d] -> [cells, q, H,
+        dv].
+        """
         layer = self.layout.find(module)
         if layer is None:
             return None
-        cells, heads, rows, dim = query.shape
-        kv_heads = key.shape[1]
-        groups = heads // kv_heads
-        bias = self._layer_bias(self.cache.layers[layer.index], rows, groups, query.dtype)
-        packed = query.reshape(cells, kv_heads, groups * rows, dim)
-        output = scaled_dot_product_attention(packed, key, value, attn_mask=bias, scale=scaling)
-        return output.reshape(cells, heads, rows, -1).transpose(1, 2)
-
-    def _layer_bias(
-        self, layer: CompactLayer, rows: int, groups: int, dtype: torch.dtype
-    ) -> Tensor | None:
-        """Additive mask [cells, 1, groups * rows or 1, n]; layers with equal padding share it."""
-        key = (id(layer.valid), layer.width, layer.filled, rows, groups)
-        if key != self._bias_key:
-            self._bias_key, self._bias = key, make_bias(layer, rows, groups, dtype)
-        return self._bias
-
-
-def make_bias(layer: CompactLayer, rows: int, groups: int, dtype: torch.dtype) -> Tensor | None:
-    """0 where the last `rows` tokens may look, -inf elsewhere; None when that is everywhere."""
-    if layer.valid is None and rows == 1:
-        return None
-    device, new = layer.keys.device, layer.filled - layer.width
-    visible = torch.ones(1, 1, rows, layer.filled, dtype=torch.bool, device=device)
-    if rows > 1:
-        visible = visible.tril(layer.filled - rows)
-    if layer.valid is not None:
-        visible = visible & pad(layer.valid, (0, new), value=True)[:, None, None]
-    bias = torch.zeros(visible.shape, dtype=dtype, device=device)
-    bias.masked_fill_(~visible, -torch.inf)
-    return bias if rows == 1 else bias.repeat(1, 1, groups, 1)
+        stored: CompactLayer = self.cache.layers[layer.index]
+        return stored.attend(query, key, value, scaling)
 
 
 @dataclass
@@ -121,8 +94,9 @@ class Decoder:
         tail: int,
         logits: Tensor | None,
         generation: Generation,
+        rotary: Rotary | None = None,
     ) -> Decoded:
-        """Decode `cells` branches of one prompt.
+        """Decode `cells` branches of one prompt; rotary where the cache re-indexes positions.
 
         prompt_ids [1, L] and positions [1, L] or [3, 1, L] of the whole prompt, of which the last
         `tail` tokens are not in the cache. tail 0: `logits` [1, V] of the prefill give the first
@@ -131,7 +105,7 @@ class Decoder:
         listener = CompactAttention(self.layout, cache)
         following = int(positions.max()) + 1
         shape = (*positions.shape[:-2], cells, -1)
-        with listening(listener):
+        with listening(listener), rotary.following() if rotary else nullcontext():
             if tail:
                 ids = prompt_ids[:, -tail:].expand(cells, -1)
                 logits = self._step(cache, ids, positions[..., -tail:].expand(shape))

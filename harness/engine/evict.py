@@ -7,71 +7,53 @@ once, then transformers decodes as always. It must not know prompts' messages, t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 import methods
 from harness.engine.attention import listening
-from harness.engine.branch import plan
+from harness.engine.branch import Cell, compact_layer, plan
+from harness.engine.cache import CompactLayer
 from harness.engine.inputs import check, check_boundary, first_part, position_ids
 from harness.engine.layout import Layout, prepare
 from harness.engine.prefill import Capture, forward
+from harness.engine.rotary import Rotary
 from harness.engine.settings import PROTOCOLS, Branch
 from harness.models import modality
 
 _REFUSED = ("past_key_values", "inputs_embeds", "assistant_model", "prompt_lookup_num_tokens")
 
 
-class EvictingLayer(DynamicLayer):
-    """A growing layer [1, Hkv, n, d] that can drop entries and goes on counting the tokens seen."""
-
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = 0
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Append [1, Hkv, q, d] and return everything stored."""
-        self.seen += key_states.shape[2]
-        return super().update(key_states, value_states, *args, **kwargs)
-
-    def get_seq_length(self) -> int:
-        """Tokens seen, not stored."""
-        return self.seen
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Stored entries with the query's own, and how many seen tokens are not stored."""
-        stored = self.keys.shape[2] if self.is_initialized else 0
-        return stored + query_length, self.seen - stored
-
-    def keep(self, positions: Tensor) -> None:
-        """Drop all entries but those at positions [1, Hkv, n]."""
-        index = positions[..., None]
-        self.keys = self.keys.gather(2, index.expand(-1, -1, -1, self.keys.shape[-1]))
-        self.values = self.values.gather(2, index.expand(-1, -1, -1, self.values.shape[-1]))
-
-
 class Evictor:
-    """Listens to one generate call: captures the first `boundary` tokens, evicts, then attends."""
+    """Listens to one generate call: captures the first `boundary` tokens, evicts, then attends.
+
+    tail: prompt tokens behind the boundary; extra: how many of them come on top of a held budget.
+    """
 
     def __init__(
-        self, layout: Layout, cache: Cache, branch: Branch, capture: Capture, boundary: int
+        self,
+        layout: Layout,
+        cache: Cache,
+        cell: Cell,
+        capture: Capture,
+        boundary: int,
+        tail: int,
+        extra: int,
+        rotary: Rotary | None,
     ):
         self.layout = layout
         self.cache = cache
+        self.cell = cell
         self.capture = capture
         self.boundary = boundary
-        self.count = plan([branch], boundary)[0].count
+        self.tail = tail
+        self.extra = extra
+        self.rotary = rotary
 
     def attend(
         self,
@@ -87,18 +69,23 @@ class Evictor:
         if layer is None:
             return None
         stored = self.cache.layers[layer.index]
-        rows = query.shape[2]
-        if stored.seen == self.boundary:
-            self.capture.attend(module, query, key, value, mask, scaling)
-            (chosen,) = self.capture.selections[layer.rank].values()
-            stored.keep(chosen[self.count].positions)
-            return None
-        visible = torch.ones(rows, key.shape[2], dtype=torch.bool, device=key.device)
-        visible = visible.tril(key.shape[2] - rows)
-        output = scaled_dot_product_attention(
-            query, key, value, attn_mask=visible, scale=scaling, enable_gqa=True
+        if isinstance(stored, CompactLayer):
+            return stored.attend(query, key, value, scaling)
+        self.capture.attend(module, query, key, value, mask, scaling)
+        (chosen,) = self.capture.selections[layer.rank].values()
+        turns = self.rotary.now if self.rotary else None
+        self.cache.layers[layer.index] = compact_layer(
+            stored,
+            [chosen[self.cell.count]],
+            [self.cell],
+            layer,
+            self.layout,
+            self.tail,
+            self.extra,
+            self.rotary,
+            turns,
         )
-        return output.transpose(1, 2)
+        return None
 
 
 @contextmanager
@@ -166,11 +153,15 @@ def _generate(
     check_boundary(kinds, boundary)
     assert branch.policy is not None  # built by `evict`
     cache = DynamicCache(config=model.config)
-    for layer in layout.layers:
-        cache.layers[layer.index] = EvictingLayer()
-    requests = [(branch.policy, [plan([branch], boundary)[0].count])]
+    (cell,) = plan([branch], boundary)
+    requests = [(branch.policy, [cell.count])]
     capture = Capture(layout, requests, kinds[:boundary], protocol != "paper")
-    with torch.no_grad(), listening(Evictor(layout, cache, branch, capture, boundary)):
+    rotary = Rotary(model, layout) if branch.policy.positions == "cache" else None
+    tail = kinds.shape[0] - boundary
+    extra = tail if protocol == "context" else 0
+    evictor = Evictor(layout, cache, cell, capture, boundary, tail, extra, rotary)
+    following = rotary.following() if rotary else nullcontext()
+    with torch.no_grad(), listening(evictor), following:
         kwargs["position_ids"] = position_ids(model, tensors, kinds)
         if boundary < ids.shape[1]:
             part = first_part(tensors, boundary)

@@ -71,6 +71,13 @@ def position_ids(model: PreTrainedModel, inputs: dict[str, Tensor], modality: Te
     return positions
 
 
+def has_several_axes(model: PreTrainedModel) -> bool:
+    """Whether a token's rotary position is several numbers (M-RoPE)."""
+    text = model.config.get_text_config(decoder=True)
+    rope = getattr(text, "rope_parameters", None) or {}
+    return _rope_index(model) is not None or "mrope_section" in rope
+
+
 def _rope_index(model: PreTrainedModel) -> Callable[..., tuple[Tensor, Tensor]] | None:
     """The model's own rule for positions of image tokens, if it has one."""
     inner = getattr(model, "model", None)

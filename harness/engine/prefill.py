@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from transformers.cache_utils import Cache
 from harness.engine.attention import listening
 from harness.engine.inputs import first_part
 from harness.engine.layout import Layout
+from harness.engine.rotary import Rotary, Turns
 from methods import LayerView, Policy, Selection
 
 Selections = dict[int, dict[int, Selection]]  # by id of the policy, then by budget
@@ -35,7 +37,8 @@ class Prefill:
     """What the prompt left behind.
 
     cache: all prompt entries [1, Hkv, L, d] a layer. logits [1, V] after the last prefilled token.
-    selections: one mapping for each compressible layer. Times in seconds.
+    selections: one mapping for each compressible layer. Times in seconds. rotary, and the turns
+    [1, L, dim] that the keys were rotated by, where a policy re-indexes positions.
     """
 
     cache: Cache
@@ -43,13 +46,16 @@ class Prefill:
     selections: list[Selections]
     prefill_s: float
     score_s: float
+    rotary: Rotary | None = None
+    turns: Turns | None = None
 
 
 class Capture:
     """Listens to a prefill and lets the policies select from each compressible layer.
 
     requests: for each policy the budgets wanted of it. modality [L]: 0 text, 1 image. causal_text:
-    refuse masks that let text see later tokens, because the prompt is about to be split.
+    refuse masks that let text see later tokens, because the prompt is about to be split. suffix:
+    last tokens that follow the question.
     """
 
     def __init__(
@@ -58,12 +64,14 @@ class Capture:
         requests: Sequence[tuple[Policy, Sequence[int]]],
         modality: Tensor,
         causal_text: bool,
+        suffix: int = 0,
     ) -> None:
+        self.suffix = suffix
         self.layout = layout
         self.requests = requests
         self.modality = modality
         self.causal_text = causal_text
-        windows = [policy.window for policy, _ in requests]
+        windows = [policy.queries(suffix) for policy, _ in requests]
         self.window = None if None in windows else max((w for w in windows if w), default=0)
         self.selections: list[Selections] = [{} for _ in layout.layers]
         self.score_s = 0.0
@@ -103,6 +111,7 @@ class Capture:
             num_layers=len(self.layout.layers),
             modality=self.modality[None],
             mask=mask[:, :, first:] if mask is not None and self._bidirectional else None,
+            suffix=self.suffix,
         )
         for policy, budgets in self.requests:
             chosen = policy.select_many(view, budgets)
@@ -133,14 +142,15 @@ def prefill(
     inputs: Mapping[str, Tensor],
     positions: Tensor,
     boundary: int,
+    rotary: Rotary | None = None,
 ) -> Prefill:
     """Run the first `boundary` prompt tokens (images included) while `capture` listens.
 
-    positions [1, L] or [3, 1, L].
+    positions [1, L] or [3, 1, L]. rotary: note what keys are rotated by.
     """
     cache = DynamicCache(config=model.config)
     started = clock(positions.device)
-    with listening(capture):
+    with listening(capture), rotary.following() if rotary else nullcontext():
         logits = forward(
             model,
             layout,
@@ -148,6 +158,7 @@ def prefill(
             positions[..., :boundary],
             **first_part(dict(inputs), boundary),
         )
+        turns = rotary.now if rotary else None
     elapsed = clock(positions.device) - started
     for index, shape in capture.shapes.items():
         if cache.layers[index].keys.shape != shape:
@@ -155,7 +166,8 @@ def prefill(
                 f"layer {index} attends to keys of shape {tuple(shape)} but caches "
                 f"{tuple(cache.layers[index].keys.shape)}; choose a model that caches its keys."
             )
-    return Prefill(cache, logits, capture.selections, elapsed - capture.score_s, capture.score_s)
+    spent = elapsed - capture.score_s, capture.score_s
+    return Prefill(cache, logits, capture.selections, *spent, rotary, turns)
 
 
 def forward(

@@ -17,6 +17,7 @@ from harness.engine.decode import Decoded, Decoder
 from harness.engine.inputs import check, check_boundary, position_ids
 from harness.engine.layout import prepare
 from harness.engine.prefill import Capture, Prefill, clock, prefill
+from harness.engine.rotary import Rotary
 from harness.engine.settings import Branch, BranchResult, Generation, Protocol
 
 if TYPE_CHECKING:
@@ -73,19 +74,28 @@ class Engine:
         check_boundary(modality, boundary)
         positions = position_ids(self.model, prompt.inputs, modality)
         cells = branching.plan(branches, boundary)
-        capture = Capture(
-            self.layout, _requests(cells), modality[:boundary], self.protocol.name != "paper"
-        )
-        filled = self._prefill(capture, prompt, positions, boundary)
+        behind = max(0, prompt.suffix - (modality.shape[0] - boundary))
+        split = self.protocol.name != "paper"
+        capture = Capture(self.layout, _requests(cells), modality[:boundary], split, behind)
+        reindexes = any(branching.reindexes(branch.policy) for branch in branches)
+        rotary = Rotary(self.model, self.layout) if reindexes else None
+        filled = self._prefill(capture, prompt, positions, boundary, rotary)
         answers = _Answers(self, prompt, positions, modality, boundary, generation, filled)
         answers.run_all(cells, self.loaded.letter_ids(letters))
-        return answers.results(letters)
+        return answers.results(cells, letters)
 
     def _prefill(
-        self, capture: Capture, prompt: Prompt, positions: Tensor, boundary: int
+        self,
+        capture: Capture,
+        prompt: Prompt,
+        positions: Tensor,
+        boundary: int,
+        rotary: Rotary | None,
     ) -> Prefill:
         try:
-            return prefill(self.model, self.layout, capture, prompt.inputs, positions, boundary)
+            return prefill(
+                self.model, self.layout, capture, prompt.inputs, positions, boundary, rotary
+            )
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"a prompt of {boundary} tokens does not fit into memory with all its queries; "
@@ -139,6 +149,9 @@ class _Answers:
         self.positions = positions
         self.modality = modality
         self.boundary = boundary
+        self.tail = self.prompt_ids.shape[1] - boundary
+        # A question that is read after the eviction comes on top of what its context may keep.
+        self.extra = self.tail if engine.protocol.name == "context" else 0
         self.generation = generation
         self.filled = filled
         self.token_ids: dict[int, list[int]] = {}
@@ -176,9 +189,9 @@ class _Answers:
     def _batch(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded]:
         engine, device = self.engine, self.prompt_ids.device
         started = clock(device)
-        batch = branching.build(self.filled, engine.layout, cells, self.modality[: self.boundary])
+        kinds, tail = self.modality[: self.boundary], self.tail
+        batch = branching.build(self.filled, engine.layout, cells, kinds, tail, self.extra)
         compacted = clock(device)
-        tail = self.prompt_ids.shape[1] - self.boundary
         decoded = engine.decoder.run(
             batch.cache,
             len(cells),
@@ -187,6 +200,7 @@ class _Answers:
             tail,
             None if tail else self.filled.logits,
             self.generation,
+            self.filled.rotary,
         )
         self.compact_s += compacted - started
         self.decode_s += clock(device) - compacted
@@ -203,7 +217,7 @@ class _Answers:
         self.engine.cells_per_batch = size // 2
         return size // 2
 
-    def results(self, letters: Sequence[str]) -> list[BranchResult]:
+    def results(self, cells: Sequence[Cell], letters: Sequence[str]) -> list[BranchResult]:
         """One result a cell, in the order of the branches."""
         seconds = {
             "prefill": self.filled.prefill_s,
@@ -211,16 +225,15 @@ class _Answers:
             "compact": self.compact_s,
             "decode": self.decode_s,
         }
-        cells = len(self.kept)
-        share = {name: value / cells for name, value in seconds.items()}
-        images = int(self.modality.sum())
-        return [self._result(i, letters, images, dict(share)) for i in range(cells)]
+        count = len(cells)
+        share = {name: value / count for name, value in seconds.items()}
+        return [self._result(i, cell, letters, dict(share)) for i, cell in enumerate(cells)]
 
     def _result(
         self,
         i: int,
+        cell: Cell,
         letters: Sequence[str],
-        images: int,
         timings: dict[str, float],
     ) -> BranchResult:
         kept = self.kept[i]
@@ -233,14 +246,14 @@ class _Answers:
         length = self.prompt_ids.shape[1]
         # What was kept decides, not what was asked: `full` ignores its budget.
         evicted = kept.tokens < self.boundary
-        exposed = scored - (self.boundary == length) if evicted else 0
+        exposed = scored - (self.boundary == length if evicted else self._free_tokens(cell))
         return BranchResult(
             text=text,
             token_ids=ids,
-            exposed_tokens=max(0, exposed),
+            exposed_tokens=int(max(0, exposed)),
             evictable_tokens=self.boundary,
             prompt_tokens=length,
-            image_tokens=images,
+            image_tokens=int(self.modality.sum()),
             kept_tokens=kept.tokens,
             kept_image=kept.image,
             kept_text=kept.tokens - kept.image,
@@ -252,6 +265,13 @@ class _Answers:
             letter_logits=dict(zip(letters, self.letter_logits[i], strict=True)),
             timings=timings,
         )
+
+    def _free_tokens(self, cell: Cell) -> float:
+        """How many answer tokens a cell that lost nothing of its prompt gives before it evicts."""
+        if not cell.holds or cell.limit is None:
+            return torch.inf
+        # Before the pass for token j > 1 ends, tail + j - 2 tokens came in and could be evicted.
+        return max(1, cell.limit + self.extra - self.boundary - self.tail + 2)
 
 
 def _tokens_of(text: str, ids: list[int], decode: Callable[[list[int]], str]) -> int:

@@ -19,9 +19,14 @@ class Scatter:
 
     seed: int
     window: int | None = 4
+    decode: str = "grow"
+    positions: str = "original"
     more: int = 0  # tokens that every further layer keeps beyond the budget
     views: list[LayerView] = field(default_factory=list)
     kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def queries(self, suffix: int) -> int | None:
+        return self.window
 
     def select_many(self, view: LayerView, budgets: list[int]) -> list[Selection]:
         self.views.append(view)

@@ -1,0 +1,134 @@
+"""Taking rotary positions off keys and queries, and putting others on.
+
+Uses the model's own rotation and frequencies, whatever their scaling. It must not know policies or
+how entries are stored.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from harness.engine.inputs import has_several_axes
+from harness.engine.layout import Layout
+
+Turns = tuple[Tensor, Tensor]  # cosines and sines [B, q, rotary_dim], as the model applies them
+
+
+class Rotary:
+    """The 1-D rotary positions of one model.
+
+    ValueError, one sentence, for a model that has none, or other ones.
+    """
+
+    def __init__(self, model: PreTrainedModel, layout: Layout) -> None:
+        """Find the model's rotation and check that it is x cos + rotate_half(x) sin."""
+        reason = _unsuitable(model, layout)
+        if reason:
+            raise ValueError(
+                f"positions=cache gives cached keys new 1-D rotary positions, and "
+                f"{type(model).__name__} {reason}; use positions=original."
+            )
+        self.module: nn.Module = model.get_decoder().rotary_emb
+        self._half: Callable[[Tensor], Tensor] = _code_of(layout).rotate_half
+        self.by_length = _kind(self.module) in ("dynamic", "longrope")
+        self.now: Turns | None = None
+        self._table: Turns | None = None
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Keep in `now` what the model's forward passes turn their queries and keys by."""
+
+        def note(_module: nn.Module, _inputs: object, output: Turns) -> None:
+            self.now = output
+
+        handle = self.module.register_forward_hook(note)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self.now = None
+
+    def table(self, length: int, device: torch.device) -> Turns:
+        """Turns of positions 0..length - 1 in a sequence of that length, float32 [length, dim]."""
+        known = self._table
+        if self.by_length or known is None or len(known[0]) < length:
+            # A copy: some scalings remember the longest sequence they have seen.
+            module = copy.deepcopy(self.module)
+            longest = length if self.by_length else max(length, 256)
+            positions = torch.arange(longest, device=device)[None]
+            cos, sin = module(torch.empty(0, dtype=torch.float32, device=device), positions)
+            known = self._table = (cos[0].float(), sin[0].float())
+        return known
+
+    def undo(self, rotated: Tensor, turns: Turns) -> Tensor:
+        """rotated [..., n, d] without its turns [..., n, dim], float32."""
+        cos, sin = (each.float() for each in turns)
+        turned, rest = rotated.float().split_with_sizes(_sizes(rotated, cos), dim=-1)
+        # Dividing takes off what YaRN and others multiply cosines and sines by as well.
+        plain = (turned * cos - self._half(turned) * sin) / (cos * cos + sin * sin)
+        return torch.cat([plain, rest], dim=-1)
+
+    def turn(self, plain: Tensor, turns: Turns) -> Tensor:
+        """plain [..., n, d] with turns [..., n, dim], float32."""
+        cos, sin = (each.float() for each in turns)
+        still, rest = plain.float().split_with_sizes(_sizes(plain, cos), dim=-1)
+        return torch.cat([still * cos + self._half(still) * sin, rest], dim=-1)
+
+
+def _sizes(vectors: Tensor, cos: Tensor) -> list[int]:
+    return [cos.shape[-1], vectors.shape[-1] - cos.shape[-1]]
+
+
+def _unsuitable(model: PreTrainedModel, layout: Layout) -> str | None:
+    """Why the model's positions cannot be re-indexed, or None."""
+    text = model.config.get_text_config(decoder=True)
+    if has_several_axes(model):
+        return "uses M-RoPE, where a position is three numbers"
+    if len(layout.layers) != text.num_hidden_layers:
+        return "has layers of another kind between its full-attention ones"
+    without = [getattr(layer.module, "use_rope", True) for layer in layout.layers]
+    if not all(without) or not all(getattr(text, "no_rope_layers", None) or [True]):
+        return "has layers without rotary positions"
+    code, module = _code_of(layout), getattr(model.get_decoder(), "rotary_emb", None)
+    functions = ("apply_rotary_pos_emb", "rotate_half")
+    if module is None or not all(hasattr(code, name) for name in functions):
+        return "has no rotary positions where this project can find them"
+    if not _plain_rotation(copy.deepcopy(module), code):
+        return "rotates its keys in another way"
+    return None
+
+
+def _plain_rotation(module: nn.Module, code: ModuleType) -> bool:
+    """Whether the model's own function is x cos + rotate_half(x) sin, and can be undone."""
+    device = next(iter(module.buffers())).device
+    positions = torch.tensor([[3, 7]], device=device)
+    try:
+        turns = module(torch.empty(0, dtype=torch.float32, device=device), positions)
+        cos, sin = (each.float()[:, None] for each in turns)
+        x = torch.linspace(-1, 1, cos.numel(), device=device).view(cos.shape)
+        applied, _ = code.apply_rotary_pos_emb(x, x, *turns)
+        half = code.rotate_half
+        back = (applied * cos - half(applied) * sin) / (cos * cos + sin * sin)
+        return torch.allclose(applied, x * cos + half(x) * sin, atol=1e-5) and torch.allclose(
+            back, x, atol=1e-5
+        )
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return False  # another signature is another rotation
+
+
+def _kind(module: nn.Module) -> str:
+    kind = getattr(module, "rope_type", "default")
+    return kind if isinstance(kind, str) else "default"
+
+
+def _code_of(layout: Layout) -> ModuleType:
+    """The module of code that defines the attention layers."""
+    return sys.modules[type(layout.layers[0].module).__module__]

@@ -1,0 +1,234 @@
+"""Entries of many sequences in one pool of fixed-size tiles, none longer than it needs to be.
+
+A sequence is what one KV head of one cell keeps. Each has tiles of its own and fills them one after
+the other, so sequences of any lengths share a pool and at most one tile of each is partly empty.
+Which tile belongs to whom is known on the host; nothing here waits for the device. It must not know
+models, policies or cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+SMALL, LARGE = 16, 64  # entries a tile: small ones waste little, large ones multiply faster
+
+
+class Tiles:
+    """A pool of T tiles for S sequences.
+
+    keys [T, tile, d], values [T, tile, dv]; places int64 [T, tile], the index in the sequence of
+    the token of each entry, -1 where there is none; carried float32 [T, tile] or None. owner int64
+    [T]: the sequence of a tile. On the host: counts int64 [S]; table int64 [S, blocks], the tile of
+    each block of a sequence, -1 behind its last.
+    """
+
+    def __init__(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        places: Tensor,
+        counts: Tensor,
+        blocks: Tensor,
+        carried: Tensor | None = None,
+    ) -> None:
+        """Tiles lie in the order of the sequences, `blocks` int64 [S] of each."""
+        self.keys, self.values, self.places, self.carried = keys, values, places, carried
+        self.counts = counts
+        self.table, owner = _index(blocks)
+        self.owner = owner.to(keys.device)
+
+    @property
+    def size(self) -> int:
+        """Entries a tile."""
+        return self.keys.shape[1]
+
+    @classmethod
+    def gather(
+        cls,
+        keys: Tensor,
+        values: Tensor,
+        places: Sequence[Tensor],
+        counts: Sequence[Sequence[int]],
+        carried: Sequence[Tensor | None],
+    ) -> Tiles:
+        """Copy prompt entries into tiles.
+
+        keys, values [1, heads, L, d]; for each cell places int64 [heads, n] of which the first
+        counts[head] of each row are used, and carried float32 [heads, n] or None.
+        """
+        heads, length = keys.shape[1:3]
+        longest = max(max(each) for each in counts)
+        size = SMALL if longest < 32 * SMALL else LARGE
+        entries = torch.tensor([list(each) for each in counts])  # [cells, heads]
+        blocks = entries // size + 1  # room for the next token in every sequence
+        tiled = [_tile(own, blocks[cell], size, -1) for cell, own in enumerate(places)]
+        where = torch.cat(tiled)
+        table, owner = _index(blocks.flatten())
+        del table
+        source = (owner % heads).to(keys.device)[:, None] * length + where.clamp_min(0)
+        remembered = None
+        if any(each is not None for each in carried):
+            parts = [
+                _tile(torch.zeros_like(own, dtype=torch.float32) if c is None else c, b, size, 0)
+                for own, c, b in zip(places, carried, blocks, strict=True)
+            ]
+            remembered = torch.cat(parts)
+        return cls(
+            _take(keys, source),
+            _take(values, source),
+            where,
+            entries.flatten(),
+            blocks.flatten(),
+            remembered,
+        )
+
+    def append(self, keys: Tensor, values: Tensor, first: int) -> None:
+        """Add entries [S, q, d] of tokens first..first + q - 1 to every sequence."""
+        new = keys.shape[1]
+        self._make_room(new)
+        order = self.counts[:, None] + torch.arange(new)  # [S, q]
+        tiles = self.table.gather(1, order // self.size)
+        slots = (tiles * self.size + order % self.size).flatten().to(self.keys.device)
+        _flat(self.keys).index_copy_(0, slots, keys.flatten(0, 1))
+        _flat(self.values).index_copy_(0, slots, values.flatten(0, 1))
+        tokens = torch.arange(first, first + new, device=slots.device)
+        self.places.view(-1).index_copy_(0, slots, tokens.repeat(len(self.counts)))
+        if self.carried is not None:
+            self.carried.view(-1).index_fill_(0, slots, 0.0)
+        self.counts = self.counts + new
+
+    def _make_room(self, new: int) -> None:
+        """Give tiles to the sequences that need them for `new` more entries."""
+        have = (self.table >= 0).sum(1)
+        missing = (self.counts + new + self.size - 1) // self.size - have
+        missing.clamp_min_(0)
+        added = int(missing.sum())
+        if not added:
+            return
+        total = len(self.owner)
+        self.keys = pad(self.keys, (0, 0, 0, 0, 0, added))
+        self.values = pad(self.values, (0, 0, 0, 0, 0, added))
+        self.places = pad(self.places, (0, 0, 0, added), value=-1)
+        if self.carried is not None:
+            self.carried = pad(self.carried, (0, 0, 0, added))
+        sequences = torch.repeat_interleave(torch.arange(len(have)), missing)
+        self.owner = torch.cat([self.owner, sequences.to(self.owner.device)])
+        wider = int((have + missing).max()) - self.table.shape[1]
+        self.table = pad(self.table, (0, max(0, wider)), value=-1)
+        start = missing.cumsum(0) - missing
+        rank = torch.arange(added) - start[sequences]
+        self.table[sequences, have[sequences] + rank] = torch.arange(total, total + added)
+
+    def select(self, sequences: Tensor) -> None:
+        """Keep only these sequences (int64 on the host), in this order."""
+        table = self.table[sequences]
+        blocks = (table >= 0).sum(1)
+        kept = table[table >= 0].to(self.keys.device)
+        self.keys, self.values, self.places = self.keys[kept], self.values[kept], self.places[kept]
+        if self.carried is not None:
+            self.carried = self.carried[kept]
+        self.counts = self.counts[sequences]
+        self.table, owner = _index(blocks)
+        self.owner = owner.to(self.keys.device)
+
+    def view(self, sequences: Tensor) -> View:
+        """A padded look at these sequences (int64 on the host)."""
+        blocks = -(-int(self.counts[sequences].max()) // self.size)
+        return View(self, sequences, self.table[sequences, :blocks])
+
+    def evict(self, sequences: Tensor, order: Tensor) -> None:
+        """Drop entries, int64 [s, m] by their order within each of the sequences.
+
+        The last entries move into the gaps, so that a sequence stays without holes.
+        """
+        m = order.shape[1]
+        counts = self.counts[sequences] - m
+        left = counts.to(order.device)[:, None]
+        last = left + torch.arange(m, device=order.device)  # [s, m], behind the new end
+        stays = (last[:, :, None] != order[:, None]).all(-1)
+        gap = order < left
+        # Pair the k-th gap with the k-th of the last that stays; there are as many of each.
+        gaps = order.gather(1, (~gap).long().argsort(dim=1, stable=True))
+        movers = last.gather(1, (~stays).long().argsort(dim=1, stable=True))
+        paired = torch.arange(m, device=order.device) < gap.sum(1, keepdim=True)
+        target = torch.where(paired, gaps, movers)
+        blocks = -(-int(counts.max() + m) // self.size)
+        table = self.table[sequences, :blocks].to(order.device)
+        source, target, ends = (self._slots(table, each) for each in (movers, target, last))
+        for pool in (self.keys, self.values):
+            _flat(pool).index_copy_(0, target, _flat(pool)[source])
+        for marks in (self.places, self.carried):
+            if marks is not None:
+                marks.view(-1).index_copy_(0, target, marks.view(-1)[source])
+        self.places.view(-1).index_fill_(0, ends, -1)
+        self.counts[sequences] = counts
+
+    def _slots(self, table: Tensor, order: Tensor) -> Tensor:
+        tiles = table.gather(1, order // self.size)
+        return (tiles * self.size + order % self.size).flatten()
+
+
+class View:
+    """Sequences side by side, padded to the longest: [s, n], n a multiple of the tile size."""
+
+    def __init__(self, tiles: Tiles, sequences: Tensor, table: Tensor) -> None:
+        """table int64 [s, blocks] on the host, -1 where a sequence is shorter."""
+        self.tiles, self.sequences = tiles, sequences
+        self._present = table >= 0
+        self._index = table.clamp_min(0).to(tiles.keys.device)
+        held = self.pick(tiles.places)
+        absent = ~self._present.repeat_interleave(tiles.size, 1).to(held.device)
+        self.places = held.masked_fill(absent, -1)  # int64 [s, n]
+
+    def pick(self, pool: Tensor) -> Tensor:
+        """Entries [T, tile, ...] of the pool as [s, n, ...]; padding holds anything."""
+        return pool[self._index].flatten(1, 2)
+
+    def rows(self, weights: Tensor) -> Tensor:
+        """Rows [T, R, tile] over the pool as [s, R, n]; zero where there is no entry."""
+        picked = weights[self._index].transpose(1, 2).flatten(2)  # [s, R, n]
+        return picked.masked_fill((self.places < 0)[:, None], 0.0)
+
+    def put(self, pool: Tensor, entries: Tensor) -> None:
+        """Write entries [s, n, ...] back to the pool [T, tile, ...]."""
+        present = self._present.to(entries.device)
+        split = entries.unflatten(1, (present.shape[1], -1))
+        pool.index_copy_(0, self._index[present], split[present])
+
+    def put_rows(self, weights: Tensor, rows: Tensor) -> None:
+        """Write rows [s, R, n] back to rows [T, R, tile] over the pool."""
+        present = self._present.to(rows.device)
+        split = rows.unflatten(2, (present.shape[1], -1)).transpose(1, 2)
+        weights.index_copy_(0, self._index[present], split[present])
+
+
+def _index(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Table [S, widest] and owner [T] of tiles that lie in the order of their sequences."""
+    owner = torch.repeat_interleave(torch.arange(len(blocks)), blocks)
+    start = blocks.cumsum(0) - blocks
+    place = torch.arange(int(blocks.max()))
+    return torch.where(place < blocks[:, None], start[:, None] + place, -1), owner
+
+
+def _tile(rows: Tensor, blocks: Tensor, size: int, fill: int) -> Tensor:
+    """rows [heads, n] cut into the first `blocks` tiles of each, [sum of blocks, size]."""
+    widest = int(blocks.max())
+    padded = pad(rows[:, : widest * size], (0, max(0, widest * size - rows.shape[1])), value=fill)
+    tiles = padded.unflatten(1, (widest, size))
+    if int(blocks.min()) == widest:
+        return tiles.flatten(0, 1)
+    return tiles[(torch.arange(widest) < blocks[:, None]).to(rows.device)]
+
+
+def _flat(pool: Tensor) -> Tensor:
+    return pool.view(-1, pool.shape[-1])
+
+
+def _take(entries: Tensor, source: Tensor) -> Tensor:
+    """Rows `source` [T, tile] of entries [1, heads, L, d] laid end to end: [T, tile, d]."""
+    flat = entries.reshape(-1, entries.shape[-1])
+    return flat.index_select(0, source.flatten()).view(*source.shape, -1)
