@@ -9,6 +9,7 @@ from .budgets import budget
 from .full import Full
 from .h2o import H2O
 from .holding import Held, Step, victims
+from .keydiff import KeyDiff
 from .lacache import LaCache
 from .policy import Policy, Selection
 from .random import Random
@@ -33,7 +34,7 @@ __all__ = [
 
 _POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
-    for policy in (Full, Random, StreamingLLM, SnapKV, H2O, TOVA, LaCache, RestKV)
+    for policy in (Full, Random, StreamingLLM, SnapKV, H2O, TOVA, LaCache, RestKV, KeyDiff)
 }
 
 

@@ -290,6 +290,34 @@ def test_tova():
     expect_past(methods.build("tova", protect_last=True), view, 5, [wanted, wanted], 1)
 
 
+def test_keydiff():
+    view = random_view(23, kv_heads=3, group=2, dim=7, seed=8)
+    view.keys[0, 1, 5] = 0.0  # no direction: as far from the anchor as a key at right angles
+    wanted = []
+    for keys in view.keys[0].double():
+        lengths = [math.sqrt(sum(x * x for x in key)) for key in keys.tolist()]
+        units = [
+            [x / length if length else 0.0 for x in key]
+            for key, length in zip(keys.tolist(), lengths, strict=True)
+        ]
+        anchor = [mean(column) for column in zip(*units, strict=True)]
+        size = math.sqrt(sum(x * x for x in anchor))
+        cosines = [sum(x * y for x, y in zip(unit, anchor, strict=True)) / size for unit in units]
+        wanted.append([1 - cosine for cosine in cosines])
+    assert wanted[1][5] == 1.0
+    expect_past(methods.build("keydiff"), view, 9, wanted, 0)
+
+
+def test_keydiff_scores_are_never_negative_or_undefined():
+    drawn = random_view(33, kv_heads=2, dim=5, seed=3)
+    for keys in (drawn.keys[:, :, :1].expand_as(drawn.keys), torch.zeros_like(drawn.keys)):
+        view = methods.LayerView(keys, drawn.values, drawn.queries, 1.0)
+        score = methods.build("keydiff").score(view, 9)
+        assert bool(((score >= 0) & (score <= 2)).all())
+        heads = methods.build("keydiff", budget="adaptive").select_many(view, [9])[0].counts
+        assert heads.tolist() == [[9, 9]]
+
+
 @pytest.mark.parametrize("name", ["snapkv", "h2o", "tova"])
 def test_the_mask_of_the_model_is_used(name):
     # An image block (5..12) whose tokens see each other both ways.

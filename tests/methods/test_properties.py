@@ -16,6 +16,7 @@ VARIANTS = {
     "h2o_official": ("h2o", {"recent": 8, "causal": False}),
     "tova": ("tova", {}),
     "tova_last": ("tova", {"protect_last": True}),
+    "keydiff": ("keydiff", {}),
     "lacache": ("lacache", {}),
     "lacache_span1": ("lacache", {"span": 1, "start": 2}),
     "restkv": ("restkv", {"window": 8}),

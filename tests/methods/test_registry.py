@@ -24,6 +24,7 @@ DEFAULTS = {
         **SCORING,
     },
     "tova": {"protect_last": False, "decode": "hold", **SCORING},
+    "keydiff": SCORING,
     "lacache": {"span": None, "overlap": 0, "start": 4},
     "restkv": {
         **WINDOW,
