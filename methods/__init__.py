@@ -34,7 +34,17 @@ __all__ = [
 
 _POLICIES: dict[str, type[Policy]] = {
     policy.name: policy
-    for policy in (Full, Random, StreamingLLM, SnapKV, H2O, TOVA, LaCache, RestKV, KeyDiff)
+    for policy in (
+        Full,
+        Random,
+        StreamingLLM,
+        SnapKV,
+        H2O,
+        TOVA,
+        LaCache,
+        RestKV,
+        KeyDiff,
+    )
 }
 
 
