@@ -55,6 +55,14 @@ class Plan(NamedTuple):
     fallback: str | None = None
 
 
+class Chosen(NamedTuple):
+    """Positions, counts and fallback as in Selection."""
+
+    positions: Tensor
+    counts: Tensor | None
+    fallback: str | None
+
+
 class Scored(NamedTuple):
     """Scores of several plans, float32 [plans, B, Hkv, L], and the adaptive share of each plan."""
 
@@ -158,19 +166,22 @@ class Policy(ABC):
             row = distinct.index(plan)
             chosen = self._choose(view, plan, count, ranked.values[row], ranked.indices[row])
             selections.append(
-                dataclasses.replace(
-                    chosen,
-                    adaptive=scored.adaptive[row],
-                    carried=_carried(remembered, chosen.positions),
+                Selection(
+                    chosen.positions,
+                    plan.window,
+                    scored.adaptive[row],
+                    chosen.fallback,
+                    chosen.counts,
+                    _carried(remembered, chosen.positions),
                 )
             )
         return selections
 
     def _choose(
         self, view: LayerView, plan: Plan, count: int, scores: Tensor, order: Tensor
-    ) -> Selection:
+    ) -> Chosen:
         """The first `count` of each head's ranking; scores and order [B, Hkv, L]."""
-        return Selection(order[..., :count].sort(dim=-1).values, plan.window, None, plan.fallback)
+        return Chosen(order[..., :count].sort(dim=-1).values, None, plan.fallback)
 
     def _quota(self, view: LayerView, count: int) -> int:
         """Tokens kept on this layer when `count` are kept on average."""
@@ -239,12 +250,12 @@ class ScoringPolicy(Policy):
 
     def _choose(
         self, view: LayerView, plan: Plan, count: int, scores: Tensor, order: Tensor
-    ) -> Selection:
+    ) -> Chosen:
         full = self.protect == "text" and count == self.fixed(view, plan) < view.length
         fallback = "all_text" if full else plan.fallback
         if self.budget != "adaptive" or count == view.length:
             chosen = super()._choose(view, plan, count, scores, order)
-            return dataclasses.replace(chosen, fallback=fallback)
+            return chosen._replace(fallback=fallback)
         fixed = self.fixed(view, plan)
         free = adaptive(scores[..., fixed:], count - fixed, self.adaptive_floor)
         counts = fixed + free
@@ -252,7 +263,7 @@ class ScoringPolicy(Policy):
         place = torch.arange(best.shape[-1], device=best.device)
         kept = torch.where(place < counts[..., None], best, view.length).sort(dim=-1).values
         positions = kept.masked_fill(kept == view.length, -1)
-        return Selection(positions, plan.window, None, fallback, counts)
+        return Chosen(positions, counts, fallback)
 
     def _protection(self, view: LayerView, plans: Sequence[Plan]) -> Tensor | None:
         ranges = super()._protection(view, plans)

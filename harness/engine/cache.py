@@ -58,10 +58,12 @@ class CompactLayer(CacheLayerMixin):
         self.seen += key_states.shape[2]
         return key_states, value_states
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, last: bool = False
+    ) -> Tensor:
         """Store new keys and values [cells, Hkv, q, d], and let query [cells, H, q, d] look.
 
-        Then holders evict. Returns [cells, q, H, dv].
+        Then holders evict, unless this is the last pass. Returns [cells, q, H, dv].
         """
         cells, heads, new, dim = query.shape
         if self.reindexed:
@@ -72,7 +74,7 @@ class CompactLayer(CacheLayerMixin):
         if self.reindexed:
             self._reindex(logits, query, scaling)
         output, weights = attend(self.tiles, logits, new, self.seen)
-        for holder in self.holders:
+        for holder in () if last else self.holders:
             holder.evict(self.tiles, self.heads, weights, new, self.seen)
         return output.view(cells, heads, new, -1).transpose(1, 2)
 

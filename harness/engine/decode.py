@@ -41,6 +41,7 @@ class CompactAttention:
     def __init__(self, layout: Layout, cache: Cache) -> None:
         self.layout = layout
         self.cache = cache
+        self.last = False  # no pass follows, so nothing needs to be evicted any more
 
     def attend(
         self,
@@ -58,7 +59,7 @@ class CompactAttention:
         if layer is None:
             return None
         stored: CompactLayer = self.cache.layers[layer.index]
-        return stored.attend(query, key, value, scaling)
+        return stored.attend(query, key, value, scaling, self.last)
 
 
 @dataclass
@@ -106,6 +107,7 @@ class Decoder:
         following = int(positions.max()) + 1
         shape = (*positions.shape[:-2], cells, -1)
         with listening(listener), rotary.following() if rotary else nullcontext():
+            listener.last = generation.max_new_tokens == 1
             if tail:
                 ids = prompt_ids[:, -tail:].expand(cells, -1)
                 logits = self._step(cache, ids, positions[..., -tail:].expand(shape))
@@ -129,6 +131,7 @@ class Decoder:
                 place = positions.new_full(
                     (*positions.shape[:-2], len(tokens), 1), following + step
                 )
+                listener.last = step + 2 == generation.max_new_tokens
                 logits = self._step(cache, tokens[:, None], place)
         return Decoded(state.token_ids, first)
 

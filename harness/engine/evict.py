@@ -112,6 +112,11 @@ def evict(
             f"{', '.join(params)} cannot change a built policy; give the method's name."
         )
     policy = methods.build(method, **params) if isinstance(method, str) else method
+    if policy.params.get("window_anchor") == "question":
+        raise ValueError(
+            "window_anchor=question needs to know where the question ends, which generate is not "
+            "told; use window_anchor=end."
+        )
     branch = Branch(policy, ratio, budget)
     if "generate" in vars(model):
         raise ValueError(

@@ -68,6 +68,7 @@ class Engine:
         if not branches:
             raise ValueError("no branches were given; give at least one, such as the full cache.")
         check(prompt.inputs)
+        self._check_anchors(branches)
         device = prompt.inputs["input_ids"].device
         modality = prompt.modality.to(device)
         boundary = self.boundary(prompt)
@@ -83,6 +84,15 @@ class Engine:
         answers = _Answers(self, prompt, positions, modality, boundary, generation, filled)
         answers.run_all(cells, self.loaded.letter_ids(letters))
         return answers.results(cells, letters)
+
+    def _check_anchors(self, branches: Sequence[Branch]) -> None:
+        policies = [branch.policy for branch in branches if branch.policy is not None]
+        anchored = any(policy.params.get("window_anchor") == "question" for policy in policies)
+        if anchored and self.protocol.name == "context":
+            raise ValueError(
+                "window_anchor=question watches the question, which protocol=context reads after "
+                "the eviction; use window_anchor=end or another protocol."
+            )
 
     def _prefill(
         self,

@@ -9,6 +9,7 @@ models, policies or cells.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -65,26 +66,19 @@ class Tiles:
         size = SMALL if longest < 32 * SMALL else LARGE
         entries = torch.tensor([list(each) for each in counts])  # [cells, heads]
         blocks = entries // size + 1  # room for the next token in every sequence
-        tiled = [_tile(own, blocks[cell], size, -1) for cell, own in enumerate(places)]
-        where = torch.cat(tiled)
-        table, owner = _index(blocks.flatten())
-        del table
+        blocks = blocks.flatten()
+        where = _tile(places, blocks, size, -1)
+        owner = torch.repeat_interleave(torch.arange(len(blocks)), blocks)
         source = (owner % heads).to(keys.device)[:, None] * length + where.clamp_min(0)
         remembered = None
         if any(each is not None for each in carried):
-            parts = [
-                _tile(torch.zeros_like(own, dtype=torch.float32) if c is None else c, b, size, 0)
-                for own, c, b in zip(places, carried, blocks, strict=True)
+            floats = [
+                own.new_zeros(own.shape, dtype=torch.float32) if kept is None else kept
+                for own, kept in zip(places, carried, strict=True)
             ]
-            remembered = torch.cat(parts)
-        return cls(
-            _take(keys, source),
-            _take(values, source),
-            where,
-            entries.flatten(),
-            blocks.flatten(),
-            remembered,
-        )
+            remembered = _tile(floats, blocks, size, 0)
+        taken = (_take(keys, source), _take(values, source))
+        return cls(*taken, where, entries.flatten(), blocks, remembered)
 
     def append(self, keys: Tensor, values: Tensor, first: int) -> None:
         """Add entries [S, q, d] of tokens first..first + q - 1 to every sequence."""
@@ -214,14 +208,22 @@ def _index(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(place < blocks[:, None], start[:, None] + place, -1), owner
 
 
-def _tile(rows: Tensor, blocks: Tensor, size: int, fill: int) -> Tensor:
-    """rows [heads, n] cut into the first `blocks` tiles of each, [sum of blocks, size]."""
-    widest = int(blocks.max())
-    padded = pad(rows[:, : widest * size], (0, max(0, widest * size - rows.shape[1])), value=fill)
-    tiles = padded.unflatten(1, (widest, size))
-    if int(blocks.min()) == widest:
-        return tiles.flatten(0, 1)
-    return tiles[(torch.arange(widest) < blocks[:, None]).to(rows.device)]
+def _tile(rows: Sequence[Tensor], blocks: Tensor, size: int, fill: int) -> Tensor:
+    """Rows [heads, n] of each cell cut into the first `blocks` [cells * heads] tiles, [T, size]."""
+    parts, start = [], 0
+    for length, group in groupby(rows, lambda row: row.shape[1]):
+        own = torch.cat(list(group))  # [sequences, length]
+        need = blocks[start : start + len(own)]
+        start += len(own)
+        widest = int(need.max())
+        room = widest * size
+        padded = pad(own[:, :room], (0, max(0, room - length)), value=fill)
+        tiles = padded.unflatten(1, (widest, size))
+        if int(need.min()) == widest:
+            parts.append(tiles.flatten(0, 1))
+        else:
+            parts.append(tiles[(torch.arange(widest) < need[:, None]).to(own.device)])
+    return torch.cat(parts)
 
 
 def _flat(pool: Tensor) -> Tensor:

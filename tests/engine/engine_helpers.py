@@ -24,6 +24,7 @@ class Scatter:
     more: int = 0  # tokens that every further layer keeps beyond the budget
     views: list[LayerView] = field(default_factory=list)
     kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    params: dict[str, object] = field(default_factory=dict)
 
     def queries(self, suffix: int) -> int | None:
         return self.window
