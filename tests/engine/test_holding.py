@@ -1,0 +1,227 @@
+"""Decoding under a budget against the full model, masked at each step to what was left."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import masked_oracle as oracle
+import pytest
+import torch
+from engine_helpers import run_with_logits
+from tiny_models import KINDS, make_prompt
+
+import harness
+import methods
+from harness.engine import Branch, Engine, Generation, Protocol
+from harness.engine import decode as decode_module
+
+TOKENS = 9
+HOLDING = {
+    "h2o": ("h2o", {}),
+    "h2o_visible": ("h2o", {"average": "visible_mean", "recent": 2, "group": "max"}),
+    "tova": ("tova", {}),
+    "tova_last": ("tova", {"protect_last": True}),
+    "streaming": ("streaming_llm", {"sinks": 2}),
+    "lacache": ("lacache", {"span": 1, "start": 2}),
+    "random": ("random", {"decode": "hold"}),
+    "pyramid": ("h2o", {"budget": "pyramid"}),
+    "adaptive": ("h2o", {"budget": "adaptive", "recent": 2}),
+}
+GROWING = {
+    "restkv": ("restkv", {"window": 8, "budget": "adaptive"}),
+    "snapkv": ("snapkv", {"window": 6, "budget": "pyramid"}),
+    "grown": ("h2o", {"decode": "grow"}),
+}
+
+
+def build(variant):
+    name, params = {**HOLDING, **GROWING}[variant]
+    return methods.build(name, **params)
+
+
+class Trace:
+    """What every cell holds before each forward pass of the decoder: sets of token positions."""
+
+    def __init__(self, monkeypatch):
+        self.passes = []  # (layers {index: [cells][heads] positions}, new tokens)
+        original = decode_module.forward
+
+        def note(model, layout, cache, positions, **inputs):
+            layers = {}
+            for layer in layout.layers:
+                tiles, heads = cache.layers[layer.index].tiles, cache.layers[layer.index].heads
+                held = [[] for _ in range(len(tiles.counts))]
+                for owner, places in zip(tiles.owner.tolist(), tiles.places.tolist(), strict=True):
+                    held[owner] += [place for place in places if place >= 0]
+                assert [len(places) for places in held] == tiles.counts.tolist()
+                layers[layer.index] = [held[i : i + heads] for i in range(0, len(held), heads)]
+            self.passes.append((layers, inputs["input_ids"].shape[1]))
+            return original(model, layout, cache, positions, **inputs)
+
+        monkeypatch.setattr(decode_module, "forward", note)
+
+    def masks(self, cell, boundary, length):
+        """bool [Hkv, rows, length] a layer: what each token from the boundary on may see."""
+        found = {}
+        for index in self.passes[0][0]:
+            heads = len(self.passes[0][0][index][cell])
+            mask = torch.zeros(heads, length - boundary, length, dtype=torch.bool)
+            row = 0
+            for layers, new in self.passes:
+                first = boundary + row
+                for _ in range(new):
+                    for head, places in enumerate(layers[index][cell]):
+                        mask[head, row, places] = True
+                        mask[head, row, first : boundary + row + 1] = True
+                    row += 1
+            found[index] = mask
+        return found
+
+
+def close(found, wanted):
+    torch.testing.assert_close(found, wanted, rtol=2e-4, atol=2e-4)
+
+
+def run_traced(monkeypatch, engine, prompt, branches, tokens=TOKENS):
+    trace = Trace(monkeypatch)
+    results, logits = run_with_logits(monkeypatch, engine, prompt, branches, tokens)
+    asked = [engine_count(branch, results[0].evictable_tokens) for branch in branches]
+    order = sorted(range(len(branches)), key=lambda i: -asked[i])
+    return trace, results, logits, {cell: row for row, cell in enumerate(order)}
+
+
+def engine_count(branch, length):
+    if branch.policy is None:
+        return length
+    wanted = branch.budget or methods.budget(length, branch.ratio)
+    return min(wanted, length)
+
+
+PROTOCOLS = {
+    "replay": Protocol("replay"),
+    "suffix": Protocol("replay", "suffix"),
+    "context": Protocol("context"),
+    "paper": Protocol("paper"),
+}
+CASES = [(k, p) for k in KINDS for p in PROTOCOLS if (k, p) != ("llama", "context")]
+
+
+@pytest.mark.parametrize(("kind", "protocol"), CASES)
+def test_each_step_sees_what_the_policy_left(loaded_models, kind, protocol, monkeypatch):
+    """All methods in one batch; at every step the masked model loses what they evicted."""
+    loaded, prompt = loaded_models[kind], make_prompt(kind, seed=41)
+    engine = Engine(loaded, PROTOCOLS[protocol])
+    boundary = engine.boundary(prompt)
+    variants = [*HOLDING, *GROWING]
+    branches = [Branch()] + [
+        Branch(build(variant), budget=n) for variant in variants for n in (6, boundary // 2)
+    ]
+    trace, results, logits, row = run_traced(monkeypatch, engine, prompt, branches)
+    length = prompt.modality.shape[0] + TOKENS - 1
+    changed = 0
+    for cell, result in enumerate(results):
+        masks = trace.masks(row[cell], boundary, length)
+        wanted = oracle.logits(loaded.model, prompt, result.token_ids, masks, boundary)
+        close(logits[:, cell], wanted[-logits.shape[0] :])
+        whole = oracle.logits(loaded.model, prompt, result.token_ids)
+        changed += not torch.allclose(wanted, whole, rtol=1e-3, atol=1e-3)
+    assert changed >= 12  # the test would be empty if eviction did not matter
+
+
+@pytest.mark.parametrize("variant", HOLDING)
+@pytest.mark.parametrize("protocol", ["replay", "context", "paper"])
+def test_the_budget_is_held_after_every_step(loaded_models, variant, protocol, monkeypatch):
+    loaded, prompt = loaded_models["llava"], make_prompt("llava", seed=43)
+    engine, tokens = Engine(loaded, PROTOCOLS[protocol]), 25
+    boundary = engine.boundary(prompt)
+    tail = prompt.modality.shape[0] - boundary
+    budget = boundary // 2
+    trace, _, _, _ = run_traced(
+        monkeypatch, engine, prompt, [Branch(build(variant), budget=budget)], tokens
+    )
+    extra = tail if protocol == "context" else 0
+    layers = len(engine.layout.layers)
+    for step, (held, _) in enumerate(trace.passes):
+        sizes = [len(places) for cells in held.values() for places in cells[0]]
+        expected = budget + (extra if step else 0)
+        if variant == "lacache":
+            assert max(sizes) <= expected
+            assert min(sizes) > expected - layers * 2
+        else:
+            assert sum(sizes) == expected * len(sizes)
+
+
+@pytest.mark.parametrize("variant", GROWING)
+def test_growing_methods_grow_by_one_each_step(loaded_models, variant, monkeypatch):
+    loaded, prompt = loaded_models["qwen"], make_prompt("qwen", seed=44)
+    branches = [Branch(build(variant), budget=12)]
+    trace, _, _, _ = run_traced(monkeypatch, Engine(loaded), prompt, branches)
+    sizes = [sum(len(p) for cells in held.values() for p in cells[0]) for held, _ in trace.passes]
+    heads = sum(len(cells[0]) for cells in trace.passes[0][0].values())
+    assert [b - a for a, b in pairwise(sizes)] == [heads] * (len(sizes) - 1)
+
+
+def test_a_budget_above_the_prompt_is_held_once_it_is_full(loaded_models, monkeypatch):
+    loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=45)  # 36 of 37 in the cache
+    branches = [Branch(build("tova"), budget=40), Branch(build("tova"), ratio=0.0)]
+    trace, results, _, row = run_traced(monkeypatch, Engine(loaded), prompt, branches, 12)
+    held = [[len(layers[0][row[cell]][0]) for layers, _ in trace.passes] for cell in (0, 1)]
+    assert held[0] == [36, 37, 38, 39, 40, *[40] * 7]
+    assert held[1] == list(range(36, 48))
+    # The sixth pass is the first to find a token gone.
+    assert [result.exposed_tokens for result in results] == [12 - 5, 0]
+
+
+@pytest.mark.parametrize(("budget", "exposed"), [(37, 8), (38, 7), (60, 0)])
+def test_tokens_are_exposed_from_the_first_eviction_on(loaded_models, budget, exposed):
+    loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=46)
+    branch = Branch(build("h2o"), budget=budget)
+    result = Engine(loaded, Protocol("paper")).run(prompt, [branch], Generation(10))[0]
+    assert result.kept_tokens == result.evictable_tokens == 37
+    assert result.exposed_tokens == exposed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_holding_cell_alone_equals_the_cell_among_thirty(loaded_models, kind, monkeypatch):
+    loaded, prompt = loaded_models[kind], make_prompt(kind, seed=47)
+    engine = Engine(loaded)
+    policies = [build(variant) for variant in (*HOLDING, *GROWING)]
+    branches = [Branch(p, ratio=r) for p in policies for r in (0.3, 0.6, 0.85)]
+    together, logits = run_with_logits(monkeypatch, engine, prompt, branches, TOKENS)
+    assert len(branches) > 30
+    for cell in range(1, len(branches), 3):
+        alone, single = run_with_logits(monkeypatch, engine, prompt, [branches[cell]], TOKENS)
+        close(single[:, 0], logits[:, cell])
+        assert alone[0].token_ids == together[cell].token_ids
+
+
+@pytest.mark.parametrize("variant", [*HOLDING, *GROWING])
+@pytest.mark.parametrize("protocol", ["replay", "paper"])
+def test_generate_inside_evict_holds_as_the_engine_does(loaded_models, variant, protocol):
+    loaded, prompt = loaded_models["llava"], make_prompt("llava", seed=48)
+    policy = build(variant)
+    branch = Branch(policy, ratio=0.6)
+    wanted = Engine(loaded, Protocol(protocol)).run(prompt, [branch], Generation(TOKENS))[0]
+    with harness.evict(loaded.model, policy, ratio=0.6, protocol=protocol):
+        inputs = {name: value.clone() for name, value in prompt.inputs.items()}
+        found = loaded.model.generate(
+            **inputs, max_new_tokens=TOKENS, do_sample=False, eos_token_id=None
+        )
+    assert found[0, prompt.modality.shape[0] :].tolist() == wanted.token_ids
+
+
+def test_finished_cells_take_their_holders_along(loaded_models, monkeypatch):
+    """Cells leave the batch at different steps; those that go on are not disturbed."""
+    loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=49)
+    branches = [Branch(build(v), ratio=r) for v in HOLDING for r in (0.4, 0.7)]
+    free = Engine(loaded).run(prompt, branches, Generation(14))
+    engine = Engine(loaded)
+    stops = frozenset(result.token_ids[k % 9] for k, result in enumerate(free[::2]))
+    monkeypatch.setattr(engine.decoder, "stop_ids", stops)
+    stopped = engine.run(prompt, branches, Generation(14))
+    lengths = set()
+    for before, after in zip(free, stopped, strict=True):
+        ends = [i for i, token in enumerate(before.token_ids) if token in stops]
+        assert after.token_ids == (before.token_ids[: ends[0] + 1] if ends else before.token_ids)
+        lengths.add(len(after.token_ids))
+    assert len(lengths) > 2
