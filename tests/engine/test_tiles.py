@@ -1,0 +1,161 @@
+"""Tiles against lists: whatever is appended, evicted and selected, each sequence holds its own."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.engine.tile_attention import attend, tile_logits
+from harness.engine.tiles import LARGE, SMALL, Tiles
+
+DIM, VALUE_DIM = 6, 5
+
+
+def gather(kept, length, heads=2, seed=0, dtype=torch.float32, carried=False):
+    """Tiles of cells that keep `kept` [cells][heads] positions, and the prompt's keys, values."""
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.randn(1, heads, length, DIM, generator=generator).to(dtype)
+    values = torch.randn(1, heads, length, VALUE_DIM, generator=generator).to(dtype)
+    places, counts = [], []
+    for cell in kept:
+        width = max(len(head) for head in cell)
+        rows = [torch.tensor(head + [-1] * (width - len(head))) for head in cell]
+        places.append(torch.stack(rows).long())
+        counts.append([len(head) for head in cell])
+    floats = [own.float() * 2 if carried else None for own in places]
+    return Tiles.gather(keys, values, places, counts, floats), keys, values
+
+
+def contents(tiles):
+    """{place: (key, value)} of each sequence, read from the pool itself."""
+    found = [{} for _ in range(len(tiles.counts))]
+    for tile, owner in enumerate(tiles.owner.tolist()):
+        for slot, place in enumerate(tiles.places[tile].tolist()):
+            if place >= 0:
+                assert place not in found[owner]
+                found[owner][place] = (tiles.keys[tile, slot], tiles.values[tile, slot])
+    return found
+
+
+def check(tiles, expected):
+    found = contents(tiles)
+    assert [sorted(each) for each in found] == [sorted(each) for each in expected]
+    assert tiles.counts.tolist() == [len(each) for each in expected]
+    for own, wanted in zip(found, expected, strict=True):
+        for place, (key, value) in wanted.items():
+            assert torch.equal(own[place][0], key)
+            assert torch.equal(own[place][1], value)
+
+
+def draw_kept(rng, cells, heads, length):
+    return [
+        [sorted(rng.sample(range(length), rng.randint(1, length))) for _ in range(heads)]
+        for _ in range(cells)
+    ]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.sampled_from([1, 3, 17, 40]), st.integers(1, 4))
+def test_any_course_of_steps_keeps_every_entry_with_its_sequence(seed, length, cells):
+    rng, heads = random.Random(seed), 2
+    kept = draw_kept(rng, cells, heads, length)
+    tiles, keys, values = gather(kept, length, heads, seed, carried=True)
+    expected = [
+        {place: (keys[0, head, place], values[0, head, place]) for place in own}
+        for cell in kept
+        for head, own in enumerate(cell)
+    ]
+    seen = length
+    for _ in range(rng.randint(1, 30)):
+        step = rng.random()
+        if step < 0.6:
+            seen = append(tiles, expected, seen, rng.choice([1, 1, 1, 2, 19]))
+        elif step < 0.9:
+            evict(tiles, expected, rng)
+        else:
+            some = rng.sample(range(len(expected)), rng.randint(1, len(expected)))
+            tiles.select(torch.tensor(some))
+            expected = [expected[each] for each in some]
+        check(tiles, expected)
+    everything = tiles.view(torch.arange(len(expected)))
+    remembered = everything.pick(tiles.carried).tolist()
+    for own, row, marks in zip(expected, everything.places.tolist(), remembered, strict=True):
+        held = {place: mark for place, mark in zip(row, marks, strict=True) if place >= 0}
+        assert held == {place: 2 * place if place < length else 0 for place in own}
+
+
+def append(tiles, expected, seen, new):
+    fresh = [torch.randn(len(expected), new, dim) for dim in (DIM, VALUE_DIM)]
+    tiles.append(*fresh, seen)
+    for sequence, own in enumerate(expected):
+        for k in range(new):
+            own[seen + k] = (fresh[0][sequence, k], fresh[1][sequence, k])
+    return seen + new
+
+
+def evict(tiles, expected, rng):
+    some = rng.sample(range(len(expected)), rng.randint(1, len(expected)))
+    drop = rng.randint(0, min(len(expected[each]) for each in some) - 1)
+    if not drop:
+        return
+    places = tiles.view(torch.tensor(some)).places
+    present = [[i for i, place in enumerate(row) if place >= 0] for row in places.tolist()]
+    order = torch.tensor([rng.sample(row, drop) for row in present])
+    gone = places.gather(1, order).tolist()
+    tiles.evict(torch.tensor(some), order)
+    for sequence, dropped in zip(some, gone, strict=True):
+        for place in dropped:
+            del expected[sequence][place]
+
+
+def test_a_sequence_wastes_less_than_a_tile_whatever_the_longest_is():
+    rng = random.Random(3)
+    kept = [[sorted(rng.sample(range(300), n)) for n in (299, 1)] for _ in range(3)]
+    tiles, _, _ = gather(kept, 300)
+    for _ in range(40):
+        entries, sequences = int(tiles.counts.sum()), len(tiles.counts)
+        assert entries <= tiles.places.numel() <= entries + SMALL * sequences
+        tiles.append(torch.zeros(6, 1, DIM), torch.zeros(6, 1, VALUE_DIM), 300)
+
+
+def test_long_sequences_get_large_tiles():
+    every = list(range(32 * SMALL))
+    assert gather([[every, every[:3]]], len(every))[0].size == LARGE
+    assert gather([[every[1:], every[:3]]], len(every))[0].size == SMALL
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("group", "new"), [(1, 1), (4, 1), (7, 1), (3, 5)])
+def test_attention_over_tiles_is_attention(group, new, dtype):
+    rng = random.Random(group)
+    kept = draw_kept(rng, 3, 2, 70)
+    tiles, keys, values = gather(kept, 70, seed=group, dtype=dtype)
+    more = [torch.randn(6, new, dim).to(dtype) for dim in (DIM, VALUE_DIM)]
+    tiles.append(*more, 70)
+    queries = (4 * torch.randn(6, group * new, DIM)).to(dtype)
+    logits = tile_logits(tiles, queries, 0.3)
+    output, weights = attend(tiles, logits, new, 70 + new)
+    view = tiles.view(torch.arange(6))
+    rows = view.rows(weights)
+    exact = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
+    for sequence in range(6):
+        cell, head = divmod(sequence, 2)
+        own = kept[cell][head]
+        own_keys = torch.cat([keys[0, head, own], more[0][sequence]]).double()
+        own_values = torch.cat([values[0, head, own], more[1][sequence]]).double()
+        wanted = queries[sequence].double() @ own_keys.T * 0.3
+        future = torch.ones(new, new).triu(1).bool().repeat(group, 1)
+        wanted[:, len(own) :].masked_fill_(future, -torch.inf)
+        wanted = wanted.softmax(-1)
+        torch.testing.assert_close(
+            output[sequence].double(), wanted @ own_values, rtol=exact, atol=exact
+        )
+        order = [view.places[sequence].tolist().index(p) for p in [*own, *range(70, 70 + new)]]
+        torch.testing.assert_close(
+            rows[sequence][:, order].double(), wanted, rtol=5 * exact, atol=exact
+        )
+        assert float(rows[sequence].sum()) == pytest.approx(group * new, rel=1e-3)
