@@ -6,6 +6,7 @@ Torch only; it must not know models, configurations or the harness.
 from __future__ import annotations
 
 from .budgets import budget
+from .criticalkv import CriticalKV
 from .full import Full
 from .h2o import H2O
 from .holding import Held, Step, victims
@@ -44,6 +45,7 @@ _POLICIES: dict[str, type[Policy]] = {
         LaCache,
         RestKV,
         KeyDiff,
+        CriticalKV,
     )
 }
 

@@ -1,11 +1,13 @@
 """Scores against slow float64 arithmetic, written from the papers' formulas token by token."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
 import methods
+from methods import criticalkv
 from methods.smoothing import adaptive_windows, drift
 from tests.methods.views import random_view
 
@@ -249,6 +251,97 @@ def test_snapkv(group, reduce, pool, kernel, budget, protected):
     ]
     policy = methods.build("snapkv", window=7, group=group, pool=pool, kernel=kernel)
     expect_past(policy, view, budget, pooled, protected)
+
+
+def projected_l1(view, head):
+    """|| W_O,h v_j ||_1 of each token, entry by entry."""
+    group = view.queries.shape[1] // view.kv_heads
+    values = view.values[0, head // group].double().tolist()
+    dim = len(values[0])
+    weight = view.output_weight[:, head * dim : (head + 1) * dim].double().tolist()
+    return [
+        sum(abs(sum(w * x for w, x in zip(row, value, strict=True))) for row in weight)
+        for value in values
+    ]
+
+
+def expect_two_stages(policy, view, budget, base, norms, protected, ahead):
+    """The first `ahead` candidates by base [Hkv][past], above the rest by (base + 1e-4) * norms."""
+    score, kept = policy.score(view, budget)[0].tolist(), policy.keep(view, budget)[0].tolist()
+    for head, a in enumerate(base):
+        free = [j for j in range(view.length) if j not in protected]
+        first = sorted(free, key=lambda j: (-a[j], j))[:ahead]
+        second = {j: (a[j] + 1e-4) * norms[head][j] for j in free if j not in first}
+        assert all(score[head][j] == math.inf for j in protected)
+        assert {j: score[head][j] for j in second} == pytest.approx(second, rel=5e-5)
+        assert all(max(second.values()) < score[head][j] < math.inf for j in first)
+        best = sorted(second, key=lambda j: (-second[j], j))
+        wanted = [*first, *best[: budget - len(protected) - ahead], *protected]
+        assert kept[head] == sorted(wanted)
+
+
+@pytest.mark.parametrize(("group", "reduce"), [("mean", mean), ("max", max), ("sum", sum)])
+@pytest.mark.parametrize(("pool", "kernel"), [("avg", 5), ("max", 7)])
+@pytest.mark.parametrize(
+    ("budget", "protected", "first_stage", "ahead"),
+    [(18, 7, 0.5, 5), (13, 7, 0, 0), (27, 7, 0.29, 5), (5, 2, 0.5, 1), (8, 7, 0.5, 0)],
+)
+def test_criticalkv(
+    group, reduce, pool, kernel, budget, protected, first_stage, ahead, monkeypatch
+):
+    monkeypatch.setattr("methods.criticalkv._BLOCK_ELEMENTS", 11 * 4)  # four tokens at a time
+    view = random_view(29, kv_heads=2, group=3, dim=5, seed=12, hidden=11, sharpness=2.0)
+    view.values[:, :, 28] = 0.0
+    means = [
+        [mean(column) for column in zip(*table, strict=True)] for table in attention_rows(view, 7)
+    ]
+    past, how = 29 - protected, max if pool == "max" else mean
+    base = [
+        [how(neighbours(row[:past], j, kernel // 2, kind=pool)) for j in range(past)]
+        for row in by_kv_head(view, means, reduce)
+    ]
+    norms = by_kv_head(view, [projected_l1(view, head) for head in range(6)], reduce)
+    params = {"pool": pool, "kernel": kernel, "group": group, "first_stage": first_stage}
+    policy = methods.build("criticalkv", window=7, **params)
+    expect_two_stages(policy, view, budget, base, norms, range(past, 29), ahead)
+
+
+def test_criticalkv_stages_share_what_protected_text_leaves():
+    drawn = random_view(25, kv_heads=1, group=2, seed=14, sharpness=2.0)
+    text = [0, 2, 3, 9, 21]
+    modality = torch.tensor([[int(position not in text) for position in range(25)]])
+    view = dataclasses.replace(drawn, modality=modality)
+    means = [
+        [mean(column) for column in zip(*table, strict=True)] for table in attention_rows(view, 6)
+    ]
+    base = by_kv_head(view, means, mean)
+    norms = by_kv_head(view, [projected_l1(view, head) for head in range(2)], mean)
+    policy = methods.build("criticalkv", window=6, kernel=1, protect="text")
+    protected = sorted({*text, *range(19, 25)})
+    expect_two_stages(policy, view, 17, base, norms, protected, 3)
+    assert policy.select_many(view, [8])[0].fallback == "all_text"
+
+
+def test_criticalkv_first_stage_breaks_ties_low_and_outranks_any_norm():
+    drawn = random_view(71, kv_heads=1, group=1, seed=15)
+    drawn.values[:, :, 60:63] *= 1e12
+    still = torch.zeros_like(drawn.queries)
+    view = methods.LayerView(drawn.keys, drawn.values, still, 1.0, drawn.output_weight)
+    policy = methods.build("criticalkv", window=8, kernel=1, first_stage=0.58)
+    score = policy.score(view, 58)[0, 0, :63]
+    ranked = score.sort(descending=True).indices.tolist()
+    # 0.58 of the 50 outside the window is 29, and less in binary.
+    assert (set(ranked[:29]), set(ranked[29:32])) == (set(range(29)), {60, 61, 62})
+    assert float(score[:29].min()) > float(score[29:].max())
+
+
+def test_criticalkv_projects_the_values_once_for_all_variants_and_budgets(monkeypatch):
+    calls, project = [], criticalkv._projected_l1
+    monkeypatch.setattr(criticalkv, "_projected_l1", lambda *a: calls.append(a) or project(*a))
+    view = random_view()
+    for group in ("mean", "max"):
+        methods.build("criticalkv", window=8, group=group).select_many(view, [12, 20])
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("average", ["sum", "visible_mean"])

@@ -11,6 +11,7 @@ VARIANTS = {
     "streaming_llm": ("streaming_llm", {}),
     "snapkv": ("snapkv", {"window": 8}),
     "snapkv_max_odd": ("snapkv", {"window": 7, "pool": "max", "kernel": 7, "group": "max"}),
+    "criticalkv": ("criticalkv", {"window": 8}),
     "h2o": ("h2o", {}),
     "h2o_visible": ("h2o", {"recent": 8, "average": "visible_mean", "group": "max"}),
     "h2o_official": ("h2o", {"recent": 8, "causal": False}),

@@ -24,6 +24,14 @@ DEFAULTS = {
         **SCORING,
     },
     "tova": {"protect_last": False, "decode": "hold", **SCORING},
+    "criticalkv": {
+        "pool": "avg",
+        "kernel": 5,
+        "group": "mean",
+        "first_stage": 0.5,
+        "epsilon": 1e-4,
+        **WINDOW,
+    },
     "keydiff": SCORING,
     "lacache": {"span": None, "overlap": 0, "start": 4},
     "restkv": {
@@ -56,7 +64,7 @@ def test_names_and_defaults_are_the_published_setting():
 def test_how_many_queries_each_method_needs():
     windows = {name: methods.build(name).window for name in methods.names()}
     assert windows.pop("h2o") is None
-    assert windows.pop("snapkv") == windows.pop("restkv") == 32
+    assert {windows.pop(name) for name in ("snapkv", "restkv", "criticalkv")} == {32}
     assert windows.pop("tova") == 1
     assert set(windows.values()) == {0}
 
@@ -93,6 +101,11 @@ def test_unknown_parameter_lists_the_parameters():
         ("snapkv", {"kernel": 4}),
         ("snapkv", {"group": "joint"}),
         ("snapkv", {"value_norm": 1}),
+        ("criticalkv", {"budget": "adaptive"}),
+        ("criticalkv", {"first_stage": -0.1}),
+        ("criticalkv", {"first_stage": 1.1}),
+        ("criticalkv", {"epsilon": 0}),
+        ("criticalkv", {"value_norm": False}),
         ("h2o", {"recent": -1}),
         ("h2o", {"causal": "no"}),
         ("h2o", {"causal": False}),
@@ -206,3 +219,10 @@ def test_restkv_needs_the_output_projection_unless_told_not_to():
     with pytest.raises(ValueError, match="output_weight"):
         methods.build("restkv").keep(view, 5)
     assert methods.build("restkv", project=False).keep(view, 5).shape == (1, 2, 5)
+
+
+def test_criticalkv_needs_the_output_projection():
+    view = methods.LayerView(**_parts(output_weight=None))
+    with pytest.raises(ValueError, match="output_weight") as error:
+        methods.build("criticalkv").keep(view, 5)
+    assert "\n" not in str(error.value)
