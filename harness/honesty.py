@@ -14,6 +14,7 @@ INERT = (
     "their spatial smoothing was the same pool for every token, so this run says nothing about its "
     "adaptive part"
 )
+ALL_TEXT = "all_text"  # the fallback of a policy that keeps all text, though it fills the budget
 
 
 def sentences(
@@ -80,12 +81,25 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
 
 
 def _fallbacks(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
-    """Cells whose figures are, in part, those of another method's pattern."""
+    """Cells whose figures are, in part, not those of the method or the setting they stand under."""
+    full = []
     for _, cell in rows[rows["fallback_rate"] > 0].iterrows():
         used = samples.loc[samples["cell_key"] == cell["cell_key"], "fallback"].dropna().iloc[0]
+        name, place = escape(cell["method"]), tables.setting(cell)
+        share = percent(cell["fallback_rate"])
+        if used == ALL_TEXT:
+            kept = percent(cell["kept_fraction"])
+            full.append(f"{name} at {place} (in {share} % of the rows; {kept} % kept on average)")
+            continue
         yield (
-            f"The pattern of {escape(cell['method'])} at {tables.setting(cell)} did not fit so few "
-            f"tokens in {percent(cell['fallback_rate'])} % of the rows; {escape(used)}'s was used."
+            f"The pattern of {name} at {place} did not fit so few tokens in {share} % of the "
+            f"rows; {escape(used)}'s was used."
+        )
+    if full:
+        yield (
+            "Where the text and the protected window take all of the budget or more, they are kept "
+            "whole, every other image token is evicted whatever its score, and more may be kept "
+            f"than was asked for: {', '.join(full)}."
         )
 
 

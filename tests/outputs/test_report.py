@@ -115,6 +115,19 @@ def test_a_fallback_is_named_with_its_share(make_sweep):
     assert "lacache at 0.5 did not fit" not in text
 
 
+def test_text_that_fills_the_budget_is_named_with_what_was_kept(make_sweep):
+    samples = make_sweep(methods=("h2o", "snapkv"), ratios=(0.5, 0.9))
+    cell = samples["method"].eq("snapkv") & samples["ratio"].eq(0.9)
+    some = samples.index[cell][: cell.sum() // 4]
+    # 11 of 101 were asked for; (3 * 11 + 51) / 4 are 20.8 %
+    samples.loc[some, ["fallback", "kept_tokens"]] = ["all_text", 51.0]
+    cells = stats.summarise(samples)
+    text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+    said = "more may be kept than was asked for: "
+    assert f"{said}snapkv at 0.9 (in 25.0 % of the rows; 20.8 % kept on average)." in text
+    assert "was used" not in text  # no other method's pattern stood in
+
+
 def test_shared_times_are_not_taken_for_a_methods_own(make_sweep, tmp_path):
     text = report.write(make_sweep(), tmp_path, META)["summary"].read_text()
     assert "not what a method costs by itself" in text.split("### Measured cells")[1]
