@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from . import ladder
 from .checks import require, require_count
-from .policy import Plan, Policy, Scored
-from .streaming_llm import sinks_and_recent
+from .holding import Held, Step
+from .policy import Plan, Policy, Scored, require_decode, require_positions
+from .streaming_llm import sinks_and_recent, sliding
 from .view import LayerView
 
 
@@ -30,15 +31,27 @@ class LaCache(Policy):
     and at least two layers; where it does not fit, the pattern of StreamingLLM with `start` sinks
     is kept and Selection.fallback says so. ValueError where span and overlap leave nothing to
     evict.
+
+    decode: hold compacts the cache whenever it is over its limit, as published: a cursor walks from
+    the start towards the recent end, block after block becomes a rung, and then it starts over; as
+    a whole block shrinks at a time, a few entries less than the limit may stay. Where the prompt
+    had no room for a ladder, or nothing was evicted and the limit has none, the recent tokens slide
+    as in StreamingLLM. grow selects once, after the prompt. positions: original, or cache for
+    rotary positions by the place in the cache, as published, which only models with 1-D rotary
+    positions have.
     """
 
     name: ClassVar[str] = "lacache"
     span: int | None = None
     overlap: int = 0
     start: int = 4
+    decode: str = "hold"
+    positions: str = "original"
 
     def __post_init__(self) -> None:
         """Refuse values that do not describe a ladder."""
+        require_decode(self)
+        require_positions(self)
         require_count(self.name, "overlap", self.overlap, 0)
         require_count(self.name, "start", self.start, 0)
         if self.span is not None:
@@ -72,86 +85,44 @@ class LaCache(Policy):
 
     def fits(self, count: int, num_layers: int) -> bool:
         """Whether a ladder fits into `count` kept tokens of a model with that many layers."""
-        if num_layers == 1:
-            return False
-        _, kept = block_shape(num_layers, self._span(num_layers), self.overlap)
-        return count >= self.start + num_layers + kept
+        return num_layers > 1 and self._ladder(num_layers).fits(count)
 
-    def _span(self, num_layers: int) -> int:
-        return (num_layers + 1) // 2 if self.span is None else self.span
+    def evictions(self, held: Held, grown: int, seen: int, num_layers: int) -> int:
+        """Whole blocks shrink at a time: as many entries on every layer."""
+        if not self._climbs(held, num_layers):
+            return super().evictions(held, grown, seen, num_layers)
+        return len(self._evicted(held, seen, num_layers)[0])
+
+    def standing(self, step: Step, carried: Tensor | None) -> Tensor:
+        """The position, start above all, and below all what the ladder drops at this step."""
+        cells = [self._climbs(held, step.num_layers) for held in step.held]
+        if not any(cells):
+            return sliding(self.start, step)
+        dropped = [
+            self._evicted(held, step.seen, step.num_layers)[step.layer] if climbs else []
+            for held, climbs in zip(step.held, cells, strict=True)
+        ]
+        width = max(len(row) for row in dropped)
+        # Rows are padded with a position that no token has.
+        padded = [row + [step.seen] * (width - len(row)) for row in dropped]
+        index = torch.tensor(padded, dtype=torch.long, device=step.positions.device)  # [C, width]
+        table = torch.zeros(len(padded), step.seen + 1, dtype=torch.bool, device=index.device)
+        table = table.scatter_(1, index, True)[:, None].expand(-1, step.positions.shape[1], -1)
+        lowest = table.gather(2, step.positions.clamp_min(0))
+        return sliding(self.start, step).masked_fill(lowest, -1.0)
+
+    def _climbs(self, held: Held, num_layers: int) -> bool:
+        """Whether a ladder goes on; a prompt that was cut to another pattern keeps that one."""
+        whole = held.kept == held.prompt
+        return self.fits(held.limit if whole else held.kept, num_layers)
+
+    def _evicted(self, held: Held, seen: int, num_layers: int) -> list[list[int]]:
+        shape = self._ladder(num_layers)
+        return ladder.climb(shape, held.prompt, held.kept, held.limit, held.tail).evicted(seen)
+
+    def _ladder(self, num_layers: int) -> ladder.Ladder:
+        span = (num_layers + 1) // 2 if self.span is None else self.span
+        return ladder.build(num_layers, span, self.overlap, self.start)
 
     def _kept(self, view: LayerView, count: int) -> tuple[int, ...]:
-        span = self._span(view.num_layers)
-        shape = (view.layer, view.num_layers, span, self.overlap, self.start)
-        return exact_ladder(view.length, count, *shape)
-
-
-def block_shape(num_layers: int, span: int, overlap: int) -> tuple[int, int]:
-    """Length of a ladder block and how many of its tokens each layer keeps.
-
-    ValueError where that is all of them.
-    """
-    step = span - overlap
-    if step > 0:
-        block = 1 + -((span - num_layers) // step)
-        kept = min(-(-span // step), block)
-        if kept < block:
-            return block, kept
-    raise ValueError(
-        f"lacache: span={span} with overlap={overlap} leaves nothing to evict on {num_layers} "
-        "layers; choose a smaller span or overlap, or span=null."
-    )
-
-
-def ladder(
-    length: int, capacity: int, layer: int, num_layers: int, span: int, overlap: int, start: int
-) -> list[int]:
-    """Ascending positions one compaction of `length` tokens leaves on a layer: about `capacity`.
-
-    Behind the `start` first tokens every block of tokens shrinks to its rung: `kept` tokens that
-    move on by one from layer to layer. Blocks are taken from the front until `capacity` is met. If
-    the last `num_layers` tokens are reached before that, compaction starts over from the front of
-    what is left, with blocks and rungs stretched so that this second pass is enough. Needs capacity
-    >= start + num_layers + kept (`block_shape`).
-    """
-    excess = length - capacity
-    if excess <= 0:
-        return list(range(length))
-    block, kept = block_shape(num_layers, span, overlap)
-    spare = block - kept
-    most = (capacity - start - num_layers) // kept
-    blocks = min(-(-excess // spare), most)
-    positions = _compact(list(range(length)), start, layer, block, kept, 1, blocks)
-    excess -= blocks * spare
-    if excess > 0:
-        stretch = -(-excess // (most * spare))
-        block = stretch * (block - 1) + 1
-        blocks = -(-excess // (block - kept))
-        positions = _compact(positions, start, layer, block, kept, stretch, blocks)
-    return positions
-
-
-@lru_cache(maxsize=8192)
-def exact_ladder(
-    length: int, count: int, layer: int, num_layers: int, span: int, overlap: int, start: int
-) -> tuple[int, ...]:
-    """`ladder` with exactly `count` positions: short of it, the latest evicted tokens come back."""
-    positions = ladder(length, count, layer, num_layers, span, overlap, start)
-    missing = count - len(positions)
-    if missing > 0:
-        present = set(positions)
-        evicted = [position for position in range(length) if position not in present]
-        positions = sorted(positions + evicted[-missing:])
-    return tuple(positions)
-
-
-def _compact(
-    positions: list[int], start: int, layer: int, block: int, kept: int, stretch: int, blocks: int
-) -> list[int]:
-    """Shrink `blocks` blocks behind the start to `kept` entries each, `stretch` apart."""
-    first = start + layer % (block - kept + 1)
-    rungs = [first + block * i + stretch * k for i in range(blocks) for k in range(kept)]
-    tail = range(start + block * blocks, len(positions))
-    # A stretched rung may reach into the tail: every position counts once.
-    chosen = sorted({*range(start), *(r for r in rungs if r < len(positions)), *tail})
-    return [positions[index] for index in chosen]
+        return ladder.select(self._ladder(view.num_layers), view.length, count, view.layer)

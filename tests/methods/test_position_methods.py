@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import methods
-from methods.lacache import block_shape, exact_ladder
+from methods import ladder
 from tests.methods.views import random_view
 
 
@@ -90,30 +90,161 @@ def test_an_overlap_as_wide_as_the_default_span_is_refused(overlap, layers):
         ladder_sets(60, 30, layers, overlap=overlap)
 
 
-def test_every_ladder_has_exactly_the_budget():
-    generator = torch.Generator().manual_seed(7)
+def draw_ladders(count, seed):
+    """Random ladders with a capacity that fits: (ladder, capacity, draw)."""
+    generator = torch.Generator().manual_seed(seed)
 
     def draw(low, high):
         return int(torch.randint(low, high + 1, (1,), generator=generator))
 
-    tried = 0
-    while tried < 2000:
+    while count:
         layers = draw(2, 40)
         span = draw(1, layers)
         overlap, start = draw(0, span - 1), draw(0, 16)
         try:
-            _, kept = block_shape(layers, span, overlap)
+            shape = ladder.build(layers, span, overlap, start)
         except ValueError:
             continue
-        count = start + layers + kept + draw(0, 60)
+        count -= 1
+        yield shape, start + layers + shape.kept + draw(0, 60), draw
+
+
+def test_every_ladder_has_exactly_the_budget():
+    for shape, count, draw in draw_ladders(2000, seed=7):
         length = count + draw(1, 400)
-        layer = draw(0, layers - 1)
-        positions = exact_ladder(length, count, layer, layers, span, overlap, start)
+        positions = ladder.select(shape, length, count, draw(0, shape.num_layers - 1))
         assert len(positions) == count
         assert list(positions) == sorted(set(positions))
-        assert positions[:start] == tuple(range(start))
+        assert positions[: shape.start] == tuple(range(shape.start))
         assert positions[-1] == length - 1
-        tried += 1
+
+
+def test_a_climbing_ladder_never_exceeds_its_capacity_nor_repeats_a_token():
+    short = 0
+    for shape, kept, draw in draw_ladders(150, seed=8):
+        prompt, tail = kept + draw(0, 200), draw(0, 80)
+        capacity = kept + draw(0, 1) * draw(0, 20)
+        climb = ladder.Climb(shape, prompt, kept, capacity, tail)
+        caches = [list(ladder.select(shape, prompt, kept, i)) for i in range(shape.num_layers)]
+        past = prompt
+        for seen in range(prompt + max(1, tail), prompt + tail + 60):
+            dropped = climb.evicted(seen)
+            before = len(caches[0]) + seen - past
+            for cache, gone in zip(caches, dropped, strict=True):
+                cache.extend(range(past, seen))
+                assert len(set(gone)) == len(gone)
+                for position in gone:
+                    cache.remove(position)
+                assert cache[: shape.start] == list(range(shape.start))
+                assert cache[-1] == seen - 1
+            assert {len(cache) for cache in caches} == {before - len(dropped[0])}
+            assert len(caches[0]) <= capacity
+            # Nothing goes while there is room, and blocks shrink only until there is.
+            assert before > capacity or not dropped[0]
+            short = max(short, capacity - len(caches[0]) if dropped[0] else 0)
+            past = seen
+    assert short > 0
+
+
+def hold(policy, held, steps, num_layers, order=None):
+    """Positions of each cell on each layer after each step, as an engine would evict them."""
+    caches = [[list(range(h.prompt)) for h in held] for _ in range(num_layers)]
+    for layer, cells in enumerate(caches):
+        view = random_view(held[0].prompt, kv_heads=1, group=1, layer=layer, num_layers=num_layers)
+        cells[:] = [policy.keep(view, h.kept)[0, 0].tolist() for h in held]
+    seen, history = held[0].prompt, []
+    grown = [[0] * len(held) for _ in range(num_layers)]
+    for step in range(steps):
+        new = held[0].tail if step == 0 and held[0].tail else 1
+        seen += new
+        for layer, cells in enumerate(caches):
+            counts = []
+            for i, h in enumerate(held):
+                cells[i] += range(seen - new, seen)
+                grown[layer][i] += new
+                counts.append(policy.evictions(h, grown[layer][i], seen, num_layers))
+                grown[layer][i] -= counts[-1]
+            for count in set(counts) - {0}:
+                some = [i for i, c in enumerate(counts) if c == count]
+                evict(policy, held, cells, some, count, seen, new, layer, num_layers)
+        history.append([[sorted(cell) for cell in cells] for cells in caches])
+    return history
+
+
+def evict(policy, held, cells, some, count, seen, new, layer, num_layers):
+    width = max(len(cells[i]) for i in some) + 2
+    generator = torch.Generator().manual_seed(seen)
+    positions = torch.full((len(some), 1, width), -1)
+    for row, i in enumerate(some):
+        places = torch.randperm(width, generator=generator)[: len(cells[i])]
+        positions[row, 0, places] = torch.tensor(cells[i])
+    budgets = torch.tensor([[len(cells[i]) - count] for i in some])
+    cell_held = [held[i] for i in some]
+    step = methods.Step(cell_held, positions, budgets, seen, new, layer, num_layers)
+    standing = policy.standing(step, None).expand_as(positions)
+    chosen = positions.gather(-1, methods.victims(standing, positions, count))
+    for row, i in enumerate(some):
+        assert chosen[row].min() >= 0
+        cells[i] = [p for p in cells[i] if p not in chosen[row, 0].tolist()]
+
+
+@pytest.mark.parametrize(("tail", "start"), [(0, 3), (1, 0), (7, 3)])
+def test_ladders_and_windows_hold_their_budgets_in_one_batch(tail, start):
+    num_layers, prompt = 8, 60
+    policy = methods.build("lacache", span=4, start=start)
+    fitting = start + num_layers + 1
+    held = [
+        methods.Held(prompt, fitting, fitting, tail),
+        methods.Held(prompt, fitting - 1, fitting + 2, tail),
+        methods.Held(prompt, 30, 33, tail),
+        methods.Held(prompt, prompt, prompt + 4, tail),
+    ]
+    history = hold(policy, held, 50, num_layers)
+    assert history == hold(policy, held, 50, num_layers)
+    sliding = hold(methods.build("streaming_llm", sinks=start), held, 50, num_layers)
+    shape = ladder.build(num_layers, 4, 0, start)
+    for i, h in enumerate(held):
+        if not shape.fits(h.kept):
+            assert [[cells[i] for cells in layers] for layers in history] == [
+                [cells[i] for cells in layers] for layers in sliding
+            ]
+            continue
+        climb = ladder.Climb(shape, prompt, h.kept, h.limit, tail)
+        caches = [list(ladder.select(shape, prompt, h.kept, layer)) for layer in range(num_layers)]
+        seen = prompt
+        for layers in history:
+            new = range(seen, seen + (tail if tail and seen == prompt else 1))
+            seen = new.stop
+            for layer, dropped in enumerate(climb.evicted(seen)):
+                caches[layer] = sorted({*caches[layer], *new} - set(dropped))
+            assert [cells[i] for cells in layers] == caches
+            assert len(caches[0]) <= h.limit
+
+
+def test_a_full_cache_is_compacted_block_after_block_from_the_start():
+    # Blocks of 2 leave their first token on even layers and their second on odd ones.
+    climb = ladder.Climb(ladder.build(4, 2, 0, 2), 10, 10, 10, 0)
+    assert [climb.evicted(seen) for seen in (11, 12, 13, 14)] == [
+        [[3], [2], [3], [2]],
+        [[5], [4], [5], [4]],
+        [[7], [6], [7], [6]],
+        [[9], [8], [9], [8]],
+    ]
+    # The last 4 tokens are reached: it starts over.
+    assert climb.evicted(15) == [[4], [3], [4], [3]]
+    assert climb.evicted(13) == [[7], [6], [7], [6]]
+
+
+def test_a_ladder_knows_no_step_inside_the_tail():
+    climb = ladder.Climb(ladder.build(4, 2, 0, 2), 10, 10, 10, 5)
+    with pytest.raises(ValueError, match="14 tokens; the first ends with 15"):
+        climb.evicted(14)
+
+
+def test_a_ladder_that_cannot_shrink_is_refused_while_decoding():
+    policy = methods.build("lacache", span=4)
+    with pytest.raises(ValueError, match=r"span=4.*4 layers"):
+        policy.evictions(methods.Held(40, 20, 20, 0), 1, 41, 4)
 
 
 def test_random_does_not_depend_on_memory_layout_or_rounding():
