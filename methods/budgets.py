@@ -44,18 +44,21 @@ def protected_window(window: int, count: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def pyramid(count: int, room: int, num_layers: int, beta: int = 20) -> tuple[int, ...]:
+def pyramid(
+    count: int, room: int, num_layers: int, beta: int = 20, length: int | None = None
+) -> tuple[int, ...]:
     """Tokens each layer keeps outside its protected ones, first layer first (arXiv 2406.02069).
 
-    count: their mean over the layers; room: how many there are. The last layer keeps count / beta
-    (rounded down, at least 1), the first as much more than the mean as the last keeps less, those
-    between lie on a line. A first layer that would need more than `room` takes all of it, and the
-    last one the rest; as in the released code, `room` below twice the count is shared evenly.
+    count: their mean over the layers; room: how many there are; length: with the protected ones,
+    None where there are none. The last layer keeps count / beta (rounded down, at least 1), the
+    first as much more than the mean as the last keeps less, those between lie on a line. A first
+    layer that would need more than `room` takes all of it, and the last one the rest; as in the
+    released code, a length below twice the count is shared evenly.
 
     The sum is count * num_layers exactly: fractions of the line are rounded by largest remainder.
     The released code rounds the step down instead and keeps more (4,560 for 4,096 on 32 layers).
     """
-    if num_layers == 1 or room < 2 * count or count < 1:
+    if num_layers == 1 or (room if length is None else length) < 2 * count or count < 1:
         return (count,) * num_layers
     last = max(1, count // beta)
     first = min(2 * count - last, room)

@@ -1,105 +1,31 @@
 """Our methods against stored outputs of their published code.
 
-`python -m tests.methods.golden` prints how many cases pass.
-
-Only what is decided at prefill: rows of later decoding steps are not looked at.
+`python -m tests.methods.golden` prints how many cases pass. A new folder is one line in CHECKS.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 import methods
-from methods.lacache import block_shape, exact_ladder, ladder
+from tests.methods import golden_budgets, golden_decode
+from tests.methods.golden_data import (
+    POOLS,
+    ROOT,
+    Case,
+    cases,
+    check_scored,
+    expect,
+    expect_close,
+    output,
+    view,
+)
 
-ROOT = Path(__file__).parents[1] / "golden"
-FOLDERS = ("restkv", "ablation", "snapkv", "h2o", "tova", "streaming", "lacache")
-POOLS = {"adaptive": "adaptive", "avgpool": "avg", "maxpool": "max", "none": "none"}
+__all__ = ["CHECKS", "ROOT", "all_cases", "cases", "needs_official"]
+
 TEMPORAL = {"none": "last", "mean": "mean", "ema": "ema", "inv-ema": "ema_reversed"}
-Case = dict[str, Any]
-
-
-@cache
-def tensors(folder: str) -> dict[str, Tensor]:
-    return load_file(ROOT / folder / "tensors.safetensors")
-
-
-@cache
-def inputs(name: str) -> dict[str, Tensor]:
-    stored = load_file(ROOT / "inputs" / f"{name}.safetensors")
-    return {key: tensor.float() for key, tensor in stored.items()}
-
-
-def cases(folder: str) -> list[Case]:
-    return json.loads((ROOT / folder / "cases.json").read_text())["cases"]
-
-
-def all_cases() -> Iterator[tuple[str, Case]]:
-    for folder in FOLDERS:
-        for case in cases(folder):
-            yield folder, case
-
-
-def view(name: str, per_query_head: bool = True, length: int | None = None) -> methods.LayerView:
-    """The stored inputs as a layer; the published code expands keys and values to query heads."""
-    stored = inputs(name)
-    keys, values, queries = stored["k"][:, :, :length], stored["v"][:, :, :length], stored["q"]
-    if length is not None:
-        queries = queries[:, :, :length]
-    if per_query_head:
-        group = queries.shape[1] // keys.shape[1]
-        keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
-    scaling = queries.shape[-1] ** -0.5
-    return methods.LayerView(keys, values, queries, scaling, stored["Wo"])
-
-
-def output(folder: str, case: Case, field: str) -> Tensor | None:
-    return tensors(folder).get(f"{case['id']}.{field}")
-
-
-def expect(condition: bool | Tensor, what: str) -> None:
-    """Raise with one line; the counting command and the tests both show it."""
-    if not bool(condition):
-        raise AssertionError(what)
-
-
-def expect_close(ours: Tensor, theirs: Tensor, what: str, rtol: float = 2e-5) -> None:
-    worst = ((ours - theirs).abs() / theirs.abs().clamp_min(1e-30)).max()
-    expect(torch.allclose(ours, theirs, rtol=rtol, atol=1e-12), f"{what}: off by {worst:.1e}")
-
-
-def expect_same_sets(folder: str, case: Case, kept: Tensor, scores: Tensor) -> None:
-    """Kept past positions equal the stored ones where the margin decides; ties by their scores."""
-    theirs = output(folder, case, "idx").long()
-    margin = output(folder, case, "rel_margin")
-    expect(kept.shape == theirs.shape, f"kept {tuple(kept.shape)}, stored {tuple(theirs.shape)}")
-    same = (kept == theirs.sort(-1).values).all(-1)
-    expect((same | (margin <= 1e-4)).all(), "kept sets differ")
-    ours, stored = scores.gather(-1, kept), scores.gather(-1, theirs)
-    expect_close(ours.sort(-1).values, stored.sort(-1).values, "scores of the kept set")
-
-
-def check_scored(
-    folder: str, case: Case, policy: methods.Policy, layer: methods.LayerView, window: int
-) -> None:
-    """Scores, sets, protected window and order of a method that ranks past tokens."""
-    past = layer.length - window
-    budget = case["n_past_kept"] + window
-    scores = policy.score(layer, budget)
-    expect(scores[..., past:].isinf().all(), "the window is not protected")
-    expect_close(scores[..., :past], output(folder, case, "score"), "score")
-    kept = policy.keep(layer, budget)
-    recent = torch.arange(past, layer.length)
-    expect((kept[..., case["n_past_kept"] :] == recent).all(), "the window is not kept last")
-    expect_same_sets(folder, case, kept[..., : case["n_past_kept"]], scores)
 
 
 def restkv_policy(params: Case, official: bool) -> methods.Policy:
@@ -185,37 +111,19 @@ def check_snapkv(case: Case) -> None:
 
 
 def check_h2o(case: Case) -> None:
-    params = case["params"]
-    if case["variant"] != "official":
-        how = case["gqa_score_agg"]
-        causal = case["variant"] == "kvcf"
-        window = params["window_size"]
-        policy = methods.build("h2o", recent=window, causal=causal, group=how or "mean")
-        layer = view(case["inputs"], per_query_head=how is None)
-        check_scored("h2o", case, policy, layer, window)
+    if case["variant"] == "official":
+        golden_decode.check_h2o(case)
         return
-    layer = view(case["inputs"], length=params["prefill_len"])
-    policy = methods.build("h2o", recent=params["recent_size"])
-    budget = params["hh_size"] + params["recent_size"]
-    kept = policy.keep(layer, budget)
-    expect((kept[0] == output("h2o", case, "kept_pos")[0]).all(), "kept sets differ")
-    if params["decode_steps"] == 0 or layer.length > budget:
-        ours = policy.measure(layer).gather(-1, kept)[0]
-        expect_close(ours, output("h2o", case, "hh_score_first"), "column sums")
+    params, how = case["params"], case["gqa_score_agg"]
+    causal, window = case["variant"] == "kvcf", params["window_size"]
+    policy = methods.build("h2o", recent=window, causal=causal, group=how or "mean")
+    layer = view(case["inputs"], per_query_head=how is None)
+    check_scored("h2o", case, policy, layer, window)
 
 
 def check_tova(case: Case) -> None:
-    params = case["params"]
-    if case["kind"] == "e2e":
-        check_tova_model(case)
-        return
-    layer = view(case["inputs"], length=params["prefill_len"])
-    policy = methods.build("tova")
-    scores = policy.score(layer, params["cache_size"])
-    expect_close(scores[:, 0], output("tova", case, "score_first"), "head-mean attention")
-    kept = policy.keep(layer, params["cache_size"])
-    expect((kept == kept[:, :1]).all(), "heads differ")
-    expect((kept[:, 0] == output("tova", case, "kept_pos")[0]).all(), "kept sets differ")
+    check = check_tova_model if case["kind"] == "e2e" else golden_decode.check_tova
+    check(case)
 
 
 def check_tova_model(case: Case) -> None:
@@ -230,77 +138,29 @@ def check_tova_model(case: Case) -> None:
         expect(torch.equal(kept, stored[stored >= 0].long()), f"layer {layer.layer} differs")
 
 
-def check_streaming(case: Case) -> None:
-    params, mode = case["params"], case.get("mode")
-    if case["variant"] == "restkv":
-        length = int(case["id"].split("_")[1][1:])
-        budget = params["max_capacity_prompt"]
-        sinks = budget - params["window_size"]
-    elif mode == "evict_range":
-        length, sinks = params["prefill_len"], params["start"]
-        budget = length - (params["end"] - params["start"])
-    else:
-        length, sinks = params["prefill_len"], params["start_size"]
-        # "evict_for_space" makes room for the one token that comes next.
-        budget = sinks + params["recent_size"] - (mode == "evict_for_space")
-    steps = output("streaming", case, "kept_pos_steps")
-    stored = output("streaming", case, "kept_pos") if steps is None else steps[0]
-    stored = stored[stored >= 0].long()
-    blank = torch.zeros(1, 1, length, 4)
-    layer = methods.LayerView(blank, blank, blank[:, :, :0], 1.0)
-    kept = methods.build("streaming_llm", sinks=sinks).keep(layer, budget)[0, 0]
-    expect(torch.equal(kept, stored), "kept positions differ")
-
-
-def lacache_stored(case: Case) -> list[list[int]]:
-    """Positions each layer keeps after the prefill call."""
-    length = case["params"]["prefill_len"]
-    dropped = output("lacache", case, "dropped_pos")
-    if dropped is not None:
-        return [sorted(set(range(length)) - set(row)) for row in dropped.tolist()]
-    first = output("lacache", case, "kept_pos")[0]
-    return [[p for p in row if p >= 0] for row in first.tolist()]
-
-
-def check_lacache(case: Case) -> None:
-    """One compaction, at the capacity the released code gives itself at its first call."""
-    params = case["params"]
-    shape = (params["num_layers"], params["span"], params["overlap"])
-    block, kept = block_shape(*shape)
-    length, capacity = params["prefill_len"], params["cache_size"]
-    if length > capacity:
-        capacity += (block - kept) // 2
-    for layer, stored in enumerate(lacache_stored(case)):
-        ours = ladder(length, capacity, layer, *shape, params["start_size"])
-        # The released code can repeat positions; ours must not.
-        expect(ours == sorted(set(stored)), f"layer {layer} differs")
-
-
-def lacache_by_policy(case: Case) -> bool:
-    """Whether keeping as many tokens as the released code kept gives its exact sets."""
-    params = case["params"]
-    shape = (params["num_layers"], params["span"], params["overlap"], params["start_size"])
-    return all(
-        list(exact_ladder(params["prefill_len"], len(stored), layer, *shape)) == stored
-        for layer, stored in enumerate(lacache_stored(case))
-    )
-
-
 CHECKS: dict[str, Callable[[Case], None]] = {
     "restkv": check_restkv,
     "ablation": check_ablation,
     "snapkv": check_snapkv,
     "h2o": check_h2o,
     "tova": check_tova,
-    "streaming": check_streaming,
-    "lacache": check_lacache,
+    "streaming": golden_decode.check_streaming,
+    "lacache": golden_decode.check_lacache,
+    "adakv": golden_budgets.check_adakv,
+    "pyramidkv": golden_budgets.check_pyramidkv,
 }
+
+
+def all_cases() -> Iterator[tuple[str, Case]]:
+    for folder in CHECKS:
+        for case in cases(folder):
+            yield folder, case
 
 
 def main() -> None:
     """Print how many stored cases pass, for each method."""
     total = passed = 0
-    for folder in FOLDERS:
+    for folder in CHECKS:
         failures = []
         for case in cases(folder):
             try:
