@@ -24,7 +24,8 @@ class H2O(ScoringPolicy):
     visible_mean, which divides by the number of queries that can see the key and so removes the
     bias for early tokens. group: mean, max or sum over the query heads of a KV head, after the sum.
     causal=True is H2O as published. False reproduces the baseline in the released code of ReST-KV,
-    where all queries but the last `recent` also attend to the future; it needs `recent` as a count.
+    where all queries but the last `recent` also attend to the future; it needs `recent` as a count,
+    and decode=grow to be that baseline.
 
     decode: hold adds the attention of every new token to the sums and evicts the lowest outside the
     recent half (or the last `recent`), as published; grow selects once, after the prompt.

@@ -135,8 +135,8 @@ class Policy(ABC):
     @torch.no_grad()
     def score(self, view: LayerView, budget: int) -> Tensor:
         """float32 [B, Hkv, L], larger = keep; protected tokens are +inf."""
-        count = self._quota(view, kept_count(view.length, budget))
-        return self._protected_scores(view, [self.plan(view, count)])[0].scores[0]
+        _, plan = self._share(view, kept_count(view.length, budget))
+        return self._protected_scores(view, [plan])[0].scores[0]
 
     def keep(self, view: LayerView, budget: int) -> Tensor:
         """Ascending positions, int64 [B, Hkv, min(budget, L)]; ties go to the lower position.
@@ -153,16 +153,15 @@ class Policy(ABC):
     @torch.no_grad()
     def select_many(self, view: LayerView, budgets: Sequence[int]) -> list[Selection]:
         """A Selection for each budget. ValueError for a budget that is not a whole number >= 1."""
-        counts = [self._quota(view, kept_count(view.length, budget)) for budget in budgets]
-        if not counts:
+        shares = [self._share(view, kept_count(view.length, budget)) for budget in budgets]
+        if not shares:
             return []
-        plans = [self.plan(view, count) for count in counts]
-        distinct = list(dict.fromkeys(plans))
+        distinct = list(dict.fromkeys(plan for _, plan in shares))
         scored, remembered = self._protected_scores(view, distinct)
         # A stable sort is what sends ties to the lower position.
         ranked = scored.scores.sort(dim=-1, descending=True, stable=True)
         selections = []
-        for plan, count in zip(plans, counts, strict=True):
+        for count, plan in shares:
             row = distinct.index(plan)
             chosen = self._choose(view, plan, count, ranked.values[row], ranked.indices[row])
             selections.append(
@@ -183,9 +182,9 @@ class Policy(ABC):
         """The first `count` of each head's ranking; scores and order [B, Hkv, L]."""
         return Chosen(order[..., :count].sort(dim=-1).values, None, plan.fallback)
 
-    def _quota(self, view: LayerView, count: int) -> int:
-        """Tokens kept on this layer when `count` are kept on average."""
-        return count
+    def _share(self, view: LayerView, count: int) -> tuple[int, Plan]:
+        """Tokens kept on this layer, and the plan, when `count` are kept on average."""
+        return count, self.plan(view, count)
 
     def _protected_scores(self, view: LayerView, plans: list[Plan]) -> tuple[Scored, Tensor | None]:
         measured = self.measure(view)
@@ -236,26 +235,26 @@ class ScoringPolicy(Policy):
         assert mask is not None  # there is a text mask
         return int(mask[0, 0, 0].sum())
 
-    def _quota(self, view: LayerView, count: int) -> int:
+    def _share(self, view: LayerView, count: int) -> tuple[int, Plan]:
+        plan = self.plan(view, count)
         if self.budget != "pyramid" and self.protect == "none":
-            return count
-        fixed = self.fixed(view, self.plan(view, count))
-        if count <= fixed:
-            return fixed
-        if self.budget != "pyramid":
-            return count
-        room = view.length - fixed
-        line = pyramid(count - fixed, room, view.num_layers, self.pyramid_beta)
-        return fixed + line[view.layer]
+            return count, plan
+        fixed = self.fixed(view, plan)
+        if count < fixed:
+            return fixed, plan._replace(fallback="all_text")
+        if self.budget == "pyramid":
+            line = pyramid(
+                count - fixed, view.length - fixed, view.num_layers, self.pyramid_beta, view.length
+            )
+            count = fixed + line[view.layer]
+        # With text in it, what is protected must not change with the layer's own count.
+        return count, self.plan(view, count) if self.protect == "none" else plan
 
     def _choose(
         self, view: LayerView, plan: Plan, count: int, scores: Tensor, order: Tensor
     ) -> Chosen:
-        full = self.protect == "text" and count == self.fixed(view, plan) < view.length
-        fallback = "all_text" if full else plan.fallback
         if self.budget != "adaptive" or count == view.length:
-            chosen = super()._choose(view, plan, count, scores, order)
-            return chosen._replace(fallback=fallback)
+            return super()._choose(view, plan, count, scores, order)
         fixed = self.fixed(view, plan)
         free = adaptive(scores[..., fixed:], count - fixed, self.adaptive_floor)
         counts = fixed + free
@@ -263,7 +262,7 @@ class ScoringPolicy(Policy):
         place = torch.arange(best.shape[-1], device=best.device)
         kept = torch.where(place < counts[..., None], best, view.length).sort(dim=-1).values
         positions = kept.masked_fill(kept == view.length, -1)
-        return Chosen(positions, counts, fallback)
+        return Chosen(positions, counts, plan.fallback)
 
     def _protection(self, view: LayerView, plans: Sequence[Plan]) -> Tensor | None:
         ranges = super()._protection(view, plans)

@@ -33,7 +33,13 @@ DEFAULTS = {
         **WINDOW,
     },
     "keydiff": SCORING,
-    "lacache": {"span": None, "overlap": 0, "start": 4},
+    "lacache": {
+        "span": None,
+        "overlap": 0,
+        "start": 4,
+        "decode": "hold",
+        "positions": "original",
+    },
     "restkv": {
         **WINDOW,
         "temporal": "ema",

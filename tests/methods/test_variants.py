@@ -75,13 +75,32 @@ def test_protected_text_stays_and_images_make_up_the_budget(name, budget):
 
 @pytest.mark.parametrize("name", SCORING)
 @pytest.mark.parametrize("rule", ["uniform", "pyramid"])
-@pytest.mark.parametrize("budget", [1, 10, 21])
+@pytest.mark.parametrize("budget", [1, 10, 20])
 def test_more_text_than_budget_is_kept_and_said(name, rule, budget):
     view = with_images(random_view(41), 6, 26)
     policy = methods.build(name, protect="text", budget=rule)
     selection = policy.select_many(view, [budget])[0]
     assert selection.fallback == "all_text"
     assert selection.positions[0].tolist() == [[*range(6), *range(26, 41)]] * 2
+
+
+@pytest.mark.parametrize("name", SCORING)
+@pytest.mark.parametrize("rule", ["uniform", "pyramid"])
+@pytest.mark.parametrize("budget", [1, 2, 4, 5, 6, 7, 9, 24])
+def test_text_and_the_last_tokens_are_kept_together(name, rule, budget):
+    """Also where the prompt ends with an image, so that the window holds no text."""
+    modality = torch.ones(1, 25, dtype=torch.long)
+    modality[0, [0, 2, 3, 9, 23]] = 0
+    window = {"window": 6} if name in WINDOW else {}
+    policy = methods.build(name, protect="text", budget=rule, **window)
+    for layer in range(4):
+        view = dataclasses.replace(random_view(25, layer=layer), modality=modality)
+        selection = policy.select_many(view, [budget])[0]
+        must = {0, 2, 3, 9, 23, *range(25 - selection.window, 25)}
+        for head in selection.positions[0].tolist():
+            assert must <= set(head)
+            assert (selection.fallback == "all_text") == (len(must) > budget)
+            assert len(head) >= budget or rule == "pyramid"
 
 
 def test_protected_text_outranks_nothing_else():

@@ -1,0 +1,60 @@
+"""Every method in the settings that tests put through their properties: one row a setting."""
+
+from __future__ import annotations
+
+import pytest
+
+import methods
+from methods.budgets import RULES
+
+VARIANTS = {
+    "random": ("random", {}),
+    "streaming_llm": ("streaming_llm", {}),
+    "snapkv": ("snapkv", {"window": 8}),
+    "snapkv_max_odd": ("snapkv", {"window": 7, "pool": "max", "kernel": 7, "group": "max"}),
+    "criticalkv": ("criticalkv", {"window": 8}),
+    "h2o": ("h2o", {}),
+    "h2o_visible": ("h2o", {"recent": 8, "average": "visible_mean", "group": "max"}),
+    "h2o_official": ("h2o", {"recent": 8, "causal": False}),
+    "tova": ("tova", {}),
+    "tova_last": ("tova", {"protect_last": True}),
+    "keydiff": ("keydiff", {}),
+    "lacache": ("lacache", {}),
+    "lacache_span1": ("lacache", {"span": 1, "start": 2}),
+    "restkv": ("restkv", {"window": 8}),
+    "restkv_wide": ("restkv", {}),
+    "restkv_mean": ("restkv", {"window": 7, "temporal": "mean", "spatial": "max"}),
+    "restkv_none": ("restkv", {"window": 8, "temporal": "last", "spatial": "none"}),
+    "restkv_relative": ("restkv", {"window": 7, "relative_scale": 0.02, "kernel": 3}),
+    "restkv_official": ("restkv", {"window": 8, "scale": 3, "official": True}),
+    "restkv_before": ("restkv", {"window": 8, "metric": "before", "normalize": True, "tau": 2.0}),
+    "restkv_joint": ("restkv", {"window": 8, "group": "joint"}),
+    "restkv_values": ("restkv", {"window": 8, "project": False, "group": "max", "spatial": "avg"}),
+}
+
+MATRIX = [
+    (variant, rule)
+    for variant, (name, params) in VARIANTS.items()
+    for rule in (RULES if "budget" in methods.parameters(name) else ("uniform",))
+    if (name, rule) != ("criticalkv", "adaptive")  # refused
+]
+HOLDING = [row for row in MATRIX if "decode" in methods.parameters(VARIANTS[row[0]][0])]
+
+
+def label(row: tuple[str, str]) -> str:
+    return row[0] if row[1] == "uniform" else "-".join(row)
+
+
+every_row = pytest.mark.parametrize("row", MATRIX, ids=label)
+every_holding_row = pytest.mark.parametrize("row", HOLDING, ids=label)
+
+
+def build(row: tuple[str, str], **more: object) -> methods.Policy:
+    name, params = VARIANTS[row[0]]
+    rule = {} if row[1] == "uniform" else {"budget": row[1]}
+    return methods.build(name, **params, **rule, **more)
+
+
+def heads(selection: methods.Selection) -> list[list[list[int]]]:
+    """Kept positions [B][Hkv] without the padding of heads that keep fewer."""
+    return [[[p for p in head if p >= 0] for head in item] for item in selection.positions.tolist()]
