@@ -21,6 +21,7 @@ TAILS = ("last_token", "suffix")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 WANDB_MODES = ("offline", "online", "disabled")
 SCORERS = ("hits", "mmbench")
+SWEEP_WIDE = ("decode", "budget", "positions", "protect", "window_anchor")
 EMBEDDED = Path(__file__).resolve().parent / "embedded"
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -89,7 +90,10 @@ class WandbConfig:
 
 @dataclass
 class Config:
-    """Everything a run depends on; `methods` maps a label to {method, parameters...}."""
+    """Everything a run depends on; `methods` maps a label to {method, parameters...}.
+
+    The names of SWEEP_WIDE replace a parameter in every chosen method that has it.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -99,6 +103,11 @@ class Config:
     budgets: Any = None
     limit: int | None = None
     blank_image: bool = True
+    decode: str | None = None
+    budget: Any = None
+    positions: str | None = None
+    protect: str | None = None
+    window_anchor: str | None = None
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -156,6 +165,11 @@ def check(config: Config) -> tuple[list[float], list[int]]:
         )
     if config.seed < 0:
         raise UserError(f"seed={config.seed} is negative: use a whole number from 0.")
+    if not isinstance(config.budget, str | None):
+        raise UserError(
+            f"budget={config.budget} is not a rule: budget says how layers and heads share the "
+            "kept tokens (such as budget=pyramid), and counts of them are 'budgets=[16,64]'."
+        )
     _check_count("engine.cells_per_batch", config.engine.cells_per_batch)
     _check_count("engine.threads", config.engine.threads)
     _check_name("run.name", config.run.name)
@@ -223,17 +237,28 @@ def _budgets(budgets: Any) -> list[int]:
     return list(dict.fromkeys(budgets))
 
 
-def variants(chosen: Mapping[str, Any]) -> list[Variant]:
+def sweep_wide(config: Config) -> dict[str, object]:
+    """The parameters that are given for the whole sweep."""
+    given = {name: getattr(config, name) for name in SWEEP_WIDE}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def variants(chosen: Mapping[str, Any], wide: Mapping[str, object]) -> list[Variant]:
     """Turn the `methods` mapping into variants with every parameter filled in.
 
+    Args:
+        chosen: a label to {method, parameters...}.
+        wide: parameters that replace those of every variant that has them.
+
     Raises:
-        UserError: an unknown method or parameter, a value out of range, or two labels alike.
+        UserError: an unknown method or parameter, a value out of range, a parameter in `wide` that
+            no variant has, or two labels alike.
     """
     if not chosen:
         raise UserError(
             "method=[] chooses nothing to compare: name at least one, such as 'method=[restkv]'."
         )
-    found = [variant(label, node) for label, node in chosen.items()]
+    found = _replaced([variant(label, node) for label, node in chosen.items()], wide)
     seen: dict[tuple[object, ...], str] = {}
     for one in found:
         other = seen.setdefault((one.method, one.params), one.label)
@@ -243,6 +268,23 @@ def variants(chosen: Mapping[str, Any]) -> list[Variant]:
                 "parameters: leave one out, or change a parameter."
             )
     return found
+
+
+def _replaced(found: Sequence[Variant], wide: Mapping[str, object]) -> list[Variant]:
+    import methods
+
+    for name, value in wide.items():
+        if not any(name in dict(one.params) for one in found):
+            able = [method for method in methods.names() if name in methods.parameters(method)]
+            raise UserError(
+                f"{name}={value} applies to none of the chosen methods: leave it out, or choose "
+                f"one that has it, of {', '.join(able)}."
+            )
+    nodes = [
+        {"method": one.method} | {name: wide.get(name, value) for name, value in one.params}
+        for one in found
+    ]
+    return [variant(one.label, node) for one, node in zip(found, nodes, strict=True)]
 
 
 def variant(label: str, node: Any) -> Variant:

@@ -19,8 +19,10 @@ from harness.scoring.bridge import Bridge
 class EvictBench(lmms):
     """A model whose prompt cache is evicted by one method at one ratio or budget.
 
-    model_args: pretrained, revision, method (default: the full cache), ratio or budget, protocol,
-    tail, dtype, and any parameter of the method by its name.
+    model_args: pretrained, revision, method (default: the full cache), ratio (evicted fraction) or
+    budget (kept tokens), protocol, tail, dtype, and any parameter of the method by its name, but
+    for one: its parameter `budget`, how layers and heads share the kept tokens, is called `rule`
+    here (rule=pyramid), because budget=16 is their number.
     """
 
     is_simple = False
@@ -33,6 +35,7 @@ class EvictBench(lmms):
         budget: int | None = None,
         protocol: str = "replay",
         tail: str = "last_token",
+        rule: str | None = None,
         revision: str | None = None,
         device: str | None = None,
         dtype: str = "auto",
@@ -52,7 +55,7 @@ class EvictBench(lmms):
                 f"batch_size={batch_size} is not supported: prompts are prefilled one by one, "
                 "leave it at 1."
             )
-        self.cell = single_cell(method, ratio, budget, params)
+        self.cell = single_cell(method, ratio, budget, params, rule)
         model = ModelConfig(pretrained, pretrained, revision, False, trust_remote_code)
         self.bridge = Bridge(model, ProtocolConfig(protocol, tail), device or "auto", dtype)
 
@@ -78,14 +81,24 @@ class EvictBench(lmms):
 
 
 def single_cell(
-    method: str, ratio: float | None, budget: int | None, params: dict[str, Any]
+    method: str,
+    ratio: float | None,
+    budget: int | None,
+    params: dict[str, Any],
+    rule: str | None = None,
 ) -> Cell:
-    """The cell that model_args describe.
+    """The cell that model_args describe; `rule` is the method's own parameter `budget`.
 
     Raises:
         UserError: unknown method or parameter, a value out of range, or not exactly one amount.
     """
-    chosen = variant(method, {"method": method, **params})
+    if isinstance(budget, str):
+        raise UserError(
+            f"budget={budget} is not a number of kept tokens: write rule={budget} for how layers "
+            "and heads share them."
+        )
+    given = {"method": method, **params} | ({} if rule is None else {"budget": rule})
+    chosen = variant(method, given)
     if chosen.method == FULL:
         return Cell(FULL, FULL)
     if (ratio is None) == (budget is None):

@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from omegaconf import OmegaConf
 
 import methods
 from harness import sweep
-from harness.config import CONF
+from harness.config import CONF, SWEEP_WIDE
 from tests.run.conftest import Program
 
 # What is typed, and what the sentence must name: the value, then what is allowed.
@@ -39,6 +40,13 @@ BAD = [
     ("budgets=[0]", "budgets has 0", "from 1"),
     ("budgets=[1.5]", "budgets has 1.5", "whole number"),
     ("budgets=[]", "budgets=[]", "from 1"),
+    ("budget=16", "budget=16 is not a rule", "'budgets=[16,64]'"),
+    ("budget=[16,64]", "budget=[16, 64] is not a rule", "'budgets=[16,64]'"),
+    ("budget=foo", "budget='foo'", "uniform, pyramid, adaptive"),
+    ("decode=foo", "decode='foo'", "hold, grow"),
+    ("protect=foo", "protect='foo'", "none, text"),
+    ("window_anchor=foo", "window_anchor='foo'", "end, question"),
+    ("positions=cache", "positions=cache", "of streaming_llm, lacache."),
     ("limit=0", "limit=0", "from 1"),
     ("limit=few", "'few'", "Integer"),
     ("seed=-1", "seed=-1", "from 0"),
@@ -104,6 +112,71 @@ def test_a_hub_id_without_network_is_refused_before_anything_heavy_is_imported()
     assert done.returncode == 2
 
 
+@pytest.fixture
+def compose(
+    call: Program, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., sweep.Job]:
+    """The validated job of a command line; what it gives replaces what `overrides` gives."""
+
+    def job(*typed: str) -> sweep.Job:
+        found: list[sweep.Job] = []
+        monkeypatch.setattr(sweep, "run", lambda config: found.append(sweep.validate(config)))
+        names = {one.split("=")[0] for one in typed}
+        if "experiment" in names:
+            names |= {"method", "ratios", "run.name"}
+        assert call(*[o for o in overrides if o.split("=")[0] not in names], *typed) == 0
+        return found[0]
+
+    return job
+
+
+def parameters_of(job: sweep.Job) -> dict[str, dict[str, object]]:
+    return {cell.label: dict(cell.params) for cell in job.cells if cell.evicts}
+
+
+CHOSEN = "method=[random,streaming_llm,snapkv,h2o,tova,restkv_mean]"
+WIDE = {
+    "decode": ("grow", {"streaming_llm", "h2o", "tova", "random"}),
+    "budget": ("pyramid", {"random", "snapkv", "h2o", "tova", "restkv_mean"}),
+    "positions": ("cache", {"streaming_llm"}),
+    "protect": ("text", {"random", "snapkv", "h2o", "tova", "restkv_mean"}),
+    "window_anchor": ("question", {"snapkv", "restkv_mean"}),
+}
+
+
+@pytest.mark.parametrize("name", SWEEP_WIDE)
+def test_a_sweep_wide_value_replaces_the_parameter_in_every_method_that_has_it(
+    compose: Callable[..., sweep.Job], name: str
+) -> None:
+    value, having = WIDE[name]
+    own = f"methods.{max(having)}.{name}={methods.parameters(max(having))[name]}"
+    usual = parameters_of(compose(CHOSEN))
+    for typed in ([f"{name}={value}"], [f"{name}={value}", own]):  # a label's own value gives way
+        replaced = parameters_of(compose(CHOSEN, *typed))
+        assert replaced == {
+            label: params | ({name: value} if label in having else {})
+            for label, params in usual.items()
+        }
+    assert parameters_of(compose(CHOSEN, f"{name}=null")) == usual
+
+
+def test_sweep_wide_values_go_together(
+    compose: Callable[..., sweep.Job],
+) -> None:
+    both = parameters_of(compose(CHOSEN, "budget=pyramid", "protect=text"))["h2o"]
+    assert (both["budget"], both["protect"], both["decode"]) == ("pyramid", "text", "hold")
+
+
+def test_labels_that_a_sweep_wide_value_makes_equal_are_refused(
+    call: Program, overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["method=[snapkv,snapkv_pyramid]", "budget=adaptive"]
+    assert call(*[o for o in overrides if not o.startswith("method=")], *typed) == 2
+    told = capsys.readouterr().err
+    assert "methods.snapkv and methods.snapkv_pyramid are the same method" in told
+    assert told.count("\n") == 1
+
+
 def test_help_names_every_group_and_setting(
     call: Program, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,34 +188,78 @@ def test_help_names_every_group_and_setting(
         assert word in text
     for word in ("ratios", "budgets", "limit", "methods.<label>", "run.name", "wandb.mode"):
         assert word in text
+    for name in SWEEP_WIDE:  # a line of its own, with its values
+        assert re.search(rf"^ +{name}  +\S.*{WIDE[name][0]}", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "method").glob("*.yaml")), ids=lambda p: p.stem)
+METHOD_FILES = sorted((CONF / "method").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", METHOD_FILES, ids=lambda p: p.stem)
 def test_each_variant_spells_out_the_parameters_and_defaults_of_its_method(path: Path) -> None:
+    assert path.read_text().startswith(f"# @package methods.{path.stem}\n# ")
     node = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(node, dict)
-    ablation = node.pop("defaults", None) is not None  # of restkv
-    known = methods.parameters(node.pop("method", "restkv"))
-    spelled = {k: known[k] if v == "${seed}" else v for k, v in node.items()}
-    if ablation:
-        assert spelled.keys() <= known.keys()
-        assert all(known[k] != v for k, v in spelled.items())  # it names what it changes
+    base = node.pop("defaults", [None])[0]
+    if base is None:
+        assert node.pop("method") == path.stem
+        known = methods.parameters(path.stem)
+        assert {k: known[k] if v == "${seed}" else v for k, v in node.items()} == known
     else:
-        assert spelled == known
+        known = methods.parameters(base.removesuffix("@_here_"))
+        assert node.keys() <= known.keys()
+        assert all(known[k] != v for k, v in node.items())  # it names what it changes
 
 
-@pytest.mark.parametrize("choice", ["experiment=smoothing", "experiment=paper_protocol"])
-def test_the_experiments_are_sound(
-    call: Program, overrides: list[str], monkeypatch: pytest.MonkeyPatch, choice: str
+def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., sweep.Job]) -> None:
+    nodes = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in METHOD_FILES}
+    bases = {n: node.get("defaults", [n])[0].partition("@")[0] for n, node in nodes.items()}
+    job = compose(f"method=[{','.join(nodes)}]", "seed=3")
+    expected = {
+        label: methods.parameters(bases[label])
+        | {k: 3 if k == "seed" else v for k, v in node.items() if k in methods.parameters(base)}
+        for label, node in nodes.items()
+        if (base := bases[label]) != "full"
+    }
+    assert parameters_of(job) == expected
+    assert {cell.label: cell.method for cell in job.cells if cell.evicts} == {
+        label: bases[label] for label in expected
+    }
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (CONF / "experiment").glob("*.yaml")])
+def test_the_experiments_are_sound(compose: Callable[..., sweep.Job], name: str) -> None:
+    job = compose(f"experiment={name}")
+    assert job.folder.name.startswith(f"{name}-tiny_vlm-mmbench_mini-")
+    assert job.config.protocol.name == ("paper" if name == "paper_protocol" else "replay")
+    assert len(parameters_of(job)) >= 3
+
+
+@pytest.mark.parametrize(
+    ("experiment", "parameter", "values", "compared"),
+    [
+        ("budgets", "budget", {"uniform", "pyramid", "adaptive"}, {"snapkv", "restkv"}),
+        ("decoding", "decode", {"hold", "grow"}, {"h2o", "tova", "streaming_llm", "lacache"}),
+    ],
+)
+def test_an_experiment_varies_one_parameter_of_each_method(
+    compose: Callable[..., sweep.Job],
+    experiment: str,
+    parameter: str,
+    values: set[str],
+    compared: set[str],
 ) -> None:
-    jobs: list[sweep.Job] = []
-    monkeypatch.setattr(sweep, "run", lambda config: jobs.append(sweep.validate(config)))
-    fixed = [o for o in overrides if not o.startswith(("method=", "ratios=", "run.name="))]
-    assert call(*fixed, choice) == 0
-    name = choice.partition("=")[2]
-    assert jobs[0].folder.name.startswith(name)
-    assert "restkv" in {cell.label for cell in jobs[0].cells}
-    assert jobs[0].config.protocol.name == ("paper" if "paper" in name else "replay")
+    found: dict[str, list[dict[str, object]]] = {}
+    job = compose(f"experiment={experiment}")
+    for cell in job.cells:
+        if cell.evicts and cell.ratio == 0.9:
+            found.setdefault(cell.method, []).append(dict(cell.params))
+    assert found.keys() == compared
+    for method, cells in found.items():
+        assert sorted(str(params.pop(parameter)) for params in cells) == sorted(values)
+        usual = methods.parameters(method)
+        usual.pop(parameter)
+        assert all(params == usual for params in cells)
 
 
 def test_the_multirun_flag_may_stand_anywhere(

@@ -6,6 +6,7 @@ from lmms_eval.models import MODEL_REGISTRY_V2
 from lmms_eval.tasks import TaskManager
 
 import harness
+import methods
 from harness.errors import UserError
 from harness.scoring import bridge, plugin
 from harness.scoring.benchmark import cli_arguments
@@ -61,6 +62,17 @@ def test_every_part_of_the_cell_arrives() -> None:
     assert (settings.pretrained, protocol.name, device, dtype) == ("folder", "paper", "cpu", "auto")
 
 
+@pytest.mark.usefixtures("fake")
+def test_a_rule_and_a_number_of_kept_tokens_go_together() -> None:
+    cell = EvictBench("folder", "snapkv", budget=16, rule="pyramid", protect="text").cell
+    assert cell.budget == 16
+    assert dict(cell.params) == methods.parameters("snapkv") | {
+        "budget": "pyramid",
+        "protect": "text",
+    }
+    assert dict(single_cell("h2o", 0.9, None, {}).params) == methods.parameters("h2o")
+
+
 def test_the_full_cache_needs_no_amount() -> None:
     assert not single_cell("full", None, None, {}).evicts
 
@@ -75,6 +87,9 @@ def test_the_full_cache_needs_no_amount() -> None:
         (("restkv", 0.9, 16, {}), "exactly one of ratio"),
         (("restkv", 1.0, None, {}), "ratios has 1"),
         (("restkv", None, 0, {}), "budgets has 0"),
+        (("restkv", 0.9, "pyramid", {}), "write rule=pyramid"),
+        (("restkv", 0.9, None, {}, "foo"), "budget='foo'.*adaptive"),
+        (("streaming_llm", 0.9, None, {}, "pyramid"), "not a parameter of streaming_llm"),
     ],
 )
 def test_bad_model_args_are_refused(arguments: tuple, told: str) -> None:
