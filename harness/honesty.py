@@ -14,7 +14,7 @@ INERT = (
     "their spatial smoothing was the same pool for every token, so this run says nothing about its "
     "adaptive part"
 )
-ALL_TEXT = "all_text"  # the fallback of a policy that keeps all text, though it fills the budget
+ALL_TEXT = "all_text"  # the fallback of a policy that keeps all text, though it exceeds the budget
 
 
 def sentences(
@@ -97,9 +97,9 @@ def _fallbacks(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
         )
     if full:
         yield (
-            "Where the text and the protected window take all of the budget or more, they are kept "
-            "whole, every other image token is evicted whatever its score, and more may be kept "
-            f"than was asked for: {', '.join(full)}."
+            "Where the text and the protected window exceed the budget, they are kept whole, every "
+            "other image token is evicted whatever its score, and more is kept than was asked for: "
+            f"{', '.join(full)}."
         )
 
 
