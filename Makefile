@@ -2,6 +2,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
+BENCH ?= branching
 export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 
@@ -31,8 +32,8 @@ test: $(VENV)/.dev ## run the tests
 lint: $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
-bench: $(VENV)/.run ## time the branching sweep against one evaluation a cell
-	@$(PY) scripts/bench_branching.py $(ARGS)
+bench: $(VENV)/.run ## time the branching sweep; BENCH=decoding: decoding under a budget
+	@$(PY) scripts/bench_$(BENCH).py $(ARGS)
 
 data: $(VENV)/.run ## rebuild the embedded benchmark from its seed
 	@$(PY) scripts/build_mmbench_mini.py $(ARGS)
