@@ -117,9 +117,15 @@ class Config:
 
 
 def register() -> None:
-    """Make the schema and the `${embedded:...}` path resolver known to Hydra."""
+    """Make the schema and the resolvers `${embedded:...}` and `${marks:...}` known to Hydra."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("embedded", lambda name: str(EMBEDDED / name), replace=True)
+    OmegaConf.register_new_resolver("marks", _marks, replace=True)
+
+
+def _marks(*values: object) -> str:
+    """The values that are given, each behind a hyphen, for the name of a run."""
+    return "".join(f"-{value}" for value in values if value is not None)
 
 
 def as_config(cfg: DictConfig) -> Config:

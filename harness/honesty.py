@@ -70,6 +70,11 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
             "run is incomplete, and cells are not on equal ground."
         )
     rows = tables.compressed(cells)
+    if samples["answer_tokens"].max() <= 1:
+        yield (
+            "Every answer is one token, so it cannot show whether a method holds its budget while "
+            "it generates: what is evicted after the first token, nobody reads."
+        )
     yield from _fallbacks(samples, rows)
     real = set(rows.loc[~rows["vacuous"].astype(bool), "cell_key"])
     share = float((samples.loc[samples["cell_key"].isin(real), "exposed_tokens"] == 0).mean())

@@ -115,6 +115,15 @@ def test_a_fallback_is_named_with_its_share(make_sweep):
     assert "lacache at 0.5 did not fit" not in text
 
 
+@pytest.mark.parametrize(("tokens", "said"), [(1, True), (2, False)])
+def test_one_token_answers_cannot_show_what_happens_while_generating(make_sweep, tokens, said):
+    samples = make_sweep(methods=("h2o",), answer_tokens=tokens)
+    samples["answer_tokens"] = samples["answer_tokens"].where(samples["method"] == "h2o", 1)
+    cells = stats.summarise(samples)
+    text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+    assert ("Every answer is one token" in text) == said
+
+
 def test_text_that_exceeds_the_budget_is_named_with_what_was_kept(make_sweep):
     samples = make_sweep(methods=("h2o", "snapkv"), ratios=(0.5, 0.9))
     cell = samples["method"].eq("snapkv") & samples["ratio"].eq(0.9)
