@@ -96,17 +96,21 @@ def evict(
     ratio: float | None = None,
     budget: int | None = None,
     protocol: str = "replay",
+    rule: str | None = None,
     **params: object,
 ) -> Iterator[PreTrainedModel]:
     """Compress the prompt's cache in every `model.generate` call inside the block.
 
     method: a name with its parameters, or a policy. ratio: fraction of the prompt's entries
     evicted; budget: entries kept instead. protocol: `replay` (evict after all prompt tokens but
-    the last), `context` (after the last image) or `paper` (after the whole prompt). One prompt at
-    a time, no beams. ValueError, one sentence, for what does not fit.
+    the last), `context` (after the last image) or `paper` (after the whole prompt). rule: the
+    method's parameter `budget` (uniform, pyramid or adaptive), whose name is taken here. One prompt
+    at a time, no beams. ValueError, one sentence, for what does not fit.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
+    if rule is not None:
+        params["budget"] = rule
     if not isinstance(method, str) and params:
         raise ValueError(
             f"{', '.join(params)} cannot change a built policy; give the method's name."

@@ -37,6 +37,15 @@ def test_generate_inside_evict_equals_the_engine(loaded_models, kind, protocol):
         assert generate(loaded.model, prompt) == wanted[0].token_ids
 
 
+def test_a_budget_rule_goes_by_the_name_of_rule(loaded_models):
+    model, prompt = loaded_models["llava"].model, make_prompt("llava", seed=3)
+    built = methods.build("snapkv", window=8, budget="adaptive")
+    with harness.evict(model, built, ratio=0.7):
+        wanted = generate(model, prompt)
+    with harness.evict(model, "snapkv", ratio=0.7, window=8, rule="adaptive"):
+        assert generate(model, prompt) == wanted
+
+
 def test_the_model_is_itself_again_afterwards(loaded_models):
     loaded, prompt = loaded_models["llava"], make_prompt("llava")
     loaded.model.set_attn_implementation("sdpa")
@@ -67,6 +76,8 @@ def test_a_second_evict_inside_the_first_is_refused(loaded_models):
         ({"ratio": 0.5, "budget": 3}, "exactly one"),
         ({"ratio": 0.5, "protocol": "later"}, "protocol='later'"),
         ({"ratio": 0.5, "nonsense": 1}, "nonsense"),
+        ({"ratio": 0.5, "rule": "cone"}, "budget='cone'"),
+        ({"ratio": 0.5, "window_anchor": "question"}, "window_anchor=end"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_runs(loaded_models, kwargs, part):
