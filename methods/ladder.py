@@ -164,4 +164,4 @@ class Climb:
         self.cursor, self._seen = compaction.cursor, seen
 
 
-climb = lru_cache(maxsize=256)(Climb)
+climb = lru_cache(maxsize=64)(Climb)  # enough for a batch; one of a long prompt takes megabytes
