@@ -60,11 +60,14 @@ class Rotary:
         """Turns of positions 0..length - 1 in a sequence of that length, float32 [length, dim]."""
         known = self._table
         if self.by_length or known is None or len(known[0]) < length:
-            # A copy: some scalings remember the longest sequence they have seen.
+            # A copy, without the hook of `following`. Some scalings remember the longest sequence
+            # they have seen; a single token makes them forget it.
             module = copy.deepcopy(self.module)
             longest = length if self.by_length else max(length, 256)
             positions = torch.arange(longest, device=device)[None]
-            cos, sin = module(torch.empty(0, dtype=torch.float32, device=device), positions)
+            like = torch.empty(0, dtype=torch.float32, device=device)
+            module.forward(like, positions[:, :1])
+            cos, sin = module.forward(like, positions)
             known = self._table = (cos[0].float(), sin[0].float())
         return known
 

@@ -48,6 +48,45 @@ class Scatter:
         )
 
 
+class Trace:
+    """What every cell holds before each forward pass of the decoder: sets of token positions."""
+
+    def __init__(self, monkeypatch):
+        self.passes = []  # (layers {index: [cells][heads] positions}, new tokens)
+        original = decode_module.forward
+
+        def note(model, layout, cache, positions, **inputs):
+            layers = {}
+            for layer in layout.layers:
+                tiles, heads = cache.layers[layer.index].tiles, cache.layers[layer.index].heads
+                held = [[] for _ in range(len(tiles.counts))]
+                for owner, places in zip(tiles.owner.tolist(), tiles.places.tolist(), strict=True):
+                    held[owner] += [place for place in places if place >= 0]
+                assert [len(places) for places in held] == tiles.counts.tolist()
+                layers[layer.index] = [held[i : i + heads] for i in range(0, len(held), heads)]
+            self.passes.append((layers, inputs["input_ids"].shape[1]))
+            return original(model, layout, cache, positions, **inputs)
+
+        monkeypatch.setattr(decode_module, "forward", note)
+
+    def masks(self, cell, boundary, length):
+        """bool [Hkv, rows, length] a layer: what each token from the boundary on may see."""
+        found = {}
+        for index in self.passes[0][0]:
+            heads = len(self.passes[0][0][index][cell])
+            mask = torch.zeros(heads, length - boundary, length, dtype=torch.bool)
+            row = 0
+            for layers, new in self.passes:
+                first = boundary + row
+                for _ in range(new):
+                    for head, places in enumerate(layers[index][cell]):
+                        mask[head, row, places] = True
+                        mask[head, row, first : boundary + row + 1] = True
+                    row += 1
+            found[index] = mask
+        return found
+
+
 def run_with_logits(
     monkeypatch,
     engine: Engine,
