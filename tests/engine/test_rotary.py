@@ -28,6 +28,7 @@ from harness.engine import Branch, Engine, Generation, Protocol
 from harness.engine.attention import listening
 from harness.engine.layout import prepare
 from harness.engine.rotary import Rotary
+from harness.models import Prompt
 
 TOKENS = 9
 LONGEST = 24  # where scalings by length begin
@@ -250,12 +251,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "protocol"), CASES)
-def test_each_step_sees_keys_at_their_places(kind, protocol, monkeypatch):
-    """Cells of many budgets and methods in one batch, each against the masked model."""
-    loaded, prompt = wrap(make(kind)), make_prompt("llama", seed=51)  # 37 tokens
-    engine = Engine(loaded, PROTOCOLS[protocol])
-    boundary, branches = engine.boundary(prompt), cells([30, 19, 8])
+def moved_cells(kind, protocol, prompt, branches, monkeypatch):
+    """Compare every cell with the masked model; how many re-indexed ones positions matter to."""
+    loaded = wrap(make(kind))
+    engine = Engine(loaded, protocol)
+    boundary = engine.boundary(prompt)
     trace = Trace(monkeypatch)
     results, logits = run_with_logits(monkeypatch, engine, prompt, branches, TOKENS)
     asked = [boundary if b.policy is None else b.budget for b in branches]
@@ -273,7 +273,23 @@ def test_each_step_sees_keys_at_their_places(kind, protocol, monkeypatch):
         if own is not None:
             still = oracle.logits(model, prompt, result.token_ids, masks, boundary)
             moved += not torch.allclose(wanted, still, rtol=1e-2, atol=1e-2)
-    assert moved >= 10  # the test would be empty if positions did not matter
+    return moved
+
+
+@pytest.mark.parametrize(("kind", "protocol"), CASES)
+def test_each_step_sees_keys_at_their_places(kind, protocol, monkeypatch):
+    """Cells of many budgets and methods in one batch, each against the masked model."""
+    prompt, branches = make_prompt("llama", seed=51), cells([30, 19, 8])  # of 37 tokens
+    # The test would be empty if positions did not matter.
+    assert moved_cells(kind, PROTOCOLS[protocol], prompt, branches, monkeypatch) >= 10
+
+
+def test_a_long_cache_has_a_place_for_every_key(monkeypatch):
+    """Caches that grow from 254 entries on, past the length turns are computed for at first."""
+    ids = random_ids(300, seed=56)
+    prompt = Prompt({"input_ids": ids}, torch.zeros(300, dtype=torch.long), 3, None)
+    branches = [Branch(policy, budget=n) for n in (254, 8) for policy in reindexing("grow")]
+    assert moved_cells("default", Protocol(), prompt, branches, monkeypatch) == len(branches)
 
 
 @pytest.mark.parametrize("kind", ["default", "yarn", "dynamic", "longrope", "phi", "cohere"])
