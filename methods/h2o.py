@@ -75,8 +75,10 @@ class H2O(ScoringPolicy):
         return self.decode == "hold"
 
     def remember(self, view: LayerView, measured: Tensor) -> Tensor:
-        """The sums themselves, whatever they were divided by."""
-        return measured * self._observers(view) if self.average == "visible_mean" else measured
+        """The sums; of means, what a mean over the queries since the token itself comes from."""
+        if self.average == "sum":
+            return measured
+        return measured * (view.length - torch.arange(view.length, device=measured.device))
 
     def carry(self, step: Step) -> Tensor:
         """Add the new rows, reduced over the query heads of a KV head."""

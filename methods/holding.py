@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MODES = ("hold", "grow")
-
 
 @dataclass(frozen=True)
 class Held:
@@ -38,7 +36,8 @@ class Step:
     entry; in no particular order. budgets int64 [C, Hkv]: entries of each head after this step's
     eviction. seen: tokens so far. attention float32 [C, H, new, n]: rows of the new tokens, None
     unless the policy observes. carried float32 [C, Hkv, n]: what `Policy.carry` gave at the last
-    step, or the policy's Selection.carried at the first; 0 for new tokens; None unless it observes.
+    step, or the policy's Selection.carried at the first; 0 for new tokens; None if it carries
+    nothing. text bool [C, Hkv, n]: text of the prompt, None unless the policy spares it.
     """
 
     held: Sequence[Held]
@@ -50,6 +49,7 @@ class Step:
     num_layers: int
     attention: Tensor | None = None
     carried: Tensor | None = None
+    text: Tensor | None = None
 
 
 def victims(standing: Tensor, positions: Tensor, count: int) -> Tensor:

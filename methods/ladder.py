@@ -112,7 +112,7 @@ def recall(kept: list[int], evicted: list[int], count: int) -> tuple[list[int], 
     return sorted(kept + evicted[-missing:]), evicted[:-missing]
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=512)
 def select(ladder: Ladder, length: int, count: int, layer: int) -> tuple[int, ...]:
     """Exactly `count` ascending positions that a layer keeps of `length` tokens."""
     compaction = ladder.compaction(length, ladder.start, count)

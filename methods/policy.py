@@ -17,9 +17,10 @@ from torch import Tensor
 
 from .budgets import RULES, adaptive, kept_count, protected_window, pyramid
 from .checks import require_choice, require_count, require_number
-from .holding import Held, Step
+from .holding import Held, Step, victims
 from .view import LayerView
 
+_LARGEST = torch.finfo(torch.float32).max
 _SHARED = {
     *("window_anchor", "budget", "pyramid_beta", "adaptive_floor", "protect"),
     *("decode", "positions"),
@@ -116,13 +117,18 @@ class Policy(ABC):
         """float32 [B, Hkv, L] that the first `carry` builds on, or None."""
         return None
 
-    def carry(self, step: Step) -> Tensor:
-        """What to remember of each entry after a step, float32 [C, Hkv, n]; if it observes."""
-        raise AssertionError(f"{self.name} observes nothing")
+    def carry(self, step: Step) -> Tensor | None:
+        """What to remember of each entry after a step, float32 [C, Hkv, n], or None."""
+        return None
 
     def standing(self, step: Step, carried: Tensor | None) -> Tensor:
         """float32, broadcastable to [C, Hkv, n]: entries of lowest standing are evicted first."""
         raise AssertionError(f"{self.name} does not hold a budget")
+
+    def drop(self, step: Step, carried: Tensor | None, count: int) -> Tensor:
+        """Which `count` entries of each head go, int64 [C, Hkv, count]; of equals, the newest."""
+        standing = self.standing(step, carried).expand_as(step.positions)
+        return victims(standing, step.positions, count)
 
     def evictions(self, held: Held, grown: int, seen: int, num_layers: int) -> int:
         """How many entries every head drops after a step.
@@ -210,8 +216,9 @@ class ScoringPolicy(Policy):
     budget: uniform = every head of every layer keeps as many; pyramid = fewer from layer to layer
     (budgets.pyramid, with pyramid_beta); adaptive = heads of a layer share its budget by their
     pooled scores (budgets.adaptive, with adaptive_floor). The total is the same.
-    protect: text = only image tokens are evicted. Where there is more text than budget, all of it
-    is kept and Selection.fallback is "all_text".
+    protect: text = of the prompt, only image tokens are evicted; where there is more text than
+    budget, all of it is kept and Selection.fallback is "all_text". While decoding, new tokens go
+    once no image is left.
     """
 
     budget: str = "uniform"
@@ -235,6 +242,16 @@ class ScoringPolicy(Policy):
         assert mask is not None  # there is a text mask
         return int(mask[0, 0, 0].sum())
 
+    def drop(self, step: Step, carried: Tensor | None, count: int) -> Tensor:
+        """As for every policy, with the prompt's text above all else where it is protected."""
+        if step.text is None:
+            return super().drop(step, carried, count)
+        standing = self.standing(step, carried).expand_as(step.positions)
+        # What else is protected goes by age once nothing unprotected is left.
+        aged = _LARGEST * (step.positions + 1) / (step.seen + 1)
+        standing = torch.where(standing.isinf(), aged, standing)
+        return victims(standing.masked_fill(step.text, torch.inf), step.positions, count)
+
     def _share(self, view: LayerView, count: int) -> tuple[int, Plan]:
         plan = self.plan(view, count)
         if self.budget != "pyramid" and self.protect == "none":
@@ -247,8 +264,18 @@ class ScoringPolicy(Policy):
                 count - fixed, view.length - fixed, view.num_layers, self.pyramid_beta, view.length
             )
             count = fixed + line[view.layer]
-        # With text in it, what is protected must not change with the layer's own count.
-        return count, self.plan(view, count) if self.protect == "none" else plan
+            plan = self._of_layer(view, plan, self.plan(view, count))
+            if len(set(line)) == 1 and view.num_layers > 1 and count < view.length:
+                plan = plan._replace(fallback="uniform")
+        return count, plan
+
+    def _of_layer(self, view: LayerView, nominal: Plan, own: Plan) -> Plan:
+        """The plan of a layer's own count; protected text is the same on all layers."""
+        if self.protect == "none":
+            return own
+        freed = self.fixed(view, own) - self.fixed(view, nominal)
+        past = own.past + freed if own.past else 0
+        return own._replace(sinks=nominal.sinks, window=nominal.window, past=past)
 
     def _choose(
         self, view: LayerView, plan: Plan, count: int, scores: Tensor, order: Tensor

@@ -49,19 +49,10 @@ class TOVA(ScoringPolicy):
         """Every new query ranks the cache anew."""
         return self.decode == "hold"
 
-    def remember(self, view: LayerView, measured: Tensor) -> Tensor:
-        """The last row; nothing reads it."""
-        return measured
-
-    def carry(self, step: Step) -> Tensor:
-        """Mean over all query heads of the newest attention row."""
+    def standing(self, step: Step, carried: Tensor | None) -> Tensor:
+        """Mean over all query heads of the newest row; that token has no privilege unless asked."""
         assert step.attention is not None
         row = step.attention[:, :, -1].mean(1, keepdim=True)  # [C, 1, n]
-        return row.expand(-1, step.positions.shape[1], -1)
-
-    def standing(self, step: Step, carried: Tensor | None) -> Tensor:
-        """That row; the newest token has no privilege unless asked for."""
-        assert carried is not None
         if not self.protect_last:
-            return carried
-        return carried.masked_fill(step.positions == step.seen - 1, torch.inf)
+            return row
+        return row.masked_fill(step.positions == step.seen - 1, torch.inf)

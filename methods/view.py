@@ -125,7 +125,7 @@ class LayerView:
         if self.queries.shape[2] < rows:
             raise ValueError(
                 f"the view holds the last {self.queries.shape[2]} queries and the method needs "
-                f"{rows}; capture as many as policy.window says."
+                f"{rows}; capture as many as policy.queries(suffix) says."
             )
         return rows
 

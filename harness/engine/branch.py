@@ -40,6 +40,11 @@ class Cell:
         policy = self.branch.policy
         return policy is not None and policy.decode == "hold" and self.limit is not None
 
+    @property
+    def slack(self) -> int:
+        """How many tokens come in before a cell that holds its budget evicts."""
+        return 0 if self.limit is None else self.limit - self.count
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -52,6 +57,22 @@ class Kept:
     window: int | None
     adaptive: float | None
     fallback: str | None
+
+
+@dataclass(frozen=True)
+class Sequel:
+    """What follows the eviction of a prompt.
+
+    modality [L] of the evictable tokens. tail: prompt tokens that are read after the eviction;
+    extra: how many of them come on top of the budget of cells that hold it. rotary, and the turns
+    [1, L, dim] that the prompt's keys have, where a policy re-indexes positions.
+    """
+
+    modality: Tensor
+    tail: int = 0
+    extra: int = 0
+    rotary: Rotary | None = None
+    turns: Turns | None = None
 
 
 def plan(branches: Sequence[Branch], length: int) -> list[Cell]:
@@ -74,19 +95,9 @@ class Batch:
     kept: list[Kept]
 
 
-def build(
-    prefill: Prefill,
-    layout: Layout,
-    cells: Sequence[Cell],
-    modality: Tensor,
-    tail: int = 0,
-    extra: int = 0,
-) -> Batch:
-    """Compact the prompt cache for these cells, one gather a layer; modality [L] of its tokens.
-
-    tail: prompt tokens that are read after the eviction; extra: how many of them come on top of the
-    budget of cells that hold it.
-    """
+def build(prefill: Prefill, layout: Layout, cells: Sequence[Cell], sequel: Sequel) -> Batch:
+    """Compact the prompt cache for these cells, one gather a layer."""
+    modality = sequel.modality
     compact: dict[int, CompactLayer] = {}
     stored = [0] * len(cells)
     tokens = torch.zeros(len(cells))
@@ -97,9 +108,7 @@ def build(
         heads, length = source.keys.shape[1:3]
         token_bytes = (source.keys.shape[3] + source.values.shape[3]) * source.keys.element_size()
         chosen = [_chosen(prefill, layer.rank, cell, heads, length) for cell in cells]
-        made = compact_layer(
-            source, chosen, cells, layer, layout, tail, extra, prefill.rotary, prefill.turns
-        )
+        made = compact_layer(source, chosen, cells, layer, layout, sequel)
         compact[layer.index] = made
         totals = made.tiles.counts.view(-1, heads).sum(1)
         tokens += totals / heads
@@ -122,15 +131,11 @@ def compact_layer(
     cells: Sequence[Cell],
     layer: AttentionLayer,
     layout: Layout,
-    tail: int,
-    extra: int,
-    rotary: Rotary | None,
-    turns: Turns | None,
+    sequel: Sequel,
 ) -> CompactLayer:
     """What the cells keep of one layer's prompt entries, and who evicts from it later.
 
-    source: keys and values [1, Hkv, L, d]; chosen: one Selection a cell; tail, extra, rotary and
-    turns as in `build` and `Prefill`.
+    source: keys and values [1, Hkv, L, d]; chosen: one Selection a cell.
     """
     counts = [_counts(one) for one in chosen]
     tiles = Tiles.gather(
@@ -140,13 +145,12 @@ def compact_layer(
         counts,
         [None if one.carried is None else one.carried[0] for one in chosen],
     )
-    heads, length = source.keys.shape[1:3]
-    made = CompactLayer(tiles, heads, source.get_seq_length(), rotary=rotary)
+    made = CompactLayer(tiles, source.keys.shape[1], source.get_seq_length(), sequel.rotary)
     made.reindexed = [i for i, cell in enumerate(cells) if reindexes(cell.branch.policy)]
     if made.reindexed:
-        assert turns is not None  # noted where a policy re-indexes
-        made.take_off(turns)
-    made.holders = _holders(cells, counts, layer, layout, length, tail, extra)
+        assert sequel.turns is not None  # noted where a policy re-indexes
+        made.take_off(sequel.turns)
+    made.holders = _holders(cells, counts, layer, layout, sequel)
     return made
 
 
@@ -176,22 +180,22 @@ def _holders(
     counts: Sequence[Sequence[int]],
     layer: AttentionLayer,
     layout: Layout,
-    length: int,
-    tail: int,
-    extra: int,
+    sequel: Sequel,
 ) -> list[Holder]:
     """Who evicts while this layer decodes: one holder a policy."""
     found: dict[int, Holder] = {}
+    text = sequel.modality == 0
     for i, (cell, each) in enumerate(zip(cells, counts, strict=True)):
         policy = cell.branch.policy
-        if policy is None or not cell.holds or cell.limit is None:
+        if policy is None or not cell.holds:
             continue
-        empty = Holder(policy, layer.rank, len(layout.layers), [], [], [])
+        spared = text if policy.params.get("protect") == "text" else None
+        empty = Holder(policy, layer.rank, len(layout.layers), [], [], [], spared)
         holder = found.setdefault(id(policy), empty)
         kept = round(sum(each) / len(each))
-        limit = kept + cell.limit - cell.count + extra
+        limit = kept + cell.slack + sequel.extra
         holder.cells.append(i)
-        holder.held.append(Held(length, kept, limit, tail))
+        holder.held.append(Held(len(text), kept, limit, sequel.tail))
         holder.grown.append(0)
     return list(found.values())
 

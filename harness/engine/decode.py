@@ -1,6 +1,7 @@
 """Greedy decoding of a batch of cells from their compacted caches.
 
-Every cell keeps the prompt's original positions. It must not know how the caches were chosen.
+The model sees original positions; what a cache makes of them is its own affair. It must not know
+how the caches were chosen.
 """
 
 from __future__ import annotations

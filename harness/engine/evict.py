@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from transformers.cache_utils import Cache
 
 import methods
 from harness.engine.attention import listening
-from harness.engine.branch import Cell, compact_layer, plan
+from harness.engine.branch import Cell, Sequel, compact_layer, plan
 from harness.engine.cache import CompactLayer
 from harness.engine.inputs import check, check_boundary, first_part, position_ids
 from harness.engine.layout import Layout, prepare
@@ -30,30 +31,16 @@ _REFUSED = ("past_key_values", "inputs_embeds", "assistant_model", "prompt_looku
 
 
 class Evictor:
-    """Listens to one generate call: captures the first `boundary` tokens, evicts, then attends.
-
-    tail: prompt tokens behind the boundary; extra: how many of them come on top of a held budget.
-    """
+    """Listens to one generate call: captures the first `boundary` tokens, evicts, then attends."""
 
     def __init__(
-        self,
-        layout: Layout,
-        cache: Cache,
-        cell: Cell,
-        capture: Capture,
-        boundary: int,
-        tail: int,
-        extra: int,
-        rotary: Rotary | None,
-    ):
+        self, layout: Layout, cache: Cache, cell: Cell, capture: Capture, sequel: Sequel
+    ) -> None:
         self.layout = layout
         self.cache = cache
         self.cell = cell
         self.capture = capture
-        self.boundary = boundary
-        self.tail = tail
-        self.extra = extra
-        self.rotary = rotary
+        self.sequel = sequel
 
     def attend(
         self,
@@ -73,17 +60,10 @@ class Evictor:
             return stored.attend(query, key, value, scaling)
         self.capture.attend(module, query, key, value, mask, scaling)
         (chosen,) = self.capture.selections[layer.rank].values()
-        turns = self.rotary.now if self.rotary else None
+        rotary = self.sequel.rotary
+        sequel = replace(self.sequel, turns=rotary.now) if rotary else self.sequel
         self.cache.layers[layer.index] = compact_layer(
-            stored,
-            [chosen[self.cell.count]],
-            [self.cell],
-            layer,
-            self.layout,
-            self.tail,
-            self.extra,
-            self.rotary,
-            turns,
+            stored, [chosen[self.cell.count]], [self.cell], layer, self.layout, sequel
         )
         return None
 
@@ -168,7 +148,8 @@ def _generate(
     rotary = Rotary(model, layout) if branch.policy.positions == "cache" else None
     tail = kinds.shape[0] - boundary
     extra = tail if protocol == "context" else 0
-    evictor = Evictor(layout, cache, cell, capture, boundary, tail, extra, rotary)
+    sequel = Sequel(kinds[:boundary], tail, extra, rotary)
+    evictor = Evictor(layout, cache, cell, capture, sequel)
     following = rotary.following() if rotary else nullcontext()
     with torch.no_grad(), listening(evictor), following:
         kwargs["position_ids"] = position_ids(model, tensors, kinds)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.engine.tiles import Tiles, View
-from methods import Held, Policy, Step, victims
+from harness.engine.tiles import Tiles, View, send
+from methods import Held, Policy, Step
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Holder:
     """The cells of one policy on one layer.
 
     cells: their rows in the batch. grown: tokens that each has taken in since the prompt was
-    evicted, less those it dropped.
+    evicted, less those it dropped. text: bool [L], the prompt's text where the policy spares it.
     """
 
     policy: Policy
@@ -30,6 +30,7 @@ class Holder:
     cells: list[int]
     held: list[Held]
     grown: list[int]
+    text: Tensor | None = None
 
     def select(self, place: Mapping[int, int]) -> Holder:
         """The same for the cells that have a new place."""
@@ -41,8 +42,8 @@ class Holder:
             grown=[self.grown[i] for i in stay],
         )
 
-    def evict(self, tiles: Tiles, heads: int, weights: Tensor, new: int, seen: int) -> None:
-        """Let the policy see `new` tokens with their attention weights [T, R, tile], then evict."""
+    def evict(self, tiles: Tiles, heads: int, weights: Tensor | None, new: int, seen: int) -> None:
+        """Show the policy `new` tokens, if it observes with weights [T, R, tile]; then evict."""
         drops: dict[int, list[int]] = {}
         for i, held in enumerate(self.held):
             self.grown[i] += new
@@ -57,7 +58,7 @@ class Holder:
         self,
         tiles: Tiles,
         heads: int,
-        weights: Tensor,
+        weights: Tensor | None,
         new: int,
         seen: int,
         count: int,
@@ -68,30 +69,35 @@ class Holder:
         sequences = rows.flatten()
         view = tiles.view(sequences)
         shape = (len(some), heads, -1)
-        observes = self.policy.observes
+        positions = view.places.view(shape)
         step = Step(
             held=[self.held[i] for i in some],
-            positions=view.places.view(shape),
-            budgets=(tiles.counts[sequences] - count).view(shape[:2]).to(weights.device),
+            positions=positions,
+            budgets=send((tiles.counts[sequences] - count).view(shape[:2]), positions.device),
             seen=seen,
             new=new,
             layer=self.layer,
             num_layers=self.num_layers,
-            attention=_rows(view, weights, len(some), new) if observes else None,
+            attention=_rows(view, weights, len(some), new) if self.policy.observes else None,
             carried=view.pick(tiles.carried).view(shape) if tiles.carried is not None else None,
+            text=None if self.text is None else _marked(self.text, positions),
         )
-        carried = None
-        if observes:
-            assert tiles.carried is not None  # filled from Selection.carried when it was built
-            carried = self.policy.carry(step)
+        carried = self.policy.carry(step)
+        if carried is not None and tiles.carried is not None:
             view.put(tiles.carried, carried.reshape(len(sequences), -1))
         if count:
-            standing = self.policy.standing(step, carried).expand_as(step.positions)
-            chosen = victims(standing, step.positions, count)
+            chosen = self.policy.drop(step, carried, count)
             tiles.evict(sequences, chosen.flatten(0, 1))
 
 
-def _rows(view: View, weights: Tensor, cells: int, new: int) -> Tensor:
+def _marked(text: Tensor, positions: Tensor) -> Tensor:
+    """Whether entries at these positions are text of the prompt, text bool [L]."""
+    inside = (positions >= 0) & (positions < len(text))
+    return text[positions.clamp(0, len(text) - 1)] & inside
+
+
+def _rows(view: View, weights: Tensor | None, cells: int, new: int) -> Tensor:
     """Attention of the new tokens, float32 [C, H, new, n]."""
+    assert weights is not None
     rows = view.rows(weights)  # [C * Hkv, g * new, n]
     return rows.reshape(cells, -1, new, rows.shape[-1])

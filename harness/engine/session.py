@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.engine import branch as branching
-from harness.engine.branch import Cell, Kept
+from harness.engine.branch import Cell, Kept, Sequel
 from harness.engine.decode import Decoded, Decoder
 from harness.engine.inputs import check, check_boundary, position_ids
 from harness.engine.layout import prepare
@@ -49,6 +49,7 @@ class Engine:
         self.model = loaded.model.eval()
         self.layout = prepare(self.model)
         self.decoder = Decoder(self.model, self.layout, loaded.stop_ids, loaded.decode)
+        self._known_rotary: Rotary | None = None
         self.cells_per_batch: int | None = (
             None if cells_per_batch == "auto" else int(cells_per_batch)
         )
@@ -78,12 +79,19 @@ class Engine:
         behind = max(0, prompt.suffix - (modality.shape[0] - boundary))
         split = self.protocol.name != "paper"
         capture = Capture(self.layout, _requests(cells), modality[:boundary], split, behind)
-        reindexes = any(branching.reindexes(branch.policy) for branch in branches)
-        rotary = Rotary(self.model, self.layout) if reindexes else None
+        rotary = self._rotary(branches)
         filled = self._prefill(capture, prompt, positions, boundary, rotary)
         answers = _Answers(self, prompt, positions, modality, boundary, generation, filled)
         answers.run_all(cells, self.loaded.letter_ids(letters))
         return answers.results(cells, letters)
+
+    def _rotary(self, branches: Sequence[Branch]) -> Rotary | None:
+        """The model's rotary positions if a policy re-indexes them, checked once."""
+        if not any(branching.reindexes(branch.policy) for branch in branches):
+            return None
+        if self._known_rotary is None:
+            self._known_rotary = Rotary(self.model, self.layout)
+        return self._known_rotary
 
     def _check_anchors(self, branches: Sequence[Branch]) -> None:
         policies = [branch.policy for branch in branches if branch.policy is not None]
@@ -171,7 +179,7 @@ class _Answers:
         self.decode_s = 0.0
 
     def run_all(self, cells: Sequence[Cell], letter_ids: Sequence[int]) -> None:
-        """Decode every cell, the largest first so that a batch is padded little."""
+        """Decode every cell, the largest first so that cells of equal counts are tiled together."""
         order = sorted(range(len(cells)), key=lambda i: -cells[i].count)
         size = self.engine.batch_size(self.filled, len(cells))
         start = 0
@@ -199,18 +207,19 @@ class _Answers:
     def _batch(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded]:
         engine, device = self.engine, self.prompt_ids.device
         started = clock(device)
-        kinds, tail = self.modality[: self.boundary], self.tail
-        batch = branching.build(self.filled, engine.layout, cells, kinds, tail, self.extra)
+        kinds, filled = self.modality[: self.boundary], self.filled
+        sequel = Sequel(kinds, self.tail, self.extra, filled.rotary, filled.turns)
+        batch = branching.build(filled, engine.layout, cells, sequel)
         compacted = clock(device)
         decoded = engine.decoder.run(
             batch.cache,
             len(cells),
             self.prompt_ids,
             self.positions,
-            tail,
-            None if tail else self.filled.logits,
+            self.tail,
+            None if self.tail else filled.logits,
             self.generation,
-            self.filled.rotary,
+            filled.rotary,
         )
         self.compact_s += compacted - started
         self.decode_s += clock(device) - compacted
@@ -278,10 +287,10 @@ class _Answers:
 
     def _free_tokens(self, cell: Cell) -> float:
         """How many answer tokens a cell that lost nothing of its prompt gives before it evicts."""
-        if not cell.holds or cell.limit is None:
+        if not cell.holds:
             return torch.inf
-        # Before the pass for token j > 1 ends, tail + j - 2 tokens came in and could be evicted.
-        return max(1, cell.limit + self.extra - self.boundary - self.tail + 2)
+        # Before the pass for token j > 1 begins, tail + j - 2 tokens came in.
+        return max(1, cell.slack + self.extra - self.tail + 2)
 
 
 def _tokens_of(text: str, ids: list[int], decode: Callable[[list[int]], str]) -> int:

@@ -2,8 +2,8 @@
 
 A sequence is what one KV head of one cell keeps. Each has tiles of its own and fills them one after
 the other, so sequences of any lengths share a pool and at most one tile of each is partly empty.
-Which tile belongs to whom is known on the host; nothing here waits for the device. It must not know
-models, policies or cells.
+Which tile belongs to whom is known on the host, so no result of the device is waited for. It must
+not know models, policies or cells.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Tiles:
         self.keys, self.values, self.places, self.carried = keys, values, places, carried
         self.counts = counts
         self.table, owner = _index(blocks)
-        self.owner = owner.to(keys.device)
+        self.owner = send(owner, keys.device)
 
     @property
     def size(self) -> int:
@@ -69,7 +69,7 @@ class Tiles:
         blocks = blocks.flatten()
         where = _tile(places, blocks, size, -1)
         owner = torch.repeat_interleave(torch.arange(len(blocks)), blocks)
-        source = (owner % heads).to(keys.device)[:, None] * length + where.clamp_min(0)
+        source = send(owner % heads, keys.device)[:, None] * length + where.clamp_min(0)
         remembered = None
         if any(each is not None for each in carried):
             floats = [
@@ -86,7 +86,8 @@ class Tiles:
         self._make_room(new)
         order = self.counts[:, None] + torch.arange(new)  # [S, q]
         tiles = self.table.gather(1, order // self.size)
-        slots = (tiles * self.size + order % self.size).flatten().to(self.keys.device)
+        slots = (tiles * self.size + order % self.size).flatten()
+        slots = send(slots, self.keys.device)
         _flat(self.keys).index_copy_(0, slots, keys.flatten(0, 1))
         _flat(self.values).index_copy_(0, slots, values.flatten(0, 1))
         tokens = torch.arange(first, first + new, device=slots.device)
@@ -110,7 +111,7 @@ class Tiles:
         if self.carried is not None:
             self.carried = pad(self.carried, (0, 0, 0, added))
         sequences = torch.repeat_interleave(torch.arange(len(have)), missing)
-        self.owner = torch.cat([self.owner, sequences.to(self.owner.device)])
+        self.owner = torch.cat([self.owner, send(sequences, self.owner.device)])
         wider = int((have + missing).max()) - self.table.shape[1]
         self.table = pad(self.table, (0, max(0, wider)), value=-1)
         start = missing.cumsum(0) - missing
@@ -121,13 +122,13 @@ class Tiles:
         """Keep only these sequences (int64 on the host), in this order."""
         table = self.table[sequences]
         blocks = (table >= 0).sum(1)
-        kept = table[table >= 0].to(self.keys.device)
+        kept = send(table[table >= 0], self.keys.device)
         self.keys, self.values, self.places = self.keys[kept], self.values[kept], self.places[kept]
         if self.carried is not None:
             self.carried = self.carried[kept]
         self.counts = self.counts[sequences]
         self.table, owner = _index(blocks)
-        self.owner = owner.to(self.keys.device)
+        self.owner = send(owner, self.keys.device)
 
     def view(self, sequences: Tensor) -> View:
         """A padded look at these sequences (int64 on the host)."""
@@ -141,7 +142,7 @@ class Tiles:
         """
         m = order.shape[1]
         counts = self.counts[sequences] - m
-        left = counts.to(order.device)[:, None]
+        left = send(counts, order.device)[:, None]
         last = left + torch.arange(m, device=order.device)  # [s, m], behind the new end
         stays = (last[:, :, None] != order[:, None]).all(-1)
         gap = order < left
@@ -151,7 +152,7 @@ class Tiles:
         paired = torch.arange(m, device=order.device) < gap.sum(1, keepdim=True)
         target = torch.where(paired, gaps, movers)
         blocks = -(-int(counts.max() + m) // self.size)
-        table = self.table[sequences, :blocks].to(order.device)
+        table = send(self.table[sequences, :blocks], order.device)
         source, target, ends = (self._slots(table, each) for each in (movers, target, last))
         for pool in (self.keys, self.values):
             _flat(pool).index_copy_(0, target, _flat(pool)[source])
@@ -172,11 +173,12 @@ class View:
     def __init__(self, tiles: Tiles, sequences: Tensor, table: Tensor) -> None:
         """table int64 [s, blocks] on the host, -1 where a sequence is shorter."""
         self.tiles, self.sequences = tiles, sequences
-        self._present = table >= 0
-        self._index = table.clamp_min(0).to(tiles.keys.device)
-        held = self.pick(tiles.places)
-        absent = ~self._present.repeat_interleave(tiles.size, 1).to(held.device)
-        self.places = held.masked_fill(absent, -1)  # int64 [s, n]
+        self._table = table
+        device = tiles.keys.device
+        self._index = send(table.clamp_min(0), device)
+        self._absent = send(table < 0, device)
+        held = tiles.places[self._index].masked_fill(self._absent[..., None], -1)
+        self.places = held.flatten(1)  # int64 [s, n]
 
     def pick(self, pool: Tensor) -> Tensor:
         """Entries [T, tile, ...] of the pool as [s, n, ...]; padding holds anything."""
@@ -187,17 +189,25 @@ class View:
         picked = weights[self._index].transpose(1, 2).flatten(2)  # [s, R, n]
         return picked.masked_fill((self.places < 0)[:, None], 0.0)
 
+    def parts(self, parts: Tensor) -> Tensor:
+        """One part a tile [T, ...] as [s, blocks, ...]; zero where a sequence is shorter."""
+        shape = (*self._absent.shape, *(1 for _ in parts.shape[1:]))
+        return parts[self._index].masked_fill(self._absent.view(shape), 0.0)
+
     def put(self, pool: Tensor, entries: Tensor) -> None:
         """Write entries [s, n, ...] back to the pool [T, tile, ...]."""
-        present = self._present.to(entries.device)
-        split = entries.unflatten(1, (present.shape[1], -1))
-        pool.index_copy_(0, self._index[present], split[present])
+        self._put(pool, entries.unflatten(1, (self._table.shape[1], -1)))
 
     def put_rows(self, weights: Tensor, rows: Tensor) -> None:
         """Write rows [s, R, n] back to rows [T, R, tile] over the pool."""
-        present = self._present.to(rows.device)
-        split = rows.unflatten(2, (present.shape[1], -1)).transpose(1, 2)
-        weights.index_copy_(0, self._index[present], split[present])
+        self._put(weights, rows.unflatten(2, (self._table.shape[1], -1)).transpose(1, 2))
+
+    def _put(self, pool: Tensor, split: Tensor) -> None:
+        """Write [s, blocks, ...] where there is a tile."""
+        flat = self._table.flatten()
+        present = (flat >= 0).nonzero()[:, 0]
+        tiles, chosen = send(flat[present], pool.device), send(present, pool.device)
+        pool.index_copy_(0, tiles, split.flatten(0, 1).index_select(0, chosen))
 
 
 def _index(blocks: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,8 +232,14 @@ def _tile(rows: Sequence[Tensor], blocks: Tensor, size: int, fill: int) -> Tenso
         if int(need.min()) == widest:
             parts.append(tiles.flatten(0, 1))
         else:
-            parts.append(tiles[(torch.arange(widest) < need[:, None]).to(own.device)])
+            place = (torch.arange(widest) < need[:, None]).flatten().nonzero()[:, 0]
+            parts.append(tiles.flatten(0, 1).index_select(0, send(place, own.device)))
     return torch.cat(parts)
+
+
+def send(host: Tensor, device: torch.device) -> Tensor:
+    """A small tensor of the host on the device; the copy is queued, not waited for."""
+    return host.to(device, non_blocking=True)
 
 
 def _flat(pool: Tensor) -> Tensor:

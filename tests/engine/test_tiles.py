@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.engine.tile_attention import attend, tile_logits
+from harness.engine.tile_attention import attend, padded_sum, sum_by_sequence, tile_logits
 from harness.engine.tiles import LARGE, SMALL, Tiles
 
 DIM, VALUE_DIM = 6, 5
@@ -138,7 +138,7 @@ def test_attention_over_tiles_is_attention(group, new, dtype):
     tiles.append(*more, 70)
     queries = (4 * torch.randn(6, group * new, DIM)).to(dtype)
     logits = tile_logits(tiles, queries, 0.3)
-    output, weights = attend(tiles, logits, new, 70 + new)
+    output, weights = attend(tiles, logits, range(70, 70 + new))
     view = tiles.view(torch.arange(6))
     rows = view.rows(weights)
     exact = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
@@ -159,3 +159,27 @@ def test_attention_over_tiles_is_attention(group, new, dtype):
             rows[sequence][:, order].double(), wanted, rtol=5 * exact, atol=exact
         )
         assert float(rows[sequence].sum()) == pytest.approx(group * new, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_large_products_are_not_rounded_to_half_precision(dtype):
+    """Keys with a large common part, as key biases give: their products overflow float16."""
+    generator = torch.Generator().manual_seed(5)
+    common = 60 * torch.randn(DIM, generator=generator)
+    keys = (torch.randn(1, 1, 50, DIM, generator=generator) + common).to(dtype)
+    values = torch.randn(1, 1, 50, VALUE_DIM, generator=generator).to(dtype)
+    queries = torch.randn(1, 3, DIM, generator=generator).to(dtype) + (20 * common).to(dtype)
+    tiles = Tiles.gather(keys, values, [torch.arange(50)[None]], [[50]], [None])
+    output, _ = attend(tiles, tile_logits(tiles, queries, 0.01), range(49, 50))
+    products = queries[0].double() @ keys[0, 0].double().T
+    assert float(products.abs().max()) > 65504
+    wanted = (products * 0.01).softmax(-1) @ values[0, 0].double()
+    exact = 2e-3 if dtype == torch.float16 else 2e-2
+    torch.testing.assert_close(output[0].double(), wanted, rtol=exact, atol=exact)
+
+
+def test_sums_in_a_fixed_order_are_the_sums():
+    tiles, _, _ = gather([[list(range(40)), [3]], [[0, 1], list(range(17))]], 40)
+    tiles.append(torch.zeros(4, 9, DIM), torch.zeros(4, 9, VALUE_DIM), 40)
+    parts = torch.randn(len(tiles.owner), 3, 2)
+    torch.testing.assert_close(padded_sum(tiles, parts), sum_by_sequence(tiles, parts))

@@ -17,13 +17,14 @@ class Frame(NamedTuple):
     """One layer after a step: entries with the new token, entries that stay, what is remembered.
 
     appended and kept: int64 [B, Hkv, n], ascending; carried: float32, aligned with appended;
-    remembered: with kept.
+    remembered: with kept; standing: what entries were evicted by.
     """
 
     appended: Tensor
     kept: Tensor
     carried: Tensor | None = None
     remembered: Tensor | None = None
+    standing: Tensor | None = None
 
 
 def decode(
@@ -52,17 +53,17 @@ def decode(
             layer=0,
             num_layers=1,
             attention=attention(layer, appended, seen - 1) if policy.observes else None,
-            carried=torch.nn.functional.pad(remembered, (0, 1)) if policy.observes else None,
+            carried=None if remembered is None else torch.nn.functional.pad(remembered, (0, 1)),
         )
-        carried = policy.carry(step) if policy.observes else None
+        carried, standing = policy.carry(step), None
         stays = torch.ones_like(appended, dtype=torch.bool)
         if count:
             standing = policy.standing(step, carried).expand_as(appended)
-            stays.scatter_(-1, methods.victims(standing, appended, count), False)
+            stays.scatter_(-1, policy.drop(step, carried, count), False)
         shape = (*appended.shape[:2], -1)
         kept = appended[stays].view(shape)
         remembered = None if carried is None else carried[stays].view(shape)
-        yield Frame(appended, kept, carried, remembered)
+        yield Frame(appended, kept, carried, remembered, standing)
 
 
 def attention(layer: methods.LayerView, positions: Tensor, query: int) -> Tensor:
@@ -88,7 +89,7 @@ def check_tova(case: Case) -> None:
         expect((frame.kept == theirs[:, None]).all(), f"kept sets differ at step {step}")
     if params["decode_steps"]:
         last = output("tova", case, "score_last")
-        expect_close(frames[-1].carried[:, 0], last, "last head-mean attention")
+        expect_close(frames[-1].standing[:, 0], last, "last head-mean attention")
 
 
 def check_h2o(case: Case) -> None:

@@ -53,15 +53,14 @@ class Simulation:
         count = self.policy.evictions(self.held, self.grown, self.seen, LAYERS)
         self.grown -= count
         step = self._step(new, count)
-        carried = self.policy.carry(step) if self.policy.observes else None
+        carried = self.policy.carry(step)
         if carried is not None:
             values = carried[0].tolist()
             self.carried = [dict(zip(h, v, strict=False))
                             for h, v in zip(self.kept, values, strict=True)]  # fmt: skip
         if not count:
             return [[] for _ in self.kept]
-        standing = self.policy.standing(step, carried).expand_as(step.positions)
-        gone = methods.victims(standing, step.positions, count)[0].tolist()
+        gone = self.policy.drop(step, carried, count)[0].tolist()
         dropped = [[h[i] for i in each] for h, each in zip(self.kept, gone, strict=True)]
         self.kept = [[p for p in h if p not in out]
                      for h, out in zip(self.kept, dropped, strict=True)]  # fmt: skip
@@ -232,12 +231,10 @@ def test_random_victims_are_spread_and_do_not_depend_on_the_batch():
     counts = torch.zeros(40)
     for seen in range(40, 2040):
         step = methods.Step([held] * 2, positions, torch.full((2, 3), 39), seen, 1, 0, 1)
-        gone = methods.victims(policy.standing(step, None), positions, 1)
+        gone = policy.drop(step, None, 1)
         assert torch.equal(gone[0], gone[1])
         alone = dataclasses.replace(step, held=[held], positions=positions[:1])
-        assert torch.equal(
-            methods.victims(policy.standing(alone, None), positions[:1], 1)[0], gone[0]
-        )
+        assert torch.equal(policy.drop(alone, None, 1)[0], gone[0])
         counts += torch.bincount(gone[0].flatten(), minlength=40)
     # 6,000 draws over 40 places: 150 each, standard deviation 12.
     assert float((counts - 150).abs().max()) < 5 * 12.1
