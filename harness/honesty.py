@@ -14,6 +14,7 @@ INERT = (
     "their spatial smoothing was the same pool for every token, so this run says nothing about its "
     "adaptive part"
 )
+UNIFORM = "uniform"  # the fallback of a pyramid without room for a slope
 ALL_TEXT = "all_text"  # the fallback of a policy that keeps all text, though it exceeds the budget
 
 
@@ -70,10 +71,11 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
             "run is incomplete, and cells are not on equal ground."
         )
     rows = tables.compressed(cells)
-    if samples["answer_tokens"].max() <= 1:
+    if samples["exposed_tokens"].max() == 1:
         yield (
-            "Every answer is one token, so it cannot show whether a method holds its budget while "
-            "it generates: what is evicted after the first token, nobody reads."
+            "No answer has more than one scored token from a compacted cache, so it cannot show "
+            "whether a method holds its budget while it generates: what is evicted after that "
+            "token, nothing that counts has read."
         )
     yield from _fallbacks(samples, rows)
     real = set(rows.loc[~rows["vacuous"].astype(bool), "cell_key"])
@@ -92,6 +94,12 @@ def _fallbacks(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
         used = samples.loc[samples["cell_key"] == cell["cell_key"], "fallback"].dropna().iloc[0]
         name, place = escape(cell["method"]), tables.setting(cell)
         share = percent(cell["fallback_rate"])
+        if used == UNIFORM:
+            yield (
+                f"The pyramid of {name} at {place} was uniform in {share} % of the rows: so many "
+                "tokens are kept that its first layers have no more to give."
+            )
+            continue
         if used == ALL_TEXT:
             kept = percent(cell["kept_fraction"])
             full.append(f"{name} at {place} (in {share} % of the rows; {kept} % kept on average)")

@@ -29,8 +29,8 @@ ABILITY_COLUMNS = [
 LEVELS = ["category", "l2_category"]
 ROTATION = 1_000_000  # MMBench: index = rotation * ROTATION + question
 REQUIRED = [
-    *CELL, *TIMINGS, "row", "parsed", "unparsed", "correct", "answer_tokens", "exposed_tokens",
-    "image_tokens", "evictable_tokens", "kept_tokens", "kept_image", "kept_text", "cache_bytes",
+    *CELL, *TIMINGS, "row", "parsed", "unparsed", "correct", "exposed_tokens", "image_tokens",
+    "evictable_tokens", "kept_tokens", "kept_image", "kept_text", "cache_bytes",
     "full_cache_bytes", "window_effective", "adaptive_active", "fallback",
 ]  # fmt: skip
 

@@ -23,7 +23,7 @@ from harness.engine.cache import CompactLayer
 from harness.engine.inputs import check, check_boundary, first_part, position_ids
 from harness.engine.layout import Layout, prepare
 from harness.engine.prefill import Capture, forward
-from harness.engine.rotary import Rotary
+from harness.engine.rotary import Rotary, forget_lengths
 from harness.engine.settings import PROTOCOLS, Branch
 from harness.models import modality
 
@@ -151,6 +151,7 @@ def _generate(
     sequel = Sequel(kinds[:boundary], tail, extra, rotary)
     evictor = Evictor(layout, cache, cell, capture, sequel)
     following = rotary.following() if rotary else nullcontext()
+    forget_lengths(model)
     with torch.no_grad(), listening(evictor), following:
         kwargs["position_ids"] = position_ids(model, tensors, kinds)
         if boundary < ids.shape[1]:

@@ -14,10 +14,12 @@ from types import ModuleType
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from harness.engine.inputs import has_several_axes
 from harness.engine.layout import Layout
+
+_TABLES = 512  # lengths whose turns are kept where they depend on it
 
 Turns = tuple[Tensor, Tensor]  # cosines and sines [B, q, rotary_dim], as the model applies them
 
@@ -32,15 +34,33 @@ class Rotary:
         """Find the model's rotation and check that it is x cos + rotate_half(x) sin."""
         reason = _unsuitable(model, layout)
         if reason:
-            raise ValueError(
-                f"positions=cache gives cached keys new 1-D rotary positions, and "
-                f"{type(model).__name__} {reason}; use positions=original."
-            )
+            raise ValueError(_refusal(model, reason))
         self.module: nn.Module = model.get_decoder().rotary_emb
         self._half: Callable[[Tensor], Tensor] = _code_of(layout).rotate_half
         self.by_length = _kind(self.module) in ("dynamic", "longrope")
         self.now: Turns | None = None
-        self._table: Turns | None = None
+        self._tables: dict[int, Turns] = {}
+        self._check_cached_keys(model)
+
+    def _check_cached_keys(self, model: PreTrainedModel) -> None:
+        """Keys of one token at two positions must be equal once their turns are undone."""
+        device = model.device
+        width = model.get_input_embeddings().weight.shape[1]
+        token = torch.linspace(-1, 1, width, device=device, dtype=model.dtype)
+        cache = DynamicCache(config=model.config)
+        with torch.no_grad(), self.following():
+            model.get_decoder()(
+                inputs_embeds=token.expand(1, 2, -1),
+                position_ids=torch.tensor([[2, 9]], device=device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            assert self.now is not None  # the decoder has just turned two keys
+            cos, sin = (each[:, None] for each in self.now)
+        first, second = self.undo(cache.layers[0].keys, (cos, sin)).unbind(2)
+        exact = 1e-4 if model.dtype == torch.float32 else 3e-2
+        if float((first - second).abs().max()) > exact * float(first.abs().max()):
+            raise ValueError(_refusal(model, "changes its keys after they were rotated"))
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -58,18 +78,21 @@ class Rotary:
 
     def table(self, length: int, device: torch.device) -> Turns:
         """Turns of positions 0..length - 1 in a sequence of that length, float32 [length, dim]."""
-        known = self._table
-        if self.by_length or known is None or len(known[0]) < length:
-            # A copy, without the hook of `following`. Some scalings remember the longest sequence
-            # they have seen; a single token makes them forget it.
-            module = copy.deepcopy(self.module)
-            longest = length if self.by_length else max(length, 256)
-            positions = torch.arange(longest, device=device)[None]
-            like = torch.empty(0, dtype=torch.float32, device=device)
-            module.forward(like, positions[:, :1])
-            cos, sin = module.forward(like, positions)
-            known = self._table = (cos[0].float(), sin[0].float())
-        return known
+        found = [n for n in self._tables if n == length or (n > length and not self.by_length)]
+        if found:
+            return self._tables[found[0]]
+        # A copy, without the hook of `following`. Some scalings remember the longest sequence they
+        # have seen; a single token makes them forget it.
+        module = copy.deepcopy(self.module)
+        longest = length if self.by_length else max(2 * length, 256)
+        positions = torch.arange(longest, device=device)[None]
+        like = torch.empty(0, dtype=torch.float32, device=device)
+        module.forward(like, positions[:, :1])
+        cos, sin = module.forward(like, positions)
+        if not self.by_length or len(self._tables) == _TABLES:
+            self._tables.clear()
+        self._tables[longest] = (cos[0].float(), sin[0].float())
+        return self._tables[longest]
 
     def undo(self, rotated: Tensor, turns: Turns) -> Tensor:
         """rotated [..., n, d] without its turns [..., n, dim], float32."""
@@ -84,6 +107,21 @@ class Rotary:
         cos, sin = (each.float() for each in turns)
         still, rest = plain.float().split_with_sizes(_sizes(plain, cos), dim=-1)
         return torch.cat([still * cos + self._half(still) * sin, rest], dim=-1)
+
+
+def forget_lengths(model: PreTrainedModel) -> None:
+    """Let dynamic frequencies start anew, which otherwise depend on the longest prompt so far."""
+    module = getattr(model.get_decoder(), "rotary_emb", None)
+    if module is not None and _kind(module) == "dynamic":
+        like = torch.empty(0, dtype=torch.float32, device=model.device)
+        module(like, torch.zeros(1, 1, dtype=torch.long, device=model.device))
+
+
+def _refusal(model: PreTrainedModel, reason: str) -> str:
+    return (
+        f"positions=cache gives cached keys new 1-D rotary positions, and {type(model).__name__} "
+        f"{reason}; use positions=original."
+    )
 
 
 def _sizes(vectors: Tensor, cos: Tensor) -> list[int]:

@@ -17,7 +17,7 @@ from harness.engine.decode import Decoded, Decoder
 from harness.engine.inputs import check, check_boundary, position_ids
 from harness.engine.layout import prepare
 from harness.engine.prefill import Capture, Prefill, clock, prefill
-from harness.engine.rotary import Rotary
+from harness.engine.rotary import Rotary, forget_lengths
 from harness.engine.settings import Branch, BranchResult, Generation, Protocol
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Engine:
         boundary: int,
         rotary: Rotary | None,
     ) -> Prefill:
+        forget_lengths(self.model)
         try:
             return prefill(
                 self.model, self.layout, capture, prompt.inputs, positions, boundary, rotary
@@ -206,6 +207,7 @@ class _Answers:
 
     def _batch(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded]:
         engine, device = self.engine, self.prompt_ids.device
+        forget_lengths(engine.model)
         started = clock(device)
         kinds, filled = self.modality[: self.boundary], self.filled
         sequel = Sequel(kinds, self.tail, self.extra, filled.rotary, filled.turns)

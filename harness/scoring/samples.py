@@ -3,7 +3,6 @@
 Knows the store, the cells and the benchmark; must not know models or how tables are shown.
 """
 
-import json
 from collections.abc import Mapping
 
 import pandas as pd
@@ -15,8 +14,8 @@ from harness.store import Store
 COLUMNS = (
     "model", "task", "protocol", "method", "ratio", "budget", "control", "cell_key", "row",
     "index", "question_id", "category", "l2_category", "question", "answer", "text", "parsed",
-    "unparsed", "correct", "answer_tokens", "exposed_tokens", "prompt_tokens", "image_tokens",
-    "evictable_tokens", "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
+    "unparsed", "correct", "exposed_tokens", "prompt_tokens", "image_tokens", "evictable_tokens",
+    "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
     "window_effective", "adaptive_active", "fallback", "letter_logits",
     "prefill_s", "score_s", "compact_s", "decode_s",
 )  # fmt: skip
@@ -49,8 +48,7 @@ def _cell(
     store: Store, benchmark: Benchmark, key: str, cell: Cell, asked: pd.DataFrame
 ) -> pd.DataFrame:
     answers = store.read(key)
-    found = pd.DataFrame([answers[row] for row in benchmark.rows])
-    found["answer_tokens"] = found.pop("token_ids").map(json.loads).map(len)
+    found = pd.DataFrame([answers[row] for row in benchmark.rows]).drop(columns="token_ids")
     judged = benchmark.judge(list(found["text"]))
     ratio = cell.ratio if cell.evicts else 0.0
     return pd.concat([asked, found], axis=1).assign(

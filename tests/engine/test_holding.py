@@ -8,7 +8,8 @@ import masked_oracle as oracle
 import pytest
 import torch
 from engine_helpers import Trace, run_with_logits
-from tiny_models import KINDS, make_prompt
+from tiny_models import KINDS, make_prompt, text, wrap
+from transformers import DiffLlamaConfig, DiffLlamaForCausalLM
 
 import harness
 import methods
@@ -185,3 +186,30 @@ def test_finished_cells_take_their_holders_along(loaded_models, monkeypatch):
         assert after.token_ids == (before.token_ids[: ends[0] + 1] if ends else before.token_ids)
         lengths.add(len(after.token_ids))
     assert len(lengths) > 2
+
+
+@pytest.mark.parametrize("name", ["h2o", "tova", "random"])
+@pytest.mark.parametrize("budget", [22, 26, 4])
+def test_protected_text_of_the_prompt_outlives_all_images(loaded_models, name, budget, monkeypatch):
+    loaded, prompt = loaded_models["llava"], make_prompt("llava", seed=51)
+    policy = methods.build(name, protect="text", decode="hold")
+    branches = [Branch(policy, budget=budget)]
+    trace, _, _, _ = run_traced(monkeypatch, Engine(loaded), prompt, branches, 24)
+    image = prompt.modality.tolist()
+    text = {place for place, kind in enumerate(image[:-1]) if not kind}
+    sizes = set()
+    for layers, _ in trace.passes:
+        for head in (head for cells in layers.values() for head in cells[0]):
+            assert text <= set(head)
+            sizes.add(len(head))
+    assert sizes == {max(budget, len(text))}
+    last = [head for cells in trace.passes[-1][0].values() for head in cells[0]]
+    assert any(len(image) < max(head) for head in last) or budget == 4  # answers stay as well
+
+
+def test_layers_that_attend_twice_an_update_are_refused():
+    torch.manual_seed(0)
+    config = DiffLlamaConfig(**text(num_attention_heads=4, num_key_value_heads=2))
+    loaded, prompt = wrap(DiffLlamaForCausalLM(config)), make_prompt("llama", seed=52)
+    with pytest.raises(ValueError, match="exactly once for each update"):
+        Engine(loaded).run(prompt, [Branch()], Generation(2))

@@ -15,6 +15,7 @@ from transformers import (
     GlmConfig,
     GPT2Config,
     GPTNeoXConfig,
+    HunYuanDenseV1Config,
     LlamaConfig,
     OPTConfig,
     Phi3Config,
@@ -392,3 +393,36 @@ def test_models_without_plain_positions_are_refused(kind):
         loaded.model.generate(**inputs, max_new_tokens=2)
     kept = methods.build("streaming_llm")
     assert engine.run(prompt, [Branch(kept, ratio=0.5)], Generation(2))[0].exposed_tokens
+
+
+def test_a_model_that_changes_its_keys_after_rotating_them_is_refused():
+    """Its layers look like any other's, only what they cache tells."""
+    config = HunYuanDenseV1Config(**text(head_dim=8))
+    model = build(config)
+    for layer in model.model.layers:
+        torch.nn.init.uniform_(layer.self_attn.key_layernorm.weight, 0.3, 3.0)
+    branch = Branch(methods.build("streaming_llm", positions="cache"), budget=9)
+    with pytest.raises(ValueError, match="after they were rotated; use positions=original"):
+        Engine(wrap(model)).run(make_prompt("llama"), [branch], Generation(1))
+
+
+def test_dynamic_frequencies_do_not_depend_on_earlier_prompts():
+    """The library's own module remembers the longest sequence; the engine lets it forget."""
+    loaded = wrap(make("dynamic"))
+    short, long = (
+        make_prompt("llama", seed=3),
+        Prompt({"input_ids": random_ids(70, 5)}, None, 0, None),
+    )
+    long.modality = torch.zeros(70, dtype=torch.long)
+    branches = [Branch(), *(Branch(methods.build("h2o"), budget=n) for n in (9, 20))]
+
+    def answers(prompt, size="auto"):
+        results = Engine(loaded, cells_per_batch=size).run(prompt, branches, Generation(6), "AB")
+        return [(r.token_ids, r.letter_logits) for r in results]
+
+    first = answers(short)
+    answers(long)
+    for again in (answers(short), answers(short, 1)):
+        for (ids, logits), (wanted, exact) in zip(again, first, strict=True):
+            assert ids == wanted
+            assert logits == pytest.approx(exact, abs=1e-4)

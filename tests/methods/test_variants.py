@@ -187,3 +187,24 @@ def test_heads_that_know_more_keep_more():
         assert row[:count].tolist() == sorted(set(row[:count].tolist()))
         uniform = methods.build("snapkv", window=8, kernel=1).keep(flat, count)[0, head]
         assert torch.equal(row[:count], uniform)
+
+
+def test_a_pyramid_plans_with_each_layers_own_count_also_beside_protected_text():
+    """What depends on the kept past tokens must not read the average of all layers."""
+    policy = methods.build("criticalkv", window=4, kernel=1, budget="pyramid", protect="text")
+    for layer in range(8):
+        view = with_images(random_view(240, layer=layer, num_layers=8), 0, 220)
+        count, plan = policy._share(view, 60)
+        assert plan.window == 4
+        assert plan.past == count - 20  # the text holds the window
+
+
+@pytest.mark.parametrize(("budget", "fallback"), [(60, "uniform"), (50, "uniform"), (40, None)])
+def test_a_pyramid_without_a_slope_says_so(budget, fallback):
+    policy = methods.build("snapkv", window=8, budget="pyramid")
+    view = random_view(80, layer=2, num_layers=4)
+    assert policy.select_many(view, [budget])[0].fallback == fallback
+    assert methods.build("snapkv", window=8).select_many(view, [budget])[0].fallback is None
+    assert policy.select_many(view, [80])[0].fallback is None
+    alone = random_view(80, layer=0, num_layers=1)
+    assert policy.select_many(alone, [budget])[0].fallback is None

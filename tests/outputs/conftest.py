@@ -36,7 +36,6 @@ def cell_rows(
             "text": ["A" if value else "B" for value in correct],
             "parsed": ["A" if value else "B" for value in correct],
             "unparsed": False, "correct": correct,
-            "answer_tokens": 2,
             "exposed_tokens": 0 if method in ("full", "blank_image") else 2,
             "prompt_tokens": evictable + 1, "image_tokens": 64, "evictable_tokens": evictable,
             "kept_tokens": float(kept), "kept_image": 16.0, "kept_text": kept - 16.0,

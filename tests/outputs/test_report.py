@@ -115,13 +115,22 @@ def test_a_fallback_is_named_with_its_share(make_sweep):
     assert "lacache at 0.5 did not fit" not in text
 
 
-@pytest.mark.parametrize(("tokens", "said"), [(1, True), (2, False)])
+@pytest.mark.parametrize(("tokens", "said"), [(0, False), (1, True), (2, False)])
 def test_one_token_answers_cannot_show_what_happens_while_generating(make_sweep, tokens, said):
-    samples = make_sweep(methods=("h2o",), answer_tokens=tokens)
-    samples["answer_tokens"] = samples["answer_tokens"].where(samples["method"] == "h2o", 1)
+    samples = make_sweep(methods=("h2o",), exposed_tokens=tokens)
     cells = stats.summarise(samples)
     text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
-    assert ("Every answer is one token" in text) == said
+    assert ("cannot show whether a method holds its budget" in text) == said
+
+
+def test_a_pyramid_without_a_slope_is_named(make_sweep):
+    samples = make_sweep(methods=("snapkv",), ratios=(0.3, 0.9))
+    samples.loc[samples["ratio"].eq(0.3), "fallback"] = "uniform"
+    cells = stats.summarise(samples)
+    text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+    assert "The pyramid of snapkv at 0.3 was uniform in 100.0 % of the rows" in text
+    assert "snapkv at 0.9 was uniform" not in text
+    assert "was used" not in text
 
 
 def test_text_that_exceeds_the_budget_is_named_with_what_was_kept(make_sweep):
