@@ -293,6 +293,17 @@ def _replaced(found: Sequence[Variant], wide: Mapping[str, object]) -> list[Vari
     return [variant(one.label, node) for one, node in zip(found, nodes, strict=True)]
 
 
+def check_anchors(chosen: Sequence[Variant], protocol: ProtocolConfig) -> None:
+    """Raise UserError for a window on the question where that is read after the eviction."""
+    for one in chosen:
+        if protocol.name == "context" and dict(one.params).get("window_anchor") == "question":
+            raise UserError(
+                f"methods.{one.label}.window_anchor=question watches the question, which "
+                "protocol=context reads after the eviction: use window_anchor=end, or another "
+                "protocol."
+            )
+
+
 def variant(label: str, node: Any) -> Variant:
     """One labelled method from a mapping {method, parameters...}, defaults filled in.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from harness import provenance
-from harness.config import Config, check, sweep_wide, variants
+from harness.config import Config, check, check_anchors, sweep_wide, variants
 from harness.errors import UserError
 from harness.grid import Cell, cell_key, expand
 from harness.identity import identify
@@ -88,6 +88,7 @@ def validate(config: Config) -> Job:
         require_dataset(config.task.name, str(path))
     weights = identify(config.model.pretrained, config.model.revision)
     chosen = variants(config.methods, sweep_wide(config))
+    check_anchors(chosen, config.protocol)
     blank = config.blank_image and config.task.images
     cells = expand(chosen, ratios, budgets, blank)
     return Job(config, cells, weights, Path(config.run.dir) / config.run.name)

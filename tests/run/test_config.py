@@ -167,6 +167,17 @@ def test_sweep_wide_values_go_together(
     assert (both["budget"], both["protect"], both["decode"]) == ("pyramid", "text", "hold")
 
 
+def test_a_window_on_the_question_needs_a_protocol_that_has_read_it(
+    call: Program, overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["method=[snapkv]", "window_anchor=question", "protocol=context"]
+    assert call(*[o for o in overrides if not o.startswith("method=")], *typed) == 2
+    told = capsys.readouterr().err
+    assert "methods.snapkv.window_anchor=question" in told
+    assert "protocol=context reads after" in told
+    assert told.count("\n") == 1
+
+
 def test_jobs_of_different_sweep_wide_values_have_folders_of_their_own(
     compose: Callable[..., sweep.Job],
 ) -> None:
