@@ -12,7 +12,8 @@ from .budgets import protected_window
 from .checks import require, require_choice, require_count, require_flag
 from .holding import Step
 from .kernels import column_sums
-from .policy import Plan, ScoringPolicy, over_group, require_decode
+from .policy import Plan, over_group, require_decode
+from .scoring import ScoringPolicy
 from .view import LayerView
 
 

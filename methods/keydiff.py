@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .policy import ScoringPolicy
+from .scoring import ScoringPolicy
 from .view import LayerView
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .checks import require_count
 from .holding import Step
-from .policy import ScoringPolicy, require_decode
+from .policy import require_decode
+from .scoring import ScoringPolicy
 from .view import LayerView
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from .budgets import protected_window
 from .checks import require_flag
 from .holding import Step
-from .policy import Plan, ScoringPolicy, require_decode
+from .policy import Plan, require_decode
+from .scoring import ScoringPolicy
 from .view import LayerView
 
 

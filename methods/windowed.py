@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .checks import require_choice, require_count
-from .policy import ScoringPolicy
+from .scoring import ScoringPolicy
 from .view import LayerView
 
 
