@@ -5,7 +5,7 @@ Knows Hydra and the names of the methods; must not know lmms-eval, the engine or
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from harness.errors import UserError
-from harness.grid import Variant
 
 PROTOCOLS = ("replay", "context", "paper")
 TAILS = ("last_token", "suffix")
@@ -178,7 +177,7 @@ def check(config: Config) -> tuple[list[float], list[int]]:
         )
     _check_count("engine.cells_per_batch", config.engine.cells_per_batch)
     _check_count("engine.threads", config.engine.threads)
-    _check_name("run.name", config.run.name)
+    check_name("run.name", config.run.name)
     if config.task.images and not config.model.images:
         raise UserError(
             f"task={config.task.name} shows images and model={config.model.name} reads text only: "
@@ -197,7 +196,7 @@ def _check_count(name: str, value: object) -> None:
         raise UserError(f"{name}={value} is not a count: use auto or a number from 1.")
 
 
-def _check_name(name: str, value: str) -> None:
+def check_name(name: str, value: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*", value):
         raise UserError(
             f"{name}={value!r} cannot name a folder or a label: use letters, digits and . _ - = +, "
@@ -241,99 +240,3 @@ def _budgets(budgets: Any) -> list[int]:
                 "number from 1."
             )
     return list(dict.fromkeys(budgets))
-
-
-def sweep_wide(config: Config) -> dict[str, object]:
-    """The parameters that are given for the whole sweep."""
-    given = {name: getattr(config, name) for name in SWEEP_WIDE}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def variants(chosen: Mapping[str, Any], wide: Mapping[str, object]) -> list[Variant]:
-    """Turn the `methods` mapping into variants with every parameter filled in.
-
-    Args:
-        chosen: a label to {method, parameters...}.
-        wide: parameters that replace those of every variant that has them.
-
-    Raises:
-        UserError: an unknown method or parameter, a value out of range, a parameter in `wide` that
-            no variant has, or two labels alike.
-    """
-    if not chosen:
-        raise UserError(
-            "method=[] chooses nothing to compare: name at least one, such as 'method=[restkv]'."
-        )
-    found = _replaced([variant(label, node) for label, node in chosen.items()], wide)
-    seen: dict[tuple[object, ...], str] = {}
-    for one in found:
-        other = seen.setdefault((one.method, one.params), one.label)
-        if other != one.label:
-            raise UserError(
-                f"methods.{other} and methods.{one.label} are the same method with the same "
-                "parameters: leave one out, or change a parameter."
-            )
-    return found
-
-
-def _replaced(found: Sequence[Variant], wide: Mapping[str, object]) -> list[Variant]:
-    import methods
-
-    for name, value in wide.items():
-        if not any(name in dict(one.params) for one in found):
-            able = [method for method in methods.names() if name in methods.parameters(method)]
-            raise UserError(
-                f"{name}={value} applies to none of the chosen methods: leave it out, or choose "
-                f"one that has it, of {', '.join(able)}."
-            )
-    nodes = [
-        {"method": one.method} | {name: wide.get(name, value) for name, value in one.params}
-        for one in found
-    ]
-    return [variant(one.label, node) for one, node in zip(found, nodes, strict=True)]
-
-
-def check_anchors(chosen: Sequence[Variant], protocol: ProtocolConfig) -> None:
-    """Raise UserError for a window on the question where that is read after the eviction."""
-    for one in chosen:
-        if protocol.name == "context" and dict(one.params).get("window_anchor") == "question":
-            raise UserError(
-                f"methods.{one.label}.window_anchor=question watches the question, which "
-                "protocol=context reads after the eviction: use window_anchor=end, or another "
-                "protocol."
-            )
-
-
-def variant(label: str, node: Any) -> Variant:
-    """One labelled method from a mapping {method, parameters...}, defaults filled in.
-
-    Raises:
-        UserError: an unknown method or parameter, or a value out of range.
-    """
-    import methods  # late: it brings torch, and most bad input is found without it
-
-    _check_name("methods", label)
-    params = dict(node) if isinstance(node, Mapping) else {}
-    name = params.pop("method", None)
-    if name is None:
-        raise UserError(
-            f"methods.{label} does not say which method it is: choose it with 'method=[{label}]', "
-            f"or give methods.{label}.method, one of {', '.join(methods.names())}."
-        )
-    if name not in methods.names():
-        raise UserError(
-            f"methods.{label}.method={name} is not a method: use one of "
-            f"{', '.join(methods.names())}."
-        )
-    known = methods.parameters(name)
-    for key in params:
-        if key not in known:
-            raise UserError(
-                f"methods.{label}.{key} is not a parameter of {name}: it takes "
-                f"{', '.join(known) or 'none'}."
-            )
-    try:
-        policy = methods.build(name, **params)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"methods.{label}: {error}") from error
-    return Variant(label, name, tuple(sorted(policy.params.items())))

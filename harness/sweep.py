@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from harness import provenance
-from harness.config import Config, check, check_anchors, sweep_wide, variants
+from harness.config import Config, check
 from harness.errors import UserError
 from harness.grid import Cell, cell_key, expand
 from harness.identity import identify
 from harness.scoring.hub import require_dataset
 from harness.store import FILE_NAME, Store, locked
+from harness.variants import check_anchors, sweep_wide, variants
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,10 +10,11 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
-from harness.config import ModelConfig, ProtocolConfig, variant
+from harness.config import ModelConfig, ProtocolConfig
 from harness.errors import UserError
 from harness.grid import FULL, Cell
 from harness.scoring.bridge import Bridge
+from harness.variants import variant
 
 
 class EvictBench(lmms):

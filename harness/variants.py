@@ -1,0 +1,107 @@
+"""The chosen methods with every parameter filled in, checked before any model loads.
+
+Knows settings and the names of the methods; must not know models, tasks or the engine.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.config import SWEEP_WIDE, Config, ProtocolConfig, check_name
+from harness.errors import UserError
+from harness.grid import Variant
+
+
+def sweep_wide(config: Config) -> dict[str, object]:
+    """The parameters that are given for the whole sweep."""
+    given = {name: getattr(config, name) for name in SWEEP_WIDE}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def variants(chosen: Mapping[str, Any], wide: Mapping[str, object]) -> list[Variant]:
+    """Turn the `methods` mapping into variants with every parameter filled in.
+
+    Args:
+        chosen: a label to {method, parameters...}.
+        wide: parameters that replace those of every variant that has them.
+
+    Raises:
+        UserError: an unknown method or parameter, a value out of range, a parameter in `wide` that
+            no variant has, or two labels alike.
+    """
+    if not chosen:
+        raise UserError(
+            "method=[] chooses nothing to compare: name at least one, such as 'method=[restkv]'."
+        )
+    found = _replaced([variant(label, node) for label, node in chosen.items()], wide)
+    seen: dict[tuple[object, ...], str] = {}
+    for one in found:
+        other = seen.setdefault((one.method, one.params), one.label)
+        if other != one.label:
+            raise UserError(
+                f"methods.{other} and methods.{one.label} are the same method with the same "
+                "parameters: leave one out, or change a parameter."
+            )
+    return found
+
+
+def _replaced(found: Sequence[Variant], wide: Mapping[str, object]) -> list[Variant]:
+    import methods
+
+    for name, value in wide.items():
+        if not any(name in dict(one.params) for one in found):
+            able = [method for method in methods.names() if name in methods.parameters(method)]
+            raise UserError(
+                f"{name}={value} applies to none of the chosen methods: leave it out, or choose "
+                f"one that has it, of {', '.join(able)}."
+            )
+    nodes = [
+        {"method": one.method} | {name: wide.get(name, value) for name, value in one.params}
+        for one in found
+    ]
+    return [variant(one.label, node) for one, node in zip(found, nodes, strict=True)]
+
+
+def check_anchors(chosen: Sequence[Variant], protocol: ProtocolConfig) -> None:
+    """Raise UserError for a window on the question where that is read after the eviction."""
+    for one in chosen:
+        if protocol.name == "context" and dict(one.params).get("window_anchor") == "question":
+            raise UserError(
+                f"methods.{one.label}.window_anchor=question watches the question, which "
+                "protocol=context reads after the eviction: use window_anchor=end, or another "
+                "protocol."
+            )
+
+
+def variant(label: str, node: Any) -> Variant:
+    """One labelled method from a mapping {method, parameters...}, defaults filled in.
+
+    Raises:
+        UserError: an unknown method or parameter, or a value out of range.
+    """
+    import methods  # late: it brings torch, and most bad input is found without it
+
+    check_name("methods", label)
+    params = dict(node) if isinstance(node, Mapping) else {}
+    name = params.pop("method", None)
+    if name is None:
+        raise UserError(
+            f"methods.{label} does not say which method it is: choose it with 'method=[{label}]', "
+            f"or give methods.{label}.method, one of {', '.join(methods.names())}."
+        )
+    if name not in methods.names():
+        raise UserError(
+            f"methods.{label}.method={name} is not a method: use one of "
+            f"{', '.join(methods.names())}."
+        )
+    known = methods.parameters(name)
+    for key in params:
+        if key not in known:
+            raise UserError(
+                f"methods.{label}.{key} is not a parameter of {name}: it takes "
+                f"{', '.join(known) or 'none'}."
+            )
+    try:
+        policy = methods.build(name, **params)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"methods.{label}: {error}") from error
+    return Variant(label, name, tuple(sorted(policy.params.items())))
