@@ -1,6 +1,6 @@
 """Typed settings and the checks that run before any model loads.
 
-Knows Hydra and the names of the methods; must not know lmms-eval, the engine or the store.
+Knows Hydra; must not know the methods, lmms-eval, the engine or the store.
 """
 
 import math
@@ -197,6 +197,7 @@ def _check_count(name: str, value: object) -> None:
 
 
 def check_name(name: str, value: str) -> None:
+    """Raise UserError for what cannot name a folder or a label."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*", value):
         raise UserError(
             f"{name}={value!r} cannot name a folder or a label: use letters, digits and . _ - = +, "
