@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from harness.engine.hold import Holder
+from harness.engine.hold import Holder, evict
 from harness.engine.rotary import Rotary, Turns
 from harness.engine.tile_attention import attend, product, tile_logits
 from harness.engine.tiles import Tiles, View, send
@@ -76,8 +76,8 @@ class CompactLayer(CacheLayerMixin):
             if observed:
                 rows.append(weights.unflatten(1, (-1, part.shape[2])))
         seen = torch.cat(rows, dim=2).flatten(1, 2) if rows else None
-        for holder in () if last else self.holders:
-            holder.evict(self.tiles, self.heads, seen, new, self.seen)
+        if self.holders and not last:
+            evict(self.holders, self.tiles, self.heads, seen, new, self.seen)
         return torch.cat(outputs, dim=1)
 
     def _look(self, query: Tensor, back: int, scaling: float) -> tuple[Tensor, Tensor]:

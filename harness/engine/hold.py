@@ -6,7 +6,7 @@ Knows policies and tiles; must not know models or how a batch is put together.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from harness.engine.tiles import Tiles, View, send
 from methods import Held, Policy, Step
+
+Choice = tuple[Tensor, Tensor]  # sequences [s] on the host, and the order [s, m] of what goes
 
 
 @dataclass
@@ -42,8 +44,10 @@ class Holder:
             grown=[self.grown[i] for i in stay],
         )
 
-    def evict(self, tiles: Tiles, heads: int, weights: Tensor | None, new: int, seen: int) -> None:
-        """Show the policy `new` tokens, if it observes with weights [T, R, tile]; then evict."""
+    def choose(
+        self, tiles: Tiles, heads: int, weights: Tensor | None, new: int, seen: int
+    ) -> Iterator[Choice]:
+        """Show the policy `new` tokens, if it observes with weights [T, R, tile]; what it drops."""
         drops: dict[int, list[int]] = {}
         for i, held in enumerate(self.held):
             self.grown[i] += new
@@ -52,9 +56,9 @@ class Holder:
             drops.setdefault(count, []).append(i)
         for count, some in drops.items():
             if count or self.policy.observes:
-                self._evict(tiles, heads, weights, new, seen, count, some)
+                yield self._choose(tiles, heads, weights, new, seen, count, some)
 
-    def _evict(
+    def _choose(
         self,
         tiles: Tiles,
         heads: int,
@@ -63,8 +67,8 @@ class Holder:
         seen: int,
         count: int,
         some: list[int],
-    ) -> None:
-        """The part of `evict` for cells that drop equally many entries a head."""
+    ) -> Choice:
+        """The part of `choose` for cells that drop equally many entries a head."""
         rows = torch.tensor([self.cells[i] for i in some])[:, None] * heads + torch.arange(heads)
         sequences = rows.flatten()
         view = tiles.view(sequences)
@@ -85,9 +89,28 @@ class Holder:
         carried = self.policy.carry(step)
         if carried is not None and tiles.carried is not None:
             view.put(tiles.carried, carried.reshape(len(sequences), -1))
+        if not count:
+            return sequences, positions.new_empty(len(sequences), 0)
+        return sequences, self.policy.drop(step, carried, count).flatten(0, 1)
+
+
+def evict(
+    holders: Sequence[Holder],
+    tiles: Tiles,
+    heads: int,
+    weights: Tensor | None,
+    new: int,
+    seen: int,
+) -> None:
+    """Let the policies see `new` tokens (`Holder.choose`), then drop what they choose, together."""
+    chosen: dict[int, list[Choice]] = {}
+    for holder in holders:
+        for choice in holder.choose(tiles, heads, weights, new, seen):
+            chosen.setdefault(choice[1].shape[1], []).append(choice)
+    for count, choices in chosen.items():
         if count:
-            chosen = self.policy.drop(step, carried, count)
-            tiles.evict(sequences, chosen.flatten(0, 1))
+            sequences, order = zip(*choices, strict=True)
+            tiles.evict(torch.cat(sequences), torch.cat(order))
 
 
 def _marked(text: Tensor, positions: Tensor) -> Tensor:

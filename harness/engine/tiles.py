@@ -144,13 +144,7 @@ class Tiles:
         counts = self.counts[sequences] - m
         left = send(counts, order.device)[:, None]
         last = left + torch.arange(m, device=order.device)  # [s, m], behind the new end
-        stays = (last[:, :, None] != order[:, None]).all(-1)
-        gap = order < left
-        # Pair the k-th gap with the k-th of the last that stays; there are as many of each.
-        gaps = order.gather(1, (~gap).long().argsort(dim=1, stable=True))
-        movers = last.gather(1, (~stays).long().argsort(dim=1, stable=True))
-        paired = torch.arange(m, device=order.device) < gap.sum(1, keepdim=True)
-        target = torch.where(paired, gaps, movers)
+        movers, target = (last, order) if m == 1 else _pair(last, order)
         blocks = -(-int(counts.max() + m) // self.size)
         table = send(self.table[sequences, :blocks], order.device)
         source, target, ends = (self._slots(table, each) for each in (movers, target, last))
@@ -165,6 +159,20 @@ class Tiles:
     def _slots(self, table: Tensor, order: Tensor) -> Tensor:
         tiles = table.gather(1, order // self.size)
         return (tiles * self.size + order % self.size).flatten()
+
+
+def _pair(last: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the `last` entries [s, m] move where, so that those in `order` [s, m] are gone.
+
+    The k-th gap before the last takes the k-th of the last that stays, and there are as many of
+    each; all others move to where they are.
+    """
+    gap = order < last[:, :1]
+    stays = (last[:, :, None] != order[:, None]).all(-1)
+    gaps = order.gather(1, (~gap).long().argsort(dim=1, stable=True))
+    movers = last.gather(1, (~stays).long().argsort(dim=1, stable=True))
+    paired = torch.arange(last.shape[1], device=last.device) < gap.sum(1, keepdim=True)
+    return movers, torch.where(paired, gaps, movers)
 
 
 class View:
