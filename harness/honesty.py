@@ -73,9 +73,9 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
     rows = tables.compressed(cells)
     if samples["exposed_tokens"].max() == 1:
         yield (
-            "No answer has more than one scored token from a compacted cache, so it cannot show "
-            "whether a method holds its budget while it generates: what is evicted after that "
-            "token, nothing that counts has read."
+            "No answer has more than one scored token from a compacted cache, so this run cannot "
+            "show what holding a budget while generating costs: nothing that is scored reads what "
+            "those evictions leave."
         )
     yield from _fallbacks(samples, rows)
     real = set(rows.loc[~rows["vacuous"].astype(bool), "cell_key"])
@@ -96,8 +96,8 @@ def _fallbacks(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
         share = percent(cell["fallback_rate"])
         if used == UNIFORM:
             yield (
-                f"The pyramid of {name} at {place} was uniform in {share} % of the rows: so many "
-                "tokens are kept that its first layers have no more to give."
+                f"The pyramid of {name} at {place} was uniform in {share} % of the rows: its first "
+                "layers have no more to give, or each layer has but one token to choose."
             )
             continue
         if used == ALL_TEXT:

@@ -120,7 +120,7 @@ def test_one_token_answers_cannot_show_what_happens_while_generating(make_sweep,
     samples = make_sweep(methods=("h2o",), exposed_tokens=tokens)
     cells = stats.summarise(samples)
     text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
-    assert ("cannot show whether a method holds its budget" in text) == said
+    assert ("cannot show what holding a budget while generating costs" in text) == said
 
 
 def test_a_pyramid_without_a_slope_is_named(make_sweep):
