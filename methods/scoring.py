@@ -28,8 +28,8 @@ class ScoringPolicy(Policy):
     (budgets.pyramid, with pyramid_beta); adaptive = heads of a layer share its budget by their
     pooled scores (budgets.adaptive, with adaptive_floor). The total is the same.
     protect: text = of the prompt, only image tokens are evicted; where there is more text than
-    budget, all of it is kept and Selection.fallback is "all_text". While decoding, new tokens go
-    once no image is left.
+    budget, all of it is kept and Selection.fallback is "all_text". While a budget is held, new
+    tokens compete with what is left of the images.
     """
 
     budget: str = "uniform"
