@@ -21,6 +21,9 @@ from harness.models import Prompt
 _state: dict[str, object] = {"kept": {}, "boundary": 0, "rotary": None}
 
 
+seen: dict[int, Tensor] = {}  # attention weights [H, length, length] of the last pass, by layer
+
+
 def masked_attention(module, query, key, value, attention_mask, scaling=None, **_):
     heads, length, dim = query.shape[1:]
     groups = heads // key.shape[1]
@@ -38,7 +41,9 @@ def masked_attention(module, query, key, value, attention_mask, scaling=None, **
         if _state["rotary"] is not None:
             logits[0, :, boundary:] = scaling * ranked(query[0], key[0], hidden, boundary)
         logits = logits.masked_fill(hidden, -torch.inf)
-    return (logits.softmax(-1) @ value).transpose(1, 2), None
+    weights = logits.softmax(-1)
+    seen[module.layer_idx] = weights[0]
+    return (weights @ value).transpose(1, 2), None
 
 
 def turned(vectors, positions, rotary, back=False):

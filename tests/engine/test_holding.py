@@ -14,6 +14,7 @@ from transformers import DiffLlamaConfig, DiffLlamaForCausalLM
 import harness
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol
+from harness.engine import cache as cache_module
 
 TOKENS = 9
 HOLDING = {
@@ -87,6 +88,62 @@ def test_each_step_sees_what_the_policy_left(loaded_models, kind, protocol, monk
         whole = oracle.logits(loaded.model, prompt, result.token_ids)
         changed += not torch.allclose(wanted, whole, rtol=1e-3, atol=1e-3)
     assert changed >= 12  # the test would be empty if eviction did not matter
+
+
+def evicted_by_hand(name, weights, boundary, budget):
+    """What [Hkv] heads hold before each pass, from attention weights [Hkv, length, length]."""
+    courses = []
+    for rows in weights:
+        length = len(rows)
+        paid = rows[:boundary].sum(0) if name == "h2o" else rows[boundary - 1].clone()
+        held, course = list(range(boundary)), []
+        for token in range(boundary, length):
+            if token > boundary:
+                held.append(token - 1)
+                paid = paid + rows[token - 1] if name == "h2o" else rows[token - 1]
+            recent = max(held) - budget // 2 if name == "h2o" else max(held)
+            while len(held) > budget:
+                held.remove(min((p for p in held if p <= recent), key=lambda p: float(paid[p])))
+            course.append(sorted(held))
+        courses.append(course)
+    return courses
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["h2o", "tova"])
+def test_what_goes_is_what_the_models_own_attention_says(loaded_models, kind, name, monkeypatch):
+    """Sums and rows of the masked full model, added up by hand, give the same evictions."""
+    loaded, prompt, budget = loaded_models[kind], make_prompt(kind, seed=53), 8
+    engine = Engine(loaded)
+    boundary = engine.boundary(prompt)
+    branches = [Branch(), Branch(methods.build(name), budget=budget)]
+    trace, results, _, row = run_traced(monkeypatch, engine, prompt, branches, 16)
+    masks = trace.masks(row[1], boundary, prompt.modality.shape[0] + 15)
+    oracle.logits(loaded.model, prompt, results[1].token_ids, masks, boundary)
+    for layer in engine.layout.layers:
+        weights = oracle.seen[layer.index]
+        groups = weights.unflatten(0, (2, -1)).mean(1)  # [Hkv, length, length]
+        if name == "tova":
+            groups = weights.mean(0, keepdim=True).expand(2, -1, -1)
+        wanted = evicted_by_hand(name, groups, boundary, budget)
+        for head in range(2):
+            found = [sorted(held[layer.index][row[1]][head]) for held, _ in trace.passes]
+            assert found == wanted[head]
+
+
+@pytest.mark.parametrize("protocol", ["context", "suffix"])
+def test_long_questions_go_by_in_blocks(loaded_models, protocol, monkeypatch):
+    """Few rows at a time give what all rows at once give, to policies that observe them too."""
+    loaded, prompt = loaded_models["llava"], make_prompt("llava", seed=54)
+    cells = [Branch(build(v), budget=n) for v in (*HOLDING, "restkv") for n in (5, 12)]
+    cells += [Branch(methods.build("streaming_llm", positions="cache"), budget=9)]
+    engine = Engine(loaded, PROTOCOLS[protocol])
+    whole = engine.run(prompt, cells, Generation(TOKENS), "AB")
+    monkeypatch.setattr(cache_module, "_ROWS", 6)  # two tokens of three query heads
+    split = engine.run(prompt, cells, Generation(TOKENS), "AB")
+    for one, other in zip(whole, split, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.letter_logits == pytest.approx(other.letter_logits, abs=1e-4)
 
 
 @pytest.mark.parametrize("variant", HOLDING)
