@@ -91,7 +91,7 @@ class WandbConfig:
 class Config:
     """Everything a run depends on; `methods` maps a label to {method, parameters...}.
 
-    The names of SWEEP_WIDE replace a parameter in every chosen method that has it.
+    The names of SWEEP_WIDE are for every chosen method that has them and sets nothing else.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -215,7 +215,7 @@ def amounts(ratios: Any, budgets: Any) -> tuple[list[float], list[int]]:
         return [], _budgets(budgets)
     if not isinstance(ratios, Sequence) or isinstance(ratios, str) or not ratios:
         raise UserError(
-            f"ratios={ratios} holds nothing to evict: give a list of numbers from 0 up to, not "
+            f"ratios={ratios} is not a list that holds something: give numbers from 0 up to, not "
             "including, 1, such as 'ratios=[0.5,0.9]'."
         )
     for ratio in ratios:
@@ -231,8 +231,8 @@ def amounts(ratios: Any, budgets: Any) -> tuple[list[float], list[int]]:
 def _budgets(budgets: Any) -> list[int]:
     if not isinstance(budgets, Sequence) or isinstance(budgets, str) or not budgets:
         raise UserError(
-            f"budgets={budgets} holds nothing to keep: give a list of token counts from 1, such as "
-            "'budgets=[16,64]', or budgets=null to use ratios."
+            f"budgets={budgets} is not a list that holds something: give token counts from 1, such "
+            "as 'budgets=[16,64]', or budgets=null to use ratios."
         )
     for budget in budgets:
         if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:

@@ -71,12 +71,7 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
             "run is incomplete, and cells are not on equal ground."
         )
     rows = tables.compressed(cells)
-    if samples["exposed_tokens"].max() == 1:
-        yield (
-            "No answer has more than one scored token from a compacted cache, so this run cannot "
-            "show what holding a budget while generating costs: nothing that is scored reads what "
-            "those evictions leave."
-        )
+    yield from _short_answers(samples, rows)
     yield from _fallbacks(samples, rows)
     real = set(rows.loc[~rows["vacuous"].astype(bool), "cell_key"])
     share = float((samples.loc[samples["cell_key"].isin(real), "exposed_tokens"] == 0).mean())
@@ -87,9 +82,24 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
         )
 
 
+def _short_answers(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
+    """Methods whose answers end before what they evict while generating could matter."""
+    longest = samples.groupby("cell_key")["exposed_tokens"].max()
+    longest = rows["cell_key"].map(longest).groupby(rows["label"], sort=False).max()
+    short = longest.index[longest == 1]
+    if short.empty:
+        return
+    whose = "" if len(short) == len(longest) else f" of {', '.join(map(escape, short))}"
+    yield (
+        f"No answer{whose} has more than one scored token from a compacted cache, so this run "
+        "cannot show what holding a budget while generating costs: nothing that is scored reads "
+        "what those evictions leave."
+    )
+
+
 def _fallbacks(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
     """Cells whose figures are, in part, not those of the method or the setting they stand under."""
-    full = []
+    full: dict[str, list[str]] = {}
     for _, cell in rows[rows["fallback_rate"] > 0].iterrows():
         used = samples.loc[samples["cell_key"] == cell["cell_key"], "fallback"].dropna().iloc[0]
         name, place = escape(cell["method"]), tables.setting(cell)
@@ -102,7 +112,7 @@ def _fallbacks(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
             continue
         if used == ALL_TEXT:
             kept = percent(cell["kept_fraction"])
-            full.append(f"{name} at {place} (in {share} % of the rows; {kept} % kept on average)")
+            full.setdefault(name, []).append(f"{place} ({kept} % kept, {share} % of the rows)")
             continue
         yield (
             f"The pattern of {name} at {place} did not fit so few tokens in {share} % of the "
@@ -112,7 +122,7 @@ def _fallbacks(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
         yield (
             "Where the text and the protected window exceed the budget, they are kept whole, every "
             "other image token is evicted whatever its score, and more is kept than was asked for: "
-            f"{', '.join(full)}."
+            f"{'; '.join(f'{name} at ' + ', '.join(places) for name, places in full.items())}."
         )
 
 

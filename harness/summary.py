@@ -82,11 +82,13 @@ def _titled(title: str, table: list[str]) -> Iterator[str]:
 
 
 def _reading(cells: pd.DataFrame) -> Iterator[str]:
-    """Best and worst method at the setting in focus, vacuous cells left out."""
+    """Best and worst method at the setting in focus, of cells that are not vacuous and keep no more
+    than was asked for.
+    """
     rows = tables.compressed(cells)
-    rows = rows[
-        ~rows["vacuous"].astype(bool) & (rows.apply(tables.setting, axis=1) == focus(cells))
-    ]
+    there = rows.apply(tables.setting, axis=1) == focus(cells)
+    within = rows["kept_fraction"] <= rows["kept_fraction"][there].min() + 0.01
+    rows = rows[~rows["vacuous"].astype(bool) & there & within]
     if rows.empty:
         return
     best, worst = (rows.loc[rows["accuracy"].agg(which)] for which in ("idxmax", "idxmin"))

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from harness.grid import Cell, cell_key, expand
 from harness.identity import identify
 from harness.scoring.hub import require_dataset
 from harness.store import FILE_NAME, Store, locked
-from harness.variants import check_anchors, sweep_wide, variants
+from harness.variants import check_anchors, sweep_wide, untouched, variants
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,12 +36,13 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Job:
-    """A validated run: its cells and the weights they are about."""
+    """A validated run: its cells, the weights they are about, and what to tell about them."""
 
     config: Config
     cells: list[Cell]
     weights: str
     folder: Path
+    told: list[str]
 
 
 def run(config: Config) -> Path:
@@ -90,14 +91,19 @@ def validate(config: Config) -> Job:
     weights = identify(config.model.pretrained, config.model.revision)
     chosen = variants(config.methods, sweep_wide(config))
     check_anchors(chosen, config.protocol)
+    effective = {one.label: {"method": one.method, **dict(one.params)} for one in chosen}
+    config = replace(config, methods=effective)
     blank = config.blank_image and config.task.images
     cells = expand(chosen, ratios, budgets, blank)
-    return Job(config, cells, weights, Path(config.run.dir) / config.run.name)
+    told = untouched(chosen, sweep_wide(config))
+    return Job(config, cells, weights, Path(config.run.dir) / config.run.name, told)
 
 
 def load_benchmark(job: Job) -> "Benchmark":
     """Load the task with lmms-eval's output kept in the run folder."""
     say(f"{job.folder}: {len(job.cells)} cells, loading {job.config.task.name} with lmms-eval")
+    for sentence in job.told:
+        say(f"note: {sentence}")
     from harness.scoring import quiet
 
     with quiet.into(job.folder / LOG):
@@ -257,7 +263,8 @@ def summarise(
 
     config = job.config
     write_config(job)
-    facts = {"name": config.run.name, "caveat": config.model.caveat}
+    caveats = [config.model.caveat, *job.told]
+    facts = {"name": config.run.name, "caveat": " ".join(one for one in caveats if one)}
     meta = {k: v for k, v in facts.items() if v} | provenance.facts(
         job.weights, context, store, job.cells
     )

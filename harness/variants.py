@@ -22,11 +22,11 @@ def variants(chosen: Mapping[str, Any], wide: Mapping[str, object]) -> list[Vari
 
     Args:
         chosen: a label to {method, parameters...}.
-        wide: parameters that replace those of every variant that has them.
+        wide: parameters for every variant that has them and does not set them otherwise.
 
     Raises:
         UserError: an unknown method or parameter, a value out of range, a parameter in `wide` that
-            no variant has, or two labels alike.
+            no variant takes, or two labels alike.
     """
     if not chosen:
         raise UserError(
@@ -39,26 +39,51 @@ def variants(chosen: Mapping[str, Any], wide: Mapping[str, object]) -> list[Vari
         if other != one.label:
             raise UserError(
                 f"methods.{other} and methods.{one.label} are the same method with the same "
-                "parameters: leave one out, or change a parameter."
+                f"parameters{_because(wide)}: leave one out, or change a parameter."
             )
     return found
 
 
+def _because(wide: Mapping[str, object]) -> str:
+    given = ", ".join(f"{name}={value}" for name, value in wide.items())
+    return f" ({given} given)" if given else ""
+
+
 def _replaced(found: Sequence[Variant], wide: Mapping[str, object]) -> list[Variant]:
+    """The variants with what is given for the whole sweep, where they set nothing of their own."""
     import methods
 
     for name, value in wide.items():
-        if not any(name in dict(one.params) for one in found):
-            able = [method for method in methods.names() if name in methods.parameters(method)]
-            raise UserError(
-                f"{name}={value} applies to none of the chosen methods: leave it out, or choose "
-                f"one that has it, of {', '.join(able)}."
-            )
-    nodes = [
-        {"method": one.method} | {name: wide.get(name, value) for name, value in one.params}
-        for one in found
-    ]
-    return [variant(one.label, node) for one, node in zip(found, nodes, strict=True)]
+        if any(name in _usual(one) for one in found):
+            continue
+        able = [method for method in methods.names() if name in methods.parameters(method)]
+        raise UserError(
+            f"{name}={value} applies to none of the chosen methods, which lack it or set a value "
+            f"of their own: leave it out, or choose one that has it, of {', '.join(able)}."
+        )
+    replaced = []
+    for one in found:
+        own = dict(one.params) | {name: wide[name] for name in _usual(one) if name in wide}
+        replaced.append(variant(one.label, {"method": one.method, **own}))
+    return replaced
+
+
+def _usual(one: Variant) -> list[str]:
+    """The parameters of a variant that have their method's default."""
+    import methods
+
+    defaults = methods.parameters(one.method)
+    return [name for name, value in one.params if value == defaults[name]]
+
+
+def untouched(chosen: Sequence[Variant], wide: Mapping[str, object]) -> list[str]:
+    """A sentence for each sweep-wide value that some of the variants do not have."""
+    told = []
+    for name, value in wide.items():
+        without = [one.label for one in chosen if dict(one.params).get(name) != value]
+        if without:
+            told.append(f"{name}={value} does not apply to {', '.join(without)}.")
+    return told
 
 
 def check_anchors(chosen: Sequence[Variant], protocol: ProtocolConfig) -> None:

@@ -26,7 +26,8 @@ class ScoringPolicy(Policy):
 
     budget: uniform = every head of every layer keeps as many; pyramid = fewer from layer to layer
     (budgets.pyramid, with pyramid_beta); adaptive = heads of a layer share its budget by their
-    pooled scores (budgets.adaptive, with adaptive_floor). The total is the same.
+    pooled scores (budgets.adaptive, with adaptive_floor), none of which may be negative. The total
+    is the same.
     protect: text = of the prompt, only image tokens are evicted; where there is more text than
     budget, all of it is kept and Selection.fallback is "all_text". While a budget is held, new
     tokens compete with what is left of the images.
@@ -94,6 +95,11 @@ class ScoringPolicy(Policy):
         if self.budget != "adaptive" or count == view.length:
             return super()._choose(view, plan, count, scores, order)
         fixed = self.fixed(view, plan)
+        if bool((scores[..., -1:] < 0).any()):
+            raise ValueError(
+                f"{self.name}: budget=adaptive pools scores that are shares of something, and some "
+                "are negative; give non-negative scores or another budget."
+            )
         free = adaptive(scores[..., fixed:], count - fixed, self.adaptive_floor)
         counts = fixed + free
         best = order[..., : int(counts.max())]

@@ -6,6 +6,7 @@ once, then transformers decodes as always. It must not know prompts' messages, t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -41,6 +42,7 @@ class Evictor:
         self.cell = cell
         self.capture = capture
         self.sequel = sequel
+        self.told = False
 
     def attend(
         self,
@@ -60,12 +62,20 @@ class Evictor:
             return stored.attend(query, key, value, scaling)
         self.capture.attend(module, query, key, value, mask, scaling)
         (chosen,) = self.capture.selections[layer.rank].values()
+        self._tell(chosen[self.cell.count].fallback)
         rotary = self.sequel.rotary
         sequel = replace(self.sequel, turns=rotary.now) if rotary else self.sequel
         self.cache.layers[layer.index] = compact_layer(
             stored, [chosen[self.cell.count]], [self.cell], layer, self.layout, sequel
         )
         return None
+
+    def _tell(self, fallback: str | None) -> None:
+        """Warn, once a call, that the method's own pattern did not fit."""
+        if fallback and not self.told:
+            self.told = True
+            name = getattr(self.cell.branch.policy, "name", "the method")
+            warnings.warn(f"{name} did not fit this prompt and budget: {fallback}", stacklevel=2)
 
 
 @contextmanager
@@ -135,6 +145,8 @@ def _generate(
     if inputs is not None:
         kwargs["input_ids"] = inputs
     tensors = {name: v for name, v in kwargs.items() if isinstance(v, Tensor)}
+    if "input_ids" not in tensors:
+        raise ValueError("generate was given no input_ids; give one prompt of shape [1, length].")
     check(tensors)
     ids = tensors["input_ids"]
     kinds = modality(model.config, ids[0])
@@ -182,6 +194,10 @@ def _refuse(model: PreTrainedModel, kwargs: dict[str, Any]) -> None:
         if kwargs.get(name) is not None:
             raise ValueError(f"{name} does not work inside harness.evict; leave it out.")
     settings = kwargs.get("generation_config") or model.generation_config
+    uncached = kwargs.get("use_cache", getattr(settings, "use_cache", True)) is False
+    if uncached or kwargs.get("prefill_chunk_size") is not None:
+        name = "use_cache=False" if uncached else "prefill_chunk_size"
+        raise ValueError(f"{name} does not work inside harness.evict; leave it out.")
     for name in ("num_beams", "num_return_sequences"):
         value = kwargs.get(name) or getattr(settings, name, None)
         if value not in (None, 1):

@@ -56,6 +56,7 @@ class EvictBench(lmms):
                 f"batch_size={batch_size} is not supported: prompts are prefilled one by one, "
                 "leave it at 1."
             )
+        self.told = False
         self.cell = single_cell(method, ratio, budget, params, rule)
         model = ModelConfig(pretrained, pretrained, revision, False, trust_remote_code)
         self.bridge = Bridge(model, ProtocolConfig(protocol, tail), device or "auto", dtype)
@@ -69,6 +70,12 @@ class EvictBench(lmms):
         _, doc_to_messages, generation, position, task, split = request.args
         messages = doc_to_messages(self.task_dict[task][split][position])
         result = self.bridge.answer(messages, [self.cell], generation, ())[0]
+        if result.fallback and not self.told:
+            self.told = True
+            method, kept = self.cell.method, f"{result.kept_tokens:.0f} tokens were kept"
+            tqdm.write(
+                f"note: {method} did not fit a prompt ({result.fallback}); {kept}", sys.stderr
+            )
         counts = TokenCounts(result.prompt_tokens, len(result.token_ids))
         return GenerationResult(result.text, counts)
 

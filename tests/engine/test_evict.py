@@ -46,6 +46,16 @@ def test_a_budget_rule_goes_by_the_name_of_rule(loaded_models):
         assert generate(model, prompt) == wanted
 
 
+def test_what_does_not_fit_is_told_once_a_call(loaded_models):
+    model, prompt = loaded_models["llava"].model, make_prompt("llava", seed=3)
+    with (
+        harness.evict(model, "snapkv", budget=5, window=4, protect="text"),
+        pytest.warns(UserWarning, match="snapkv did not fit .* all_text") as told,
+    ):
+        generate(model, prompt)
+    assert len(told) == 1
+
+
 def test_the_model_is_itself_again_afterwards(loaded_models):
     loaded, prompt = loaded_models["llava"], make_prompt("llava")
     loaded.model.set_attn_implementation("sdpa")
@@ -96,6 +106,11 @@ def test_calls_that_cannot_be_compressed_are_refused(loaded_models):
             model.generate(ids.expand(2, -1), max_new_tokens=2)
         with pytest.raises(ValueError, match="num_beams=2"):
             model.generate(ids, num_beams=2, max_new_tokens=2)
+        for name, value in (("use_cache", False), ("prefill_chunk_size", 16)):
+            with pytest.raises(ValueError, match=f"{name}.* does not work"):
+                model.generate(ids, max_new_tokens=2, **{name: value})
+        with pytest.raises(ValueError, match="no input_ids"):
+            model.generate(max_new_tokens=2)
         mask = torch.ones_like(ids)
         mask[0, 0] = 0
         with pytest.raises(ValueError, match="padding"):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import methods
+from methods.scoring import ScoringPolicy
 from tests.methods.views import random_view
 
 WINDOW = ("snapkv", "restkv", "criticalkv")
@@ -208,3 +209,16 @@ def test_a_pyramid_without_a_slope_says_so(budget, fallback):
     assert policy.select_many(view, [80])[0].fallback is None
     alone = random_view(80, layer=0, num_layers=1)
     assert policy.select_many(alone, [budget])[0].fallback is None
+
+
+def test_negative_scores_cannot_be_pooled_over_heads():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Norm(ScoringPolicy):
+        name = "norm"
+
+        def measure(self, view):
+            return -view.keys.float().norm(dim=-1)
+
+    assert Norm().keep(random_view(41), 9).shape == (1, 2, 9)
+    with pytest.raises(ValueError, match="norm: budget=adaptive pools"):
+        Norm(budget="adaptive").keep(random_view(41), 9)

@@ -123,6 +123,14 @@ def test_one_token_answers_cannot_show_what_happens_while_generating(make_sweep,
     assert ("cannot show what holding a budget while generating costs" in text) == said
 
 
+def test_methods_whose_answers_are_short_are_named(make_sweep):
+    samples = make_sweep(methods=("h2o", "tova"), exposed_tokens=1)
+    samples.loc[samples["method"].eq("tova"), "exposed_tokens"] = 3
+    cells = stats.summarise(samples)
+    text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+    assert "No answer of h2o has more than one scored token" in text
+
+
 def test_a_pyramid_without_a_slope_is_named(make_sweep):
     samples = make_sweep(methods=("snapkv",), ratios=(0.3, 0.9))
     samples.loc[samples["ratio"].eq(0.3), "fallback"] = "uniform"
@@ -142,7 +150,9 @@ def test_text_that_exceeds_the_budget_is_named_with_what_was_kept(make_sweep):
     cells = stats.summarise(samples)
     text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
     said = "more is kept than was asked for: "
-    assert f"{said}snapkv at 0.9 (in 25.0 % of the rows; 20.8 % kept on average)." in text
+    assert f"{said}snapkv at 0.9 (20.8 % kept, 25.0 % of the rows)." in text
+    assert "best h2o" in text  # snapkv keeps more and is not compared
+    assert "worst h2o" in text
     assert "was used" not in text  # no other method's pattern stood in
 
 

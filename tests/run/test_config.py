@@ -178,6 +178,33 @@ def test_a_window_on_the_question_needs_a_protocol_that_has_read_it(
     assert told.count("\n") == 1
 
 
+def test_what_a_label_sets_itself_stands_and_is_told(compose: Callable[..., sweep.Job]) -> None:
+    typed = ("budget=adaptive", "methods.tova.budget=pyramid", "methods.h2o.budget=uniform")
+    job = compose("method=[snapkv,snapkv_pyramid,tova,h2o,lacache]", *typed)
+    rules = {label: params.get("budget") for label, params in parameters_of(job).items()}
+    assert rules == {
+        "snapkv": "adaptive",
+        "snapkv_pyramid": "pyramid",
+        "tova": "pyramid",
+        "h2o": "adaptive",  # what a label repeats of its method's default is no value of its own
+        "lacache": None,
+    }
+    assert job.told == ["budget=adaptive does not apply to snapkv_pyramid, tova, lacache."]
+    assert compose("method=[snapkv,h2o]", "budget=adaptive").told == []
+    stored = {label: dict(node) for label, node in job.config.methods.items()}
+    assert {label: node.get("budget") for label, node in stored.items()} == rules
+
+
+def test_a_value_that_no_label_takes_is_refused(
+    call: Program, overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["method=[snapkv_pyramid]", "budget=adaptive"]
+    assert call(*[o for o in overrides if not o.startswith("method=")], *typed) == 2
+    told = capsys.readouterr().err
+    assert "budget=adaptive applies to none of the chosen methods" in told
+    assert told.count("\n") == 1
+
+
 def test_jobs_of_different_sweep_wide_values_have_folders_of_their_own(
     compose: Callable[..., sweep.Job],
 ) -> None:
@@ -191,10 +218,11 @@ def test_jobs_of_different_sweep_wide_values_have_folders_of_their_own(
 def test_labels_that_a_sweep_wide_value_makes_equal_are_refused(
     call: Program, overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = ["method=[snapkv,snapkv_pyramid]", "budget=adaptive"]
+    typed = ["method=[snapkv,snapkv_pyramid]", "budget=pyramid"]
     assert call(*[o for o in overrides if not o.startswith("method=")], *typed) == 2
     told = capsys.readouterr().err
     assert "methods.snapkv and methods.snapkv_pyramid are the same method" in told
+    assert "(budget=pyramid given)" in told
     assert told.count("\n") == 1
 
 

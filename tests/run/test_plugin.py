@@ -52,6 +52,22 @@ def test_model_args_become_one_cell_and_lmms_eval_scores_it(tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("fake")
+def test_a_method_that_did_not_fit_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simple_evaluate(
+        model=EvictBench("x", "lacache", ratio=0.9),  # of which the stand-in says that it fell back
+        tasks=["mmbench_mini"],
+        task_manager=TaskManager(include_path=str(TASKS), include_defaults=False),
+        limit=3,
+        bootstrap_iters=0,
+        cli_args=cli_arguments(tmp_path),
+    )
+    told = capsys.readouterr()
+    assert (told.err + told.out).count("lacache did not fit a prompt (streaming_llm)") == 1
+
+
+@pytest.mark.usefixtures("fake")
 def test_every_part_of_the_cell_arrives() -> None:
     model = EvictBench("folder", "restkv", ratio=0.9, alpha=0.5, protocol="paper", device="cpu")
     assert (model.cell.method, model.cell.ratio, model.cell.budget) == ("restkv", 0.9, None)
