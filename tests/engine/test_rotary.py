@@ -8,20 +8,8 @@ import masked_oracle as oracle
 import pytest
 import torch
 from engine_helpers import Trace, run_with_logits
-from tiny_models import build_gemma, build_qwen, make_prompt, random_ids, text, wrap
-from transformers import (
-    AutoModelForCausalLM,
-    CohereConfig,
-    GlmConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    HunYuanDenseV1Config,
-    LlamaConfig,
-    OPTConfig,
-    Phi3Config,
-    PhiConfig,
-    StableLmConfig,
-)
+from rotary_models import CONFIGS, INTERLEAVED, LONGEST, make
+from tiny_models import make_prompt, random_ids, wrap
 
 import harness
 import methods
@@ -32,50 +20,6 @@ from harness.engine.rotary import Rotary
 from harness.models import Prompt
 
 TOKENS = 9
-LONGEST = 24  # where scalings by length begin
-HALF = [1.0, 1.5, 2.0, 3.0]
-
-
-def rope(kind, **settings):
-    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **settings}}
-
-
-def llama(kind, longest=512, **settings):
-    return LlamaConfig(**text(max_position_embeddings=longest, **rope(kind, **settings)))
-
-
-def without(name):
-    return {key: value for key, value in text().items() if key != name}
-
-
-YARN = {"factor": 4.0, "original_max_position_embeddings": 16}
-LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
-LONGROPE = {"short_factor": HALF, "long_factor": [3 * x for x in HALF], "factor": 4.0}
-CONFIGS = {
-    "default": lambda: llama("default"),
-    "linear": lambda: llama("linear", factor=3.0),
-    "dynamic": lambda: llama("dynamic", LONGEST, factor=2.0),
-    "yarn": lambda: llama("yarn", **YARN),
-    "llama3": lambda: llama("llama3", factor=8.0, **LLAMA3),
-    "longrope": lambda: Phi3Config(
-        **text(max_position_embeddings=4 * LONGEST, **rope("longrope", **LONGROPE)),
-        original_max_position_embeddings=LONGEST,
-    ),
-    "phi": lambda: PhiConfig(**text(), partial_rotary_factor=0.5),
-    "neox": lambda: GPTNeoXConfig(**without("num_key_value_heads"), rotary_pct=0.5),
-    "stablelm": lambda: StableLmConfig(**text(), partial_rotary_factor=0.25),
-    "cohere": lambda: CohereConfig(**text()),
-}
-INTERLEAVED = ("cohere",)  # pairs lie side by side there, elsewhere half a head apart
-
-
-def build(config, dtype=torch.float32):
-    torch.manual_seed(5)
-    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-
-
-def make(kind, dtype=torch.float32):
-    return build(CONFIGS[kind](), dtype)
 
 
 class FirstLayer:
@@ -226,7 +170,7 @@ def reference(kind, model, boundary, monkeypatch):
     if kind != "dynamic":
         rotary = model.get_decoder().rotary_emb
         return model, (rotary.inv_freq, rotary.attention_scaling)
-    still = build(llama("default"))
+    still = make("default")
     still.load_state_dict(model.state_dict())
     frequencies = dynamic_frequencies(boundary)
     still.model.rotary_emb.inv_freq.copy_(frequencies)
@@ -345,84 +289,3 @@ def test_generate_inside_evict_reindexes_as_the_engine_does(kind, protocol):
             ids = prompt.inputs["input_ids"]
             found = model.generate(ids, max_new_tokens=TOKENS, do_sample=False, eos_token_id=None)
         assert found[0, ids.shape[1] :].tolist() == wanted.token_ids
-
-
-SMALL = {"vocab_size": 160, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-REFUSED = {
-    "qwen": ("M-RoPE", build_qwen),
-    "gemma": ("layers of another kind", build_gemma),
-    "glm": ("rotates its keys in another way", lambda: build(GlmConfig(**text(), head_dim=8))),
-    "gpt2": (
-        "has no rotary positions",
-        lambda: build(GPT2Config(**SMALL, n_embd=48, n_layer=2, n_head=6)),
-    ),
-    "opt": (
-        "has no rotary positions",
-        lambda: build(
-            OPTConfig(
-                **SMALL,
-                hidden_size=48,
-                word_embed_proj_dim=48,
-                ffn_dim=64,
-                num_hidden_layers=2,
-                num_attention_heads=6,
-            )
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_models_without_plain_positions_are_refused(kind):
-    reason, builder = REFUSED[kind]
-    loaded = wrap(builder())
-    prompt = make_prompt(kind if kind in ("qwen", "gemma") else "llama", seed=55)
-    policy = methods.build("streaming_llm", positions="cache")
-    engine = Engine(loaded)
-    with pytest.raises(ValueError, match=reason) as refusal:
-        engine.run(prompt, [Branch(), Branch(policy, ratio=0.5)], Generation(2))
-    message = str(refusal.value)
-    assert message.startswith("positions=cache")
-    assert message.endswith("use positions=original.")
-    assert ". " not in message
-    inputs = {name: value.clone() for name, value in prompt.inputs.items()}
-    with (
-        harness.evict(loaded.model, policy, ratio=0.5),
-        pytest.raises(ValueError, match=reason),
-    ):
-        loaded.model.generate(**inputs, max_new_tokens=2)
-    kept = methods.build("streaming_llm")
-    assert engine.run(prompt, [Branch(kept, ratio=0.5)], Generation(2))[0].exposed_tokens
-
-
-def test_a_model_that_changes_its_keys_after_rotating_them_is_refused():
-    """Its layers look like any other's, only what they cache tells."""
-    config = HunYuanDenseV1Config(**text(head_dim=8))
-    model = build(config)
-    for layer in model.model.layers:
-        torch.nn.init.uniform_(layer.self_attn.key_layernorm.weight, 0.3, 3.0)
-    branch = Branch(methods.build("streaming_llm", positions="cache"), budget=9)
-    with pytest.raises(ValueError, match="after they were rotated; use positions=original"):
-        Engine(wrap(model)).run(make_prompt("llama"), [branch], Generation(1))
-
-
-def test_dynamic_frequencies_do_not_depend_on_earlier_prompts():
-    """The library's own module remembers the longest sequence; the engine lets it forget."""
-    loaded = wrap(make("dynamic"))
-    short, long = (
-        make_prompt("llama", seed=3),
-        Prompt({"input_ids": random_ids(70, 5)}, None, 0, None),
-    )
-    long.modality = torch.zeros(70, dtype=torch.long)
-    branches = [Branch(), *(Branch(methods.build("h2o"), budget=n) for n in (9, 20))]
-
-    def answers(prompt, size="auto"):
-        results = Engine(loaded, cells_per_batch=size).run(prompt, branches, Generation(6), "AB")
-        return [(r.token_ids, r.letter_logits) for r in results]
-
-    first = answers(short)
-    answers(long)
-    for again in (answers(short), answers(short, 1)):
-        for (ids, logits), (wanted, exact) in zip(again, first, strict=True):
-            assert ids == wanted
-            assert logits == pytest.approx(exact, abs=1e-4)
