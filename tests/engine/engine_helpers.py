@@ -116,3 +116,18 @@ def run_with_logits(
 
 def _asked(branch: Branch, length: int) -> int:
     return branch.budget or length - int(branch.ratio * length + 1e-9)
+
+
+def stop_some(
+    monkeypatch, engine: Engine, prompt: Prompt, branches: list[Branch], every: int
+) -> set[int]:
+    """Let cells stop at different steps; those that go on must not notice. Lengths of answers."""
+    free = engine.run(prompt, branches, Generation(14))
+    stops = frozenset(result.token_ids[k % 9] for k, result in enumerate(free[::every]))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.decoder, "stop_ids", stops)
+        stopped = engine.run(prompt, branches, Generation(14))
+    for before, after in zip(free, stopped, strict=True):
+        ends = [i for i, token in enumerate(before.token_ids) if token in stops]
+        assert after.token_ids == (before.token_ids[: ends[0] + 1] if ends else before.token_ids)
+    return {len(result.token_ids) for result in stopped}

@@ -7,8 +7,8 @@ from itertools import pairwise
 import masked_oracle as oracle
 import pytest
 import torch
-from engine_helpers import Trace, run_with_logits
-from tiny_models import KINDS, make_prompt, random_ids, text, wrap
+from engine_helpers import Trace, run_with_logits, stop_some
+from tiny_models import CASES, KINDS, PROTOCOLS, make_prompt, random_ids, text, wrap
 from transformers import DiffLlamaConfig, DiffLlamaForCausalLM
 
 import harness
@@ -58,15 +58,6 @@ def engine_count(branch, length):
         return length
     wanted = branch.budget or methods.budget(length, branch.ratio)
     return min(wanted, length)
-
-
-PROTOCOLS = {
-    "replay": Protocol("replay"),
-    "suffix": Protocol("replay", "suffix"),
-    "context": Protocol("context"),
-    "paper": Protocol("paper"),
-}
-CASES = [(k, p) for k in KINDS for p in PROTOCOLS if (k, p) != ("llama", "context")]
 
 
 @pytest.mark.parametrize(("kind", "protocol"), CASES)
@@ -236,16 +227,7 @@ def test_finished_cells_take_their_holders_along(loaded_models, monkeypatch):
     """Cells leave the batch at different steps; those that go on are not disturbed."""
     loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=49)
     branches = [Branch(build(v), ratio=r) for v in HOLDING for r in (0.4, 0.7)]
-    free = Engine(loaded).run(prompt, branches, Generation(14))
-    engine = Engine(loaded)
-    stops = frozenset(result.token_ids[k % 9] for k, result in enumerate(free[::2]))
-    monkeypatch.setattr(engine.decoder, "stop_ids", stops)
-    stopped = engine.run(prompt, branches, Generation(14))
-    lengths = set()
-    for before, after in zip(free, stopped, strict=True):
-        ends = [i for i, token in enumerate(before.token_ids) if token in stops]
-        assert after.token_ids == (before.token_ids[: ends[0] + 1] if ends else before.token_ids)
-        lengths.add(len(after.token_ids))
+    lengths = stop_some(monkeypatch, Engine(loaded), prompt, branches, every=2)
     assert len(lengths) > 2
 
 

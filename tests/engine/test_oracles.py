@@ -6,20 +6,13 @@ import masked_oracle as oracle
 import pytest
 import torch
 from engine_helpers import Scatter, run_with_logits
-from tiny_models import KINDS, make_prompt
+from tiny_models import CASES, KINDS, PROTOCOLS, make_prompt
 
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol
 
 TOKENS = 5
 LETTERS = ("A", "B", "C", "D")
-PROTOCOLS = {
-    "replay": Protocol("replay"),
-    "suffix": Protocol("replay", "suffix"),
-    "context": Protocol("context"),
-    "paper": Protocol("paper"),
-}
-CASES = [(k, p) for k in KINDS for p in PROTOCOLS if (k, p) != ("llama", "context")]
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ import copy
 import masked_oracle as oracle
 import pytest
 import torch
-from engine_helpers import Trace, run_with_logits
+from engine_helpers import Trace, run_with_logits, stop_some
 from rotary_models import CONFIGS, INTERLEAVED, LONGEST, make
 from tiny_models import make_prompt, random_ids, wrap
 
@@ -262,15 +262,7 @@ def test_a_reindexed_cell_alone_equals_the_cell_among_many(kind, monkeypatch):
 def test_finished_cells_leave_the_reindexed_ones_undisturbed(monkeypatch):
     prompt, branches = make_prompt("llama", seed=53), cells([24, 12, 8])
     engine = Engine(wrap(make("yarn")))
-    free = engine.run(prompt, branches, Generation(14))
-    stops = frozenset(result.token_ids[k % 9] for k, result in enumerate(free[::4]))
-    monkeypatch.setattr(engine.decoder, "stop_ids", stops)
-    stopped = engine.run(prompt, branches, Generation(14))
-    lengths = set()
-    for before, after in zip(free, stopped, strict=True):
-        ends = [i for i, token in enumerate(before.token_ids) if token in stops]
-        assert after.token_ids == (before.token_ids[: ends[0] + 1] if ends else before.token_ids)
-        lengths.add(len(after.token_ids))
+    lengths = stop_some(monkeypatch, engine, prompt, branches, every=4)
     assert len(lengths) > 3
 
 

@@ -19,6 +19,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from harness.engine import Protocol
 from harness.models import LoadedModel, Prompt
 
 VOCAB = 160
@@ -182,3 +183,11 @@ def make_prompt(kind: str, seed: int = 0) -> Prompt:
 
 BUILDERS = {"llama": build_llama, "llava": build_llava, "qwen": build_qwen, "gemma": build_gemma}
 KINDS = tuple(BUILDERS)
+PROTOCOLS = {
+    "replay": Protocol("replay"),
+    "suffix": Protocol("replay", "suffix"),
+    "context": Protocol("context"),
+    "paper": Protocol("paper"),
+}
+# A text prompt has no context before its question.
+CASES = [(k, p) for k in KINDS for p in PROTOCOLS if (k, p) != ("llama", "context")]
