@@ -13,9 +13,10 @@ from harness.engine.tile_attention import attend, padded_sum, sum_by_sequence, t
 from harness.engine.tiles import LARGE, SMALL, Tiles
 
 DIM, VALUE_DIM = 6, 5
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
-def gather(kept, length, heads=2, seed=0, dtype=torch.float32, carried=False):
+def gather(kept, length, heads=2, seed=0, dtype=torch.float32, carried=False, device="cpu"):
     """Tiles of cells that keep `kept` [cells][heads] positions, and the prompt's keys, values."""
     generator = torch.Generator().manual_seed(seed)
     keys = torch.randn(1, heads, length, DIM, generator=generator).to(dtype)
@@ -24,10 +25,11 @@ def gather(kept, length, heads=2, seed=0, dtype=torch.float32, carried=False):
     for cell in kept:
         width = max(len(head) for head in cell)
         rows = [torch.tensor(head + [-1] * (width - len(head))) for head in cell]
-        places.append(torch.stack(rows).long())
+        places.append(torch.stack(rows).long().to(device))
         counts.append([len(head) for head in cell])
     floats = [own.float() * 2 if carried else None for own in places]
-    return Tiles.gather(keys, values, places, counts, floats), keys, values
+    tiles = Tiles.gather(keys.to(device), values.to(device), places, counts, floats)
+    return tiles, keys, values
 
 
 def contents(tiles):
@@ -47,8 +49,8 @@ def check(tiles, expected):
     assert tiles.counts.tolist() == [len(each) for each in expected]
     for own, wanted in zip(found, expected, strict=True):
         for place, (key, value) in wanted.items():
-            assert torch.equal(own[place][0], key)
-            assert torch.equal(own[place][1], value)
+            assert torch.equal(own[place][0].cpu(), key)
+            assert torch.equal(own[place][1].cpu(), value)
 
 
 def draw_kept(rng, cells, heads, length):
@@ -59,11 +61,16 @@ def draw_kept(rng, cells, heads, length):
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.integers(0, 10**6), st.sampled_from([1, 3, 17, 40]), st.integers(1, 4))
-def test_any_course_of_steps_keeps_every_entry_with_its_sequence(seed, length, cells):
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([1, 3, 17, 40]),
+    st.integers(1, 4),
+    st.sampled_from(DEVICES),
+)
+def test_any_course_of_steps_keeps_every_entry_with_its_sequence(seed, length, cells, device):
     rng, heads = random.Random(seed), 2
     kept = draw_kept(rng, cells, heads, length)
-    tiles, keys, values = gather(kept, length, heads, seed, carried=True)
+    tiles, keys, values = gather(kept, length, heads, seed, carried=True, device=device)
     expected = [
         {place: (keys[0, head, place], values[0, head, place]) for place in own}
         for cell in kept
@@ -90,7 +97,7 @@ def test_any_course_of_steps_keeps_every_entry_with_its_sequence(seed, length, c
 
 def append(tiles, expected, seen, new):
     fresh = [torch.randn(len(expected), new, dim) for dim in (DIM, VALUE_DIM)]
-    tiles.append(*fresh, seen)
+    tiles.append(*(each.to(tiles.keys.device) for each in fresh), seen)
     for sequence, own in enumerate(expected):
         for k in range(new):
             own[seen + k] = (fresh[0][sequence, k], fresh[1][sequence, k])
@@ -105,8 +112,8 @@ def evict(tiles, expected, rng):
     places = tiles.view(torch.tensor(some)).places
     present = [[i for i, place in enumerate(row) if place >= 0] for row in places.tolist()]
     order = torch.tensor([rng.sample(row, drop) for row in present])
-    gone = places.gather(1, order).tolist()
-    tiles.evict(torch.tensor(some), order)
+    gone = places.cpu().gather(1, order).tolist()
+    tiles.evict(torch.tensor(some), order.to(tiles.keys.device))
     for sequence, dropped in zip(some, gone, strict=True):
         for place in dropped:
             del expected[sequence][place]
@@ -128,19 +135,20 @@ def test_long_sequences_get_large_tiles():
     assert gather([[every[1:], every[:3]]], len(every))[0].size == SMALL
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("group", "new"), [(1, 1), (4, 1), (7, 1), (3, 5)])
-def test_attention_over_tiles_is_attention(group, new, dtype):
+def test_attention_over_tiles_is_attention(group, new, dtype, device):
     rng = random.Random(group)
     kept = draw_kept(rng, 3, 2, 70)
-    tiles, keys, values = gather(kept, 70, seed=group, dtype=dtype)
+    tiles, keys, values = gather(kept, 70, seed=group, dtype=dtype, device=device)
     more = [torch.randn(6, new, dim).to(dtype) for dim in (DIM, VALUE_DIM)]
-    tiles.append(*more, 70)
+    tiles.append(*(each.to(device) for each in more), 70)
     queries = (4 * torch.randn(6, group * new, DIM)).to(dtype)
-    logits = tile_logits(tiles, queries, 0.3)
+    logits = tile_logits(tiles, queries.to(device), 0.3)
     output, weights = attend(tiles, logits, range(70, 70 + new))
     view = tiles.view(torch.arange(6))
-    rows = view.rows(weights)
+    output, rows = output.cpu(), view.rows(weights).cpu()
     exact = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
     for sequence in range(6):
         cell, head = divmod(sequence, 2)
