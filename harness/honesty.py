@@ -4,6 +4,7 @@ Knows samples and their cells; must not know how the summary is laid out.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -18,9 +19,7 @@ UNIFORM = "uniform"  # the fallback of a pyramid without room for a slope
 ALL_TEXT = "all_text"  # the fallback of a policy that keeps all text, though it exceeds the budget
 
 
-def sentences(
-    samples: pd.DataFrame, cells: pd.DataFrame, meta: Mapping[str, object]
-) -> Iterator[str]:
+def sentences(samples: pd.DataFrame, cells: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[str]:
     """What the table can and cannot say; the first sentence carries the weight."""
     rows = tables.compressed(cells)
     total, empty = len(rows), int(rows["vacuous"].sum())
@@ -48,6 +47,7 @@ def sentences(
         )
     if "caveat" in meta:
         yield escape(meta["caveat"], 600)
+    yield from (escape(sentence, 600) for sentence in meta.get("told", ()))
     yield from _doubts(samples, cells)
 
 

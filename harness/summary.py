@@ -20,7 +20,7 @@ SHARED = (
     "itself."
 )
 EXAMPLES = 10
-SPOKEN_FOR = {"question", "name", "caveat"}  # keys of meta that stand in the text itself
+SPOKEN_FOR = {"question", "name", "caveat", "told"}  # keys of meta that stand in the text itself
 
 
 def markdown(
@@ -36,8 +36,9 @@ def markdown(
         samples: a row a cell and question row.
         cells: `stats.summarise(samples)`.
         abilities: `stats.abilities(samples)`.
-        meta: `question`, `name` and `caveat` (a sentence about the model or data) are spoken; all
-            other entries, nested ones with dotted names, are listed as provenance.
+        meta: `question`, `name`, `caveat` (a sentence about the model or data) and `told` (others
+            about the settings) are spoken; all other entries, nested ones with dotted names, are
+            listed as provenance.
         curves: file names of the pictures, one a (model, task, protocol) group.
     """
     lines = [f"# {escape(meta.get('name', 'Accuracy against cache compression'))}", ""]

@@ -263,8 +263,7 @@ def summarise(
 
     config = job.config
     write_config(job)
-    caveats = [config.model.caveat, *job.told]
-    facts = {"name": config.run.name, "caveat": " ".join(one for one in caveats if one)}
+    facts = {"name": config.run.name, "caveat": config.model.caveat, "told": job.told}
     meta = {k: v for k, v in facts.items() if v} | provenance.facts(
         job.weights, context, store, job.cells
     )

@@ -131,6 +131,15 @@ def test_methods_whose_answers_are_short_are_named(make_sweep):
     assert "No answer of h2o has more than one scored token" in text
 
 
+def test_what_a_run_was_told_is_said_in_full_beside_the_caveat(make_sweep):
+    samples = make_sweep(methods=("h2o",))
+    cells = stats.summarise(samples)
+    meta = {**META, "caveat": "c" * 590, "told": ["decode=grow does not apply to one.", "b" * 500]}
+    text = summary.markdown(samples, cells, stats.abilities(samples), meta, ["curve.png"])
+    assert "c" * 590 + " decode=grow does not apply to one. " + "b" * 500 in text
+    assert "| told |" not in text
+
+
 def test_a_pyramid_without_a_slope_is_named(make_sweep):
     samples = make_sweep(methods=("snapkv",), ratios=(0.3, 0.9))
     samples.loc[samples["ratio"].eq(0.3), "fallback"] = "uniform"
