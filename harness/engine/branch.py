@@ -75,6 +75,13 @@ class Sequel:
     turns: Turns | None = None
 
 
+def on_top(protocol: str, tail: int) -> int:
+    """How many of the `tail` come on top of a held budget: a question that is read after the
+    eviction of its context, not the last tokens of a prompt.
+    """
+    return tail if protocol == "context" else 0
+
+
 def plan(branches: Sequence[Branch], length: int) -> list[Cell]:
     """Turn ratios and budgets into token counts for a cache of `length` tokens."""
     cells = []

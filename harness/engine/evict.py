@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 
 import methods
 from harness.engine.attention import listening
-from harness.engine.branch import Cell, Sequel, compact_layer, plan
+from harness.engine.branch import Cell, Sequel, compact_layer, on_top, plan
 from harness.engine.cache import CompactLayer
 from harness.engine.inputs import check, check_boundary, first_part, position_ids
 from harness.engine.layout import Layout, prepare
@@ -159,8 +159,7 @@ def _generate(
     capture = Capture(layout, requests, kinds[:boundary], protocol != "paper")
     rotary = Rotary(model, layout) if branch.policy.positions == "cache" else None
     tail = kinds.shape[0] - boundary
-    extra = tail if protocol == "context" else 0
-    sequel = Sequel(kinds[:boundary], tail, extra, rotary)
+    sequel = Sequel(kinds[:boundary], tail, on_top(protocol, tail), rotary)
     evictor = Evictor(layout, cache, cell, capture, sequel)
     following = rotary.following() if rotary else nullcontext()
     forget_lengths(model)

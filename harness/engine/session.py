@@ -169,8 +169,7 @@ class _Answers:
         self.modality = modality
         self.boundary = boundary
         self.tail = self.prompt_ids.shape[1] - boundary
-        # A question that is read after the eviction comes on top of what its context may keep.
-        self.extra = self.tail if engine.protocol.name == "context" else 0
+        self.extra = branching.on_top(engine.protocol.name, self.tail)
         self.generation = generation
         self.filled = filled
         self.token_ids: dict[int, list[int]] = {}

@@ -133,7 +133,7 @@ class Tiles:
     def view(self, sequences: Tensor) -> View:
         """A padded look at these sequences (int64 on the host)."""
         blocks = -(-int(self.counts[sequences].max()) // self.size)
-        return View(self, sequences, self.table[sequences, :blocks])
+        return View(self, self.table[sequences, :blocks])
 
     def evict(self, sequences: Tensor, order: Tensor) -> None:
         """Drop entries, int64 [s, m] by their order within each of the sequences.
@@ -178,9 +178,8 @@ def _pair(last: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
 class View:
     """Sequences side by side, padded to the longest: [s, n], n a multiple of the tile size."""
 
-    def __init__(self, tiles: Tiles, sequences: Tensor, table: Tensor) -> None:
+    def __init__(self, tiles: Tiles, table: Tensor) -> None:
         """table int64 [s, blocks] on the host, -1 where a sequence is shorter."""
-        self.tiles, self.sequences = tiles, sequences
         self._table = table
         device = tiles.keys.device
         self._index = send(table.clamp_min(0), device)
