@@ -1,16 +1,22 @@
 """The heavy operations of the eviction methods, one a file, on tensors only.
 
-Each function is the plain-torch form: float32 inside, any device, KV heads never expanded.
+Each is a Triton kernel, its twin in plain torch, and one function that picks by device (`using`).
+Sums are float32, KV heads are never expanded.
 """
 
 from .column_sums import column_sums
+from .launch import KERNELS, using
 from .reconstruction import joint_reconstruction, output_factors, reconstruction
 from .window_attention import window_attention
+from .window_lse import window_lse
 
 __all__ = [
+    "KERNELS",
     "column_sums",
     "joint_reconstruction",
     "output_factors",
     "reconstruction",
+    "using",
     "window_attention",
+    "window_lse",
 ]
