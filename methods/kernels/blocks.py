@@ -21,8 +21,6 @@ def load_rows(base, index, inside, stride, dim, dim_stride, DIMS: tl.constexpr, 
 def load_columns(
     base, index, inside, stride, dim, dim_stride, DIMS: tl.constexpr, UP: tl.constexpr
 ):
-    base, index, inside, stride, dim, dim_stride, DIMS: tl.constexpr, UP: tl.constexpr
-):
     """The same transposed, [DIMS, N]."""
     d = tl.arange(0, DIMS)
     at = base + index.to(tl.int64)[None] * stride + d[:, None] * dim_stride
