@@ -44,13 +44,24 @@ def using(kernels: str) -> Iterator[None]:
     auto: Triton on a CUDA device, plain torch elsewhere; triton: Triton or an error, with
     TRITON_INTERPRET=1 also on the CPU; torch: plain torch everywhere. ValueError for another name.
     """
-    if kernels not in KERNELS:
-        raise ValueError(f"kernels={kernels!r} is unknown; choose one of {', '.join(KERNELS)}.")
+    _check_name(kernels)
     token = _wanted.set(kernels)
     try:
         yield
     finally:
         _wanted.reset(token)
+
+
+def require(kernels: str, device: torch.device) -> None:
+    """ValueError, one sentence, unless this choice exists and can run on this device."""
+    _check_name(kernels)
+    if kernels == "triton" or (kernels == "auto" and device.type == "cuda"):
+        _check_device(device)
+
+
+def _check_name(kernels: str) -> None:
+    if kernels not in KERNELS:
+        raise ValueError(f"kernels={kernels!r} is unknown; choose one of {', '.join(KERNELS)}.")
 
 
 def interpreted() -> bool:
