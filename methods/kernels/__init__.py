@@ -5,6 +5,7 @@ Sums are float32, KV heads are never expanded.
 """
 
 from .column_sums import column_sums
+from .gather_entries import Unturning, gather_entries
 from .launch import KERNELS, using
 from .reconstruction import joint_reconstruction, output_factors, reconstruction
 from .window_attention import window_attention
@@ -12,7 +13,9 @@ from .window_lse import window_lse
 
 __all__ = [
     "KERNELS",
+    "Unturning",
     "column_sums",
+    "gather_entries",
     "joint_reconstruction",
     "output_factors",
     "reconstruction",
