@@ -4,6 +4,7 @@ Each is a Triton kernel, its twin in plain torch, and one function that picks by
 Sums are float32, KV heads are never expanded.
 """
 
+from .append_entries import append_entries
 from .column_sums import column_sums
 from .gather_entries import Unturning, gather_entries
 from .launch import KERNELS, using
@@ -14,6 +15,7 @@ from .window_lse import window_lse
 __all__ = [
     "KERNELS",
     "Unturning",
+    "append_entries",
     "column_sums",
     "gather_entries",
     "joint_reconstruction",
