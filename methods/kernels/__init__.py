@@ -8,6 +8,7 @@ from .append_entries import append_entries
 from .column_sums import column_sums
 from .gather_entries import Unturning, gather_entries
 from .launch import KERNELS, using
+from .move_entries import move_entries
 from .reconstruction import joint_reconstruction, output_factors, reconstruction
 from .window_attention import window_attention
 from .window_lse import window_lse
@@ -19,6 +20,7 @@ __all__ = [
     "column_sums",
     "gather_entries",
     "joint_reconstruction",
+    "move_entries",
     "output_factors",
     "reconstruction",
     "using",
