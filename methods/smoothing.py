@@ -11,6 +11,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .kernels import pool as pool
+from .kernels import pool_adaptive as pool_adaptive
+
 TEMPORAL = ("ema", "mean", "last", "ema_reversed")
 
 
@@ -34,21 +37,6 @@ def temporal_weights(kind: str, rows: int, alpha: float, device: torch.device) -
         if kind == "ema_reversed":
             weights = weights.flip(0)
     return weights.float().to(device)
-
-
-def pool(scores: Tensor, windows: Sequence[int], kind: str, kernel: int) -> Tensor:
-    """Pool the scores of the first L - window tokens, for each window; float32 [windows, ..., L].
-
-    scores [..., L]. avg counts zeros beyond the ends, max ignores them, edge is an average that
-    repeats the end values. What lies inside a window is not meaningful in the result.
-    """
-    half = kernel // 2
-    source, outside = _neighbours(scores.shape[-1], tuple(windows), half, scores.device)
-    padded = scores[..., source]  # [..., windows, L + 2 * half]
-    if kind != "edge":
-        padded = padded.masked_fill(outside, -torch.inf if kind == "max" else 0.0)
-    taps = padded.unfold(-1, kernel, 1)
-    return (taps.amax(-1) if kind == "max" else taps.mean(-1)).movedim(-2, 0)
 
 
 def drift(attention: Tensor, counts: Sequence[int]) -> Tensor:
@@ -87,37 +75,3 @@ def adaptive_windows(
         shifts = moved.div(scale, rounding_mode="trunc")
     steps = moved.abs().div(scale, rounding_mode="floor")
     return (2 * steps + 1).clamp_min(kernel).long(), shifts.long()
-
-
-def pool_adaptive(
-    scores: Tensor, windows: Sequence[int], kernels: Tensor, shifts: Tensor
-) -> Tensor:
-    """Average over a window of its own width and shift for each head; float32 [windows, B, H, L].
-
-    scores [B, H, L]; kernels and shifts [windows, B, H]. A positive shift averages over higher
-    positions. End values are repeated.
-    """
-    length = scores.shape[-1]
-    half = kernels // 2
-    reach = int((half + shifts.abs()).max())
-    source, _ = _neighbours(length, tuple(windows), reach, scores.device)
-    padded = scores[..., source].movedim(-2, 0)  # [windows, B, H, L + 2 * reach]
-    offsets = torch.arange(-reach, reach + 1, device=scores.device)
-    inside = (offsets - shifts[..., None]).abs() <= half[..., None]
-    weights = inside / kernels[..., None].float()  # [windows, B, H, 2 * reach + 1]
-    # One pass a tap: unfolding instead would need the widest window for every token at once.
-    pooled = padded[..., :length] * weights[..., :1]
-    for tap in range(1, 2 * reach + 1):
-        pooled.addcmul_(padded[..., tap : tap + length], weights[..., tap : tap + 1])
-    return pooled
-
-
-@lru_cache(maxsize=64)
-def _neighbours(
-    length: int, windows: tuple[int, ...], half: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Positions -half..L + half - 1 moved into the candidate range, and where that changed them."""
-    position = torch.arange(-half, length + half)
-    last = torch.tensor([length - window - 1 for window in windows])[:, None]
-    source = position.clamp(min=0).minimum(last)
-    return source.to(device), (source != position).to(device)

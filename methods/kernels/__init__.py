@@ -9,6 +9,7 @@ from .column_sums import column_sums
 from .gather_entries import Unturning, gather_entries
 from .launch import KERNELS, using
 from .move_entries import move_entries
+from .pooling import pool, pool_adaptive
 from .reconstruction import joint_reconstruction, output_factors, reconstruction
 from .window_attention import window_attention
 from .window_lse import window_lse
@@ -22,6 +23,8 @@ __all__ = [
     "joint_reconstruction",
     "move_entries",
     "output_factors",
+    "pool",
+    "pool_adaptive",
     "reconstruction",
     "using",
     "window_attention",
