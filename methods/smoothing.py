@@ -5,12 +5,13 @@ Knows score tensors and windows only; it must not know where the scores come fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
+from .kernels import mean_top_positions
 from .kernels import pool as pool
 from .kernels import pool_adaptive as pool_adaptive
 
@@ -39,22 +40,23 @@ def temporal_weights(kind: str, rows: int, alpha: float, device: torch.device) -
     return weights.float().to(device)
 
 
-def drift(attention: Tensor, counts: Sequence[int]) -> Tensor:
+def drift(attention: Tensor | Iterable[Tensor], counts: Sequence[int]) -> Tensor:
     """How far back the attended tokens moved within the window, in tokens; float64 [counts, B, H].
 
     For each count: mean position of the `count` most attended keys over the first half of the rows
     of attention [B, H, W, L], minus the same over the rest (arXiv 2605.08840, with the released
     code's sign). Ties go to the lower position. 0 where there are fewer than two rows.
+
+    attention may also come in parts [B, some heads, W, L], in the order of the heads: of those
+    that a generator makes, only one exists at a time.
     """
-    batch, heads, rows, _ = attention.shape
-    front = rows // 2
+    parts = [attention] if isinstance(attention, Tensor) else attention
+    # A loop's variable would keep a part alive while the next one is made.
+    each = map(partial(mean_top_positions, counts=counts), parts)
+    means = torch.cat([some.movedim(0, -1) for some in each], 1)  # [B, H, W, counts]
+    front = means.shape[2] // 2
     if front == 0:
-        return torch.zeros(len(counts), batch, heads, dtype=torch.float64, device=attention.device)
-    # Stable, because keys a row cannot see tie at zero and a small count may not avoid them.
-    order = attention.sort(dim=-1, descending=True, stable=True).indices[..., : max(counts)]
-    last = torch.tensor(counts, device=attention.device) - 1
-    sums = order.cumsum(-1)[..., last].double()  # [B, H, W, counts]
-    means = sums / (last + 1)
+        return torch.zeros_like(means[:, :, 0]).movedim(-1, 0)
     return (means[:, :, :front].mean(2) - means[:, :, front:].mean(2)).movedim(-1, 0)
 
 

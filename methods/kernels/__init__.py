@@ -11,6 +11,7 @@ from .launch import KERNELS, using
 from .move_entries import move_entries
 from .pooling import pool, pool_adaptive
 from .reconstruction import joint_reconstruction, output_factors, reconstruction
+from .top_positions import mean_top_positions
 from .window_attention import window_attention
 from .window_lse import window_lse
 
@@ -22,6 +23,7 @@ __all__ = [
     "gather_entries",
     "joint_reconstruction",
     "move_entries",
+    "mean_top_positions",
     "output_factors",
     "pool",
     "pool_adaptive",
