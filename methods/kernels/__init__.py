@@ -6,11 +6,13 @@ Sums are float32, KV heads are never expanded.
 
 from .append_entries import append_entries
 from .column_sums import column_sums
+from .factors import output_factors
 from .gather_entries import Unturning, gather_entries
+from .joint_reconstruction import joint_reconstruction
 from .launch import KERNELS, using
 from .move_entries import move_entries
 from .pooling import pool, pool_adaptive
-from .reconstruction import joint_reconstruction, output_factors, reconstruction
+from .reconstruction import reconstruction
 from .top_positions import mean_top_positions
 from .window_attention import window_attention
 from .window_lse import window_lse

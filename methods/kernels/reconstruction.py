@@ -6,34 +6,17 @@ only R of W_O = Q R, since Q preserves lengths: d x d instead of hidden x d, and
 hidden size.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-_LEAST = 1e-6  # below this, differences of float32 numbers near 1 are rounding
-_BLOCK_ELEMENTS = 1 << 25  # float32 elements of the largest temporary: 128 MiB
+from .blocks import load_columns
+from .changes import CHUNK, LEAST, blocks, lengths, load_odds, load_values, moved, odds
+from .factors import rounded_factors
+from .launch import by_triton, capability, jit, launch, processors, tl, triton, upcast
 
-# weight -> (what it held, {head groups: factors}); an entry dies with its weight.
-_factors: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-def output_factors(weight: Tensor, groups: int) -> Tensor:
-    """R of the QR factorisation of each group's columns of W_O, float32 [groups, r, columns].
-
-    weight [C, H * d]; groups = H for one factor a head, or Hkv for one a group of query heads;
-    columns = H * d / groups and r = min(C, columns). Computed once for each weight, and again if
-    the weight is changed in place, moved, cast or given other data.
-    """
-    version = 0 if weight.is_inference() else weight._version
-    held = (version, weight.data_ptr(), weight.dtype, weight.device)
-    entry = _factors.get(weight)
-    if entry is None or entry[0] != held:
-        entry = (held, {})
-        _factors[weight] = entry
-    if groups not in entry[1]:
-        columns = weight.detach().float().unflatten(1, (groups, -1)).transpose(0, 1)
-        entry[1][groups] = torch.linalg.qr(columns, mode="r").R.contiguous()
-    return entry[1][groups]
+_GROUPS = ("none", "mean", "max")
 
 
 def reconstruction(
@@ -43,62 +26,284 @@ def reconstruction(
     factors: Tensor | None,
     tau: float = 1.0,
     normalize: bool = False,
+    group: str = "none",
 ) -> Tensor:
     """a / (1 - a) * || R (o - v_j) ||^tau for every query head and token, float32 [B, H, L].
 
-    attention a [B, H, L], outputs o [B, H, d], values [B, Hkv, L, d], factors [H, r, d] or None for
-    the norm in value space. normalize divides by || R o ||.
+    attention a [B, H, L], outputs o [B, H, d], values [B, Hkv, L, d]; factors [H, r, d], upper
+    triangular as `output_factors` gives them, or None for the norm in value space. normalize
+    divides by || R o ||. group: "mean" or "max" over the query heads of a KV head, [B, Hkv, L];
+    ValueError for another name than these and "none".
 
     A key that takes all attention has o = v_j and 1 - a = 0. With 1 - a held at 1e-6 and the
     distance at 1e-6 || R o || it scores || R v_j ||, the limit when nothing else is attended to.
+
+    The kernel reads the values once, rounds o - v_j and R to the dtype of the values, and sums in
+    float32: 2 H L d^2 operations, of which it leaves out chunks of R that are zero (a quarter at
+    d = 128, 3 in 8 at d = 256). Three launches.
     """
+    if group not in _GROUPS:
+        raise ValueError(f"group={group!r} is unknown; choose one of {', '.join(_GROUPS)}.")
+    size = lengths(outputs[:, :, None].float(), factors)  # [B, H, 1]
+    if by_triton(values, outputs):
+        return _by_triton(attention, outputs, values, factors, size, tau, normalize, group)
     heads = outputs.unflatten(1, (values.shape[1], -1))[:, :, :, None]  # [B, Hkv, g, 1, d]
     pieces = []
-    for start, stop in _blocks(attention, values.shape[-1]):
+    for start, stop in blocks(attention, values.shape[-1]):
         moved = (heads - values[:, :, None, start:stop].float()).flatten(1, 2)  # [B, H, block, d]
-        pieces.append(_length(moved, factors))
+        pieces.append(lengths(moved, factors))
     distance = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
-    size = _length(outputs[:, :, None], factors)  # [B, H, 1]
-    distance = torch.maximum(distance, _LEAST * size)
-    change = _odds(attention) * (distance if tau == 1.0 else distance.pow(tau))
-    return change / size.clamp_min(_LEAST) if normalize else change
+    distance = torch.maximum(distance, LEAST * size)
+    change = odds(attention) * (distance if tau == 1.0 else distance.pow(tau))
+    change = change / size.clamp_min(LEAST) if normalize else change
+    if group == "none":
+        return change
+    grouped = change.unflatten(1, (values.shape[1], -1))
+    return grouped.amax(2) if group == "max" else grouped.mean(2)
 
 
-def joint_reconstruction(
-    attention: Tensor, outputs: Tensor, values: Tensor, factors: Tensor | None
-) -> Tensor:
-    """|| sum_h a_h / (1 - a_h) R_h (o_h - v_j) || over the query heads of each KV head.
+def _config(
+    narrow: bool, chunks: int, capability: int, programs: int, processors: int
+) -> dict[str, int]:
+    """Launch parameters for values of `chunks` chunks; narrow: products in half precision.
 
-    float32 [B, Hkv, L]: the exact change of the layer's output when a KV head drops token j.
-    factors [Hkv, r, g * d] come from `output_factors(weight, Hkv)`; None sums the heads in value
-    space. A key that takes all attention of a head counts as in `reconstruction`.
+    programs: how many tiles of 128 tokens there are. Large tiles read the factors less often, small
+    ones keep a GPU busy with few tokens. KEEP: values stay in registers.
     """
-    kv_heads, dim = values.shape[1], values.shape[3]
-    heads = outputs.unflatten(1, (kv_heads, -1))[:, :, :, None]  # [B, Hkv, g, 1, d]
-    odds = _odds(attention).unflatten(1, (kv_heads, -1))  # [B, Hkv, g, L]
-    pieces = []
-    for start, stop in _blocks(attention, dim):
-        moved = heads - values[:, :, None, start:stop].float()
-        moved = moved * odds[:, :, :, start:stop, None]  # [B, Hkv, g, block, d]
-        joined = moved.sum(2) if factors is None else moved.transpose(2, 3).flatten(3)
-        pieces.append(_length(joined, factors))
-    own = None if factors is None else factors.unflatten(2, (-1, dim)).transpose(1, 2).flatten(0, 1)
-    size = _length(outputs[:, :, None], own).unflatten(1, (kv_heads, -1))  # [B, Hkv, g, 1]
-    return torch.maximum(torch.cat(pieces, dim=-1), (odds * (_LEAST * size)).amax(2))
+    if not narrow:
+        return {"BLOCK": 64, "KEEP": False, "num_warps": 4, "num_stages": 1}
+    if programs < 2 * processors or (chunks > 2 and capability < 90):
+        keep = chunks <= 2
+        return {"BLOCK": 64, "KEEP": keep, "num_warps": 4, "num_stages": 2 if keep else 1}
+    if chunks == 1:
+        return {"BLOCK": 256, "KEEP": True, "num_warps": 8, "num_stages": 2}
+    return {"BLOCK": 128, "KEEP": True, "num_warps": 8, "num_stages": 2 if chunks == 2 else 1}
 
 
-def _length(vectors: Tensor, factors: Tensor | None) -> Tensor:
-    """|| R x || for vectors x [B, heads, N, d] and factors R [heads, r, d]; [B, heads, N]."""
+def _by_triton(
+    attention: Tensor,
+    outputs: Tensor,
+    values: Tensor,
+    factors: Tensor | None,
+    size: Tensor,
+    tau: float,
+    normalize: bool,
+    group: str,
+) -> Tensor:
+    batch, kv_heads, length, dim = values.shape
+    heads, device = outputs.shape[1], values.device
     if factors is not None:
-        vectors = torch.matmul(vectors, factors.transpose(1, 2))
-    return torch.linalg.vector_norm(vectors, dim=-1)
+        factors = rounded_factors(factors, values.dtype)
+    chunks = triton.cdiv(dim, CHUNK)
+    programs = triton.cdiv(length, 128) * batch * kv_heads
+    narrow = factors is not None and factors.dtype.itemsize == 2
+    config = _config(narrow, chunks, capability(device), programs, processors(device))
+    kept = heads if group == "none" else kv_heads
+    result = torch.empty(batch, kept, length, dtype=torch.float32, device=device)
+    launch(
+        _reconstruction_kernel,
+        (triton.cdiv(length, config["BLOCK"]), batch * kv_heads),
+        attention,
+        outputs,
+        values,
+        factors,
+        size,
+        result,
+        float(tau),
+        length,
+        dim,
+        0 if factors is None else factors.shape[1],
+        kv_heads,
+        heads // kv_heads,
+        *attention.stride(),
+        *outputs.stride(),
+        *values.stride(),
+        *((0, 0, 0) if factors is None else factors.stride()),
+        CHUNKS=chunks,
+        ROWS=0 if factors is None else triton.cdiv(factors.shape[1], CHUNK),
+        CHUNK=CHUNK,
+        LEAST=LEAST,
+        POWER=tau != 1.0,
+        NORMALIZE=normalize,
+        GROUP=group,
+        UPCAST=upcast(values.dtype),
+        **config,
+    )
+    return result
 
 
-def _odds(attention: Tensor) -> Tensor:
-    return attention / (1.0 - attention).clamp_min(_LEAST)
+@jit
+def _project(product, x, factor, row, column, rows, dim, f_row, f_dim, CHUNK: tl.constexpr, UP):
+    """product [N, CHUNK] plus x [N, CHUNK] times one chunk of the factor, transposed."""
+    r = row * CHUNK + tl.arange(0, CHUNK)
+    start = factor + column * CHUNK * f_dim
+    block = load_columns(start, r, r < rows, f_row, dim - column * CHUNK, f_dim, CHUNK, UP)
+    return tl.dot(x.to(block.dtype), block, product, input_precision="tf32x3")
 
 
-def _blocks(attention: Tensor, dim: int) -> list[tuple[int, int]]:
-    batch, heads, length = attention.shape
-    size = max(1, _BLOCK_ELEMENTS // (batch * heads * dim))
-    return [(start, min(start + size, length)) for start in range(0, length, size)]
+@jit
+def _by_kept(parts, output, factor, dim, rows, o_dim, f_row, f_dim, CHUNKS, ROWS, CHUNK, UP, BLOCK):
+    """|| R (o - v) ||^2 with the values in registers, unrolled; float32 [BLOCK]."""
+    squared = tl.zeros([BLOCK], tl.float32)
+    xs = ()
+    for chunk in tl.static_range(CHUNKS):
+        xs = xs + (moved(output, parts[chunk], chunk, dim, o_dim, CHUNK),)  # noqa: RUF005
+    for row in tl.static_range(ROWS):
+        product = tl.zeros([BLOCK, CHUNK], tl.float32)
+        for column in tl.static_range(row, CHUNKS):  # R is upper triangular
+            x = xs[column]
+            product = _project(product, x, factor, row, column, rows, dim, f_row, f_dim, CHUNK, UP)
+        squared += tl.sum(product * product, 1)
+    return squared
+
+
+@jit
+def _by_loaded(
+    v,
+    token,
+    inside,
+    v_token,
+    v_dim,
+    output,
+    factor,
+    dim,
+    rows,
+    o_dim,
+    f_row,
+    f_dim,
+    CHUNKS,
+    ROWS,
+    CHUNK,
+    UP,
+    BLOCK,
+):
+    """The same with values read again for every product; without factors where ROWS is 0."""
+    squared = tl.zeros([BLOCK], tl.float32)
+    if ROWS == 0:
+        for chunk in range(CHUNKS):
+            part = load_values(v, token, inside, v_token, dim, v_dim, chunk, CHUNK, UP)
+            x = moved(output, part, chunk, dim, o_dim, CHUNK)
+            squared += tl.sum(x * x, 1)
+    for row in range(ROWS):
+        product = tl.zeros([BLOCK, CHUNK], tl.float32)
+        for column in range(row, CHUNKS):
+            part = load_values(v, token, inside, v_token, dim, v_dim, column, CHUNK, UP)
+            x = moved(output, part, column, dim, o_dim, CHUNK)
+            product = _project(product, x, factor, row, column, rows, dim, f_row, f_dim, CHUNK, UP)
+        squared += tl.sum(product * product, 1)
+    return squared
+
+
+@jit
+def _reconstruction_kernel(
+    attention,
+    outputs,
+    values,
+    factors,
+    sizes,
+    result,
+    tau,
+    length,
+    dim,
+    rows,
+    kv_heads,
+    group,
+    a_batch,
+    a_head,
+    a_token,
+    o_batch,
+    o_head,
+    o_dim,
+    v_batch,
+    v_head,
+    v_token,
+    v_dim,
+    f_head,
+    f_row,
+    f_dim,
+    CHUNKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    LEAST: tl.constexpr,
+    POWER: tl.constexpr,
+    NORMALIZE: tl.constexpr,
+    GROUP: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    KEEP: tl.constexpr,
+):
+    """One tile of tokens of a KV head, for every query head of the group.
+
+    ROWS: chunks of rows of the factors, 0 without them.
+    """
+    batch = (tl.program_id(1) // kv_heads).to(tl.int64)
+    kv_head = (tl.program_id(1) % kv_heads).to(tl.int64)
+    token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = token < length
+    v = values + batch * v_batch + kv_head * v_head
+    parts = ()  # chunks of values, since registers cannot be sliced
+    for chunk in tl.static_range(CHUNKS if KEEP else 0):
+        part = load_values(v, token, inside, v_token, dim, v_dim, chunk, CHUNK, UPCAST)
+        parts = parts + (part,)  # noqa: RUF005, Triton knows no unpacking
+    total = tl.zeros([BLOCK], tl.float32)  # no change is negative
+    # Hoisted out of the loop, values widened to float32 would take twice the registers.
+    for member in tl.range(0, group, disable_licm=True):
+        head = kv_head * group + member
+        output = outputs + batch * o_batch + head * o_head
+        factor = factors + head * f_head if ROWS else outputs
+        if KEEP:
+            squared = _by_kept(
+                parts,
+                output,
+                factor,
+                dim,
+                rows,
+                o_dim,
+                f_row,
+                f_dim,
+                CHUNKS,
+                ROWS,
+                CHUNK,
+                UPCAST,
+                BLOCK,
+            )
+        else:
+            squared = _by_loaded(
+                v,
+                token,
+                inside,
+                v_token,
+                v_dim,
+                output,
+                factor,
+                dim,
+                rows,
+                o_dim,
+                f_row,
+                f_dim,
+                CHUNKS,
+                ROWS,
+                CHUNK,
+                UPCAST,
+                BLOCK,
+            )
+        size = tl.load(sizes + batch * kv_heads * group + head)
+        change = tl.maximum(tl.sqrt(squared), LEAST * size)
+        if POWER:
+            change = tl.exp2(tau * tl.log2(change))
+        change *= load_odds(
+            attention + batch * a_batch + head * a_head, token, inside, a_token, LEAST
+        )
+        if NORMALIZE:
+            change /= tl.maximum(size, LEAST)
+        if GROUP == "none":
+            at = result + (batch * kv_heads * group + head) * length + token
+            tl.store(at, change, mask=inside)
+        elif GROUP == "max":
+            total = tl.maximum(total, change)
+        else:
+            total += change
+    if GROUP != "none":
+        if GROUP == "mean":
+            total = total / group
+        tl.store(result + (batch * kv_heads + kv_head) * length + token, total, mask=inside)

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import methods
 from methods import kernels
-from methods.kernels.reconstruction import _factors
+from methods.kernels.factors import _factors
 from tests.methods.views import random_view
 
 
@@ -101,7 +101,7 @@ def test_reconstruction_in_blocks_equals_at_once(monkeypatch):
         kernels.reconstruction(attention, outputs, view.values, single),
         kernels.joint_reconstruction(attention, outputs, view.values, joint),
     )
-    module = importlib.import_module("methods.kernels.reconstruction")
+    module = importlib.import_module("methods.kernels.changes")
     monkeypatch.setattr(module, "_BLOCK_ELEMENTS", 4 * 8 * 6)
     assert torch.allclose(
         kernels.reconstruction(attention, outputs, view.values, single), at_once[0]
