@@ -15,6 +15,7 @@ from .pooling import pool, pool_adaptive
 from .reconstruction import reconstruction
 from .top_positions import mean_top_positions
 from .window_attention import window_attention
+from .window_columns import window_columns
 from .window_lse import window_lse
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "reconstruction",
     "using",
     "window_attention",
+    "window_columns",
     "window_lse",
 ]

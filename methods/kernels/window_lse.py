@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocks import load_columns, load_rows
-from .launch import LOG2_E, by_triton, capability, jit, launch, tl, triton, upcast
+from .blocks import load_columns
+from .launch import by_triton, jit, launch, tl, triton
 from .visible import visible_keys
+from .window_rows import load_slots, runs, window_arguments, window_logits, window_options
 
 
 def window_lse(
@@ -17,8 +18,8 @@ def window_lse(
 
     queries [B, H, W, d] are the last W of the L positions in keys [B, Hkv, L, d] that have `behind`
     more behind them. mask: bool, broadcastable to [B, 1, W, L], True = visible; None = causal. The
-    kernel reads each key once for the query heads that share it and writes one number for each row
-    and tile of keys.
+    kernel reads each key once for the query heads that share it, in as many runs of keys as keep
+    the GPU busy, and then joins what each of them found.
     """
     if by_triton(queries, keys):
         return _by_triton(queries, keys, scaling, mask, behind)
@@ -30,100 +31,89 @@ def window_lse(
     return logits.masked_fill_(~visible, -torch.inf).logsumexp(-1)
 
 
-def _config(dtype: torch.dtype, dims: int, capability: int) -> dict[str, int]:
-    """Launch parameters for a head of `dims` elements, a power of 2."""
-    wide = dims * dtype.itemsize > 512
-    return {"BLOCK": 64 if wide else 128, "num_warps": 4, "num_stages": 2}
-
-
 def _by_triton(
     queries: Tensor, keys: Tensor, scaling: float, mask: Tensor | None, behind: int
 ) -> Tensor:
-    batch, heads, rows, dim = queries.shape
-    kv_heads, length = keys.shape[1], keys.shape[2]
-    dims = max(16, triton.next_power_of_2(dim))
-    config = _config(keys.dtype, dims, capability(keys.device))
-    tiles = triton.cdiv(length, config["BLOCK"])
-    parts = torch.empty(tiles, batch, heads, rows, dtype=torch.float32, device=keys.device)
-    seen = None if mask is None else mask.expand(batch, 1, rows, length)
+    batch, heads, rows, _ = queries.shape
+    options = window_options(queries, keys, mask, most=256, block=64)
+    count = runs(keys, options)
+    parts = torch.empty(count, batch, heads, rows, dtype=torch.float32, device=keys.device)
+    chunks = triton.cdiv(rows, options["SLOTS"] // options["HEADS"])
     launch(
         _lse_kernel,
-        (tiles, batch * kv_heads),
-        queries,
-        keys,
-        seen,
+        (count, batch * keys.shape[1], chunks),
+        *window_arguments(queries, keys, scaling, mask, behind),
         parts,
-        scaling * LOG2_E,
-        length,
-        length - behind - rows,
-        rows,
-        dim,
-        kv_heads,
-        heads // kv_heads,
-        *queries.stride(),
-        *keys.stride(),
-        *((0, 0, 0) if seen is None else (seen.stride(0), seen.stride(2), seen.stride(3))),
-        ROWS=max(16, triton.next_power_of_2(rows)),
-        DIMS=dims,
-        MASKED=seen is not None,
-        UPCAST=upcast(keys.dtype),
-        **config,
+        **options,
     )
-    return parts.logsumexp(0)
+    if count == 1:
+        return parts[0]
+    lse = torch.empty_like(parts[0])
+    launch(
+        _join_kernel,
+        (triton.cdiv(lse.numel(), 64),),
+        parts,
+        lse,
+        count,
+        lse.numel(),
+        BLOCK=64,
+        RUNS=32,
+        num_warps=4,
+    )
+    return lse
 
 
 @jit
 def _lse_kernel(
-    queries,
-    keys,
-    mask,
+    queries, keys, mask, scaling, length, first, rows, dim, kv_heads, group,
+    q_batch, q_head, q_row, q_dim, k_batch, k_head, k_key, k_dim, m_batch, m_row, m_key,
     parts,
-    scaling,
-    length,
-    first,
-    rows,
-    dim,
-    kv_heads,
-    group,
-    q_batch,
-    q_head,
-    q_row,
-    q_dim,
-    k_batch,
-    k_head,
-    k_key,
-    k_dim,
-    m_batch,
-    m_row,
-    m_key,
-    ROWS: tl.constexpr,
-    DIMS: tl.constexpr,
-    MASKED: tl.constexpr,
-    UPCAST: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """One tile of keys against the rows of every query head that reads it, keys along axis 0."""
-    tile = tl.program_id(0)
+    HEADS: tl.constexpr, SLOTS: tl.constexpr, DIMS: tl.constexpr, MASKED: tl.constexpr,
+    UPCAST: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A run of tiles of keys against rows of every query head that reads them."""
     batch = (tl.program_id(1) // kv_heads).to(tl.int64)
-    kv_head = tl.program_id(1) % kv_heads
-    key = tile * BLOCK + tl.arange(0, BLOCK)
-    row = tl.arange(0, ROWS)
-    k = keys + batch * k_batch + kv_head * k_head
-    k = load_rows(k, key, key < length, k_key, dim, k_dim, DIMS, UPCAST)
-    visible = (key < length)[:, None] & (row < rows)[None]
-    if MASKED:
-        at = mask + batch * m_batch + key[:, None] * m_key + row[None] * m_row
-        visible = visible & tl.load(at, mask=visible, other=0).to(tl.int1)
-    else:
-        visible = visible & (key[:, None] <= first + row[None])
-    for member in range(group):
-        head = kv_head * group + member
-        q = queries + batch * q_batch + head * q_head
-        q = load_columns(q, row, row < rows, q_row, dim, q_dim, DIMS, UPCAST)
-        logits = tl.dot(k, q, input_precision="tf32x3") * scaling
-        logits = tl.where(visible, logits, float("-inf"))
-        top = tl.max(logits, 0)
-        above = tl.where(top == float("-inf"), 0.0, top)
-        total = top + tl.log2(tl.maximum(tl.sum(tl.exp2(logits - above[None]), 0), 1.0))
-        out = (tile * tl.num_programs(1) // kv_heads + batch) * kv_heads * group + head
-        tl.store(parts + out * rows + row, total * 0.6931471805599453, mask=row < rows)
+    kv_head = (tl.program_id(1) % kv_heads).to(tl.int64)
+    queries += batch * q_batch + kv_head * group * q_head
+    keys += batch * k_batch + kv_head * k_head
+    mask = mask + batch * m_batch if MASKED else mask
+    row, member, real, q = load_slots(
+        queries, tl.program_id(2) * (SLOTS // HEADS), rows, dim, group, q_head, q_row, q_dim,
+        HEADS, SLOTS, DIMS, UPCAST,
+    )  # fmt: skip
+    top = tl.full([SLOTS], float("-inf"), tl.float32)
+    total = tl.zeros([SLOTS], tl.float32)
+    each = tl.cdiv(tl.cdiv(length, BLOCK), tl.num_programs(0)) * BLOCK
+    begin = tl.program_id(0) * each
+    for start in range(begin, tl.minimum(begin + each, length), BLOCK):
+        key = start + tl.arange(0, BLOCK)
+        k = load_columns(keys, key, key < length, k_key, dim, k_dim, DIMS, UPCAST)
+        logits = window_logits(
+            q, k, row, real, key, scaling, length, first, mask, m_row, m_key, MASKED, PRECISION
+        )
+        higher = tl.maximum(top, tl.max(logits, 1))
+        above = tl.where(higher == float("-inf"), 0.0, higher)
+        total = total * tl.exp2(top - above) + tl.sum(tl.exp2(logits - above[:, None]), 1)
+        top = higher
+    out = (tl.program_id(0) * (tl.num_programs(1) // kv_heads) + batch) * kv_heads + kv_head
+    out = (out * group + member) * rows + row
+    tl.store(parts + out, (top + tl.log2(total)) * 0.6931471805599453, mask=real)
+
+
+@jit
+def _join_kernel(parts, lse, runs, count, BLOCK: tl.constexpr, RUNS: tl.constexpr):
+    """log sum exp over the first axis of parts [runs, count]."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    top = tl.full([BLOCK], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, runs, RUNS):
+        run = start + tl.arange(0, RUNS)
+        inside = (run < runs)[:, None] & (at < count)[None]
+        part = tl.load(parts + run[:, None] * count + at[None], mask=inside, other=float("-inf"))
+        higher = tl.maximum(top, tl.max(part, 0))
+        above = tl.where(higher == float("-inf"), 0.0, higher)
+        scale = 1.4426950408889634
+        total = total * tl.exp2((top - above) * scale)
+        total += tl.sum(tl.exp2((part - above[None]) * scale), 0)
+        top = higher
+    tl.store(lse + at, top + tl.log2(total) * 0.6931471805599453, mask=at < count)
