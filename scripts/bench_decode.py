@@ -7,8 +7,9 @@ there.
 
 padded_ is torch's fused attention over caches padded to the longest, one_by_one_ the same for each
 cache by itself, torch_ the kernel's twin in plain torch; launched_ is the step (append the new
-entries, attend) launched anew each time, beside the replay of its CUDA graph. ratio_ is the speedup
-over each. Results are compared with float64 first, and a wrong one gets no ratio and exit status 1.
+entries, attend) launched anew each time, beside the replay of its CUDA graph. speedup_ is that over
+each. Results are compared with float64 first; a wrong one gets no speedup, and exit status 1.
+
 Without a CUDA device the operations are checked on small shapes, the kernels as well if
 TRITON_INTERPRET=1 is set, and counted bytes, FLOPs and memory are printed; nothing is timed then.
 """

@@ -9,11 +9,11 @@ the bytes and FLOPs that the operation needs (scripts/kernel_bench/count.py) and
 a large copy and a large product reach on this device: memory_roofline, matrix_roofline and the
 larger of them, roofline. temporary_bytes is the measured peak beyond the inputs. The same for the
 published formula in eager torch (eager_), and times of torch's fused attention (sdpa_): of the
-whole prompt for scores, of the window for its parts. ratio_eager is the speedup; ratio_sdpa says
-how many times the operation fits into that attention.
+whole prompt for scores, of the window for its parts. speedup_eager compares two ways to one result;
+ratio_sdpa says how many times the operation fits into that attention.
 
 Each result is compared with the published formula in float64 on the same shape first; where it is
-off, the row says "wrong", no ratio is given, and the exit status is 1. Without a CUDA device the
+off, the row says "wrong", no speedup is given, and the exit status is 1. Without a CUDA device the
 operations are checked on small shapes, the kernels as well if TRITON_INTERPRET=1 is set, and
 counted bytes, FLOPs and memory are printed; nothing is timed then.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from methods.kernels.launch import triton
 
 from . import measure, rows
-from .case import EAGER_TOLERANCE, Baseline, Operation, Suite
+from .case import EAGER_TOLERANCE, Baseline, Operation, Suite, Work
 from .count import Count
 from .meter import eager, held
 from .rows import Row, Store
@@ -65,6 +65,7 @@ class Bench:
                 if time.monotonic() - started > 60 * self.args.minutes:
                     late += 1
                     continue
+                torch.cuda.empty_cache()
                 if source is None:
                     source = self.suite.draw(shape, self.dtype, self.device)
                 self.fill(row, operation, shape, source)
@@ -95,36 +96,21 @@ class Bench:
 
     def fill(self, row: Row, operation: Operation, shape: Any, source: Any) -> None:
         """Check, then time, then the same for the baselines."""
-        try:
-            work = operation.prepare(shape, source)
-            row["error"] = operation.check(shape, source, work())
-            row["tolerance"] = operation.allowed(self.dtype)
-            if not row["error"] <= row["tolerance"]:
-                row["verdict"] = "wrong"
-            self._time(row, work, "")
-            row["temporary_bytes"] = measure.temporary(work)
-        except torch.OutOfMemoryError:
-            row["verdict"] = "no memory"
+        why = self._measure(row, "", operation.prepare, operation, shape, source)
+        if why:
+            row["verdict"], row["why"] = "no memory" if why == "no memory" else "failed", why
             return
-        except Exception as error:
-            row["verdict"] = "failed"
-            row["why"] = f"{type(error).__name__}: {error}".splitlines()[0]
-            return
-        finally:
-            work = None
-            torch.cuda.empty_cache()
+        row["tolerance"] = operation.allowed(self.dtype)
+        if not row["error"] <= row["tolerance"]:
+            row["verdict"] = "wrong"
         memory, matrix = self.ceilings.fractions(row["bytes"], row["flops"], row["ms"])
         row.update(memory_roofline=memory, matrix_roofline=matrix, roofline=max(memory, matrix))
         for name, baseline in operation.baselines.items():
             row.update(self.baseline(name, baseline, operation, shape, source))
-            # No ratio of a wrong result, or to one.
+            # No speedup of a wrong result, or over one.
             right = row["verdict"] == "ok" and not row.get(f"{name}_note")
-            row[f"ratio_{name}"] = row[f"{name}_ms"] / row["ms"] if right else None
-
-    def _time(self, row: Row, work: Any, prefix: str) -> None:
-        times = self.clock.time(work)
-        row.update({f"{prefix}ms": times.p50, f"{prefix}ms_p20": times.p20})
-        row.update({f"{prefix}ms_p80": times.p80, f"{prefix}repeats": times.repeats})
+            word = "speedup" if baseline.alike else "ratio"
+            row[f"{word}_{name}"] = row[f"{name}_ms"] / row["ms"] if right else None
 
     def baseline(
         self, name: str, baseline: Baseline, operation: Operation, shape: Any, source: Any
@@ -139,25 +125,40 @@ class Bench:
             if not measure.fits(count.temporary, self.device):
                 row[f"{name}_note"] = f"needs {count.temporary / 1e9:.0f} GB"
                 return row
-        try:
-            work = baseline.prepare(shape, source)
-            if baseline.alike:
-                row[f"{name}_error"] = error = operation.check(shape, source, work())
-                loose = max(EAGER_TOLERANCE[self.dtype], operation.allowed(self.dtype))
-                if not error <= loose:
-                    row[f"{name}_note"] = "wrong"
-            self._time(row, work, f"{name}_")
-            row[f"{name}_temporary_bytes"] = measure.temporary(work)
-        except torch.OutOfMemoryError:
-            row[f"{name}_note"] = "no memory"
-        except Exception as error:
-            row[f"{name}_note"] = f"{type(error).__name__}: {error}".splitlines()[0]
-        finally:
-            work = None
-            torch.cuda.empty_cache()
+        judge = operation if baseline.alike else None
+        why = self._measure(row, f"{name}_", baseline.prepare, judge, shape, source)
+        loose = max(EAGER_TOLERANCE[self.dtype], operation.allowed(self.dtype))
+        if not why and judge and not row[f"{name}_error"] <= loose:
+            why = "wrong"
+        if why:
+            row[f"{name}_note"] = why
         if baseline.key:
             self.shared[baseline.key] = row
         return row
+
+    def _measure(
+        self,
+        row: Row,
+        prefix: str,
+        prepare: Callable[[Any, Any], Work],
+        judge: Operation | None,
+        shape: Any,
+        source: Any,
+    ) -> str:
+        """Error, times and memory into the row; why not, or an empty string."""
+        try:
+            work = prepare(shape, source)
+            if judge is not None:
+                row[f"{prefix}error"] = judge.check(shape, source, work())
+            times = self.clock.time(work)
+            row.update({f"{prefix}ms": times.p50, f"{prefix}ms_p20": times.p20})
+            row.update({f"{prefix}ms_p80": times.p80, f"{prefix}repeats": times.repeats})
+            row[f"{prefix}temporary_bytes"] = measure.temporary(work)
+            return ""
+        except torch.OutOfMemoryError:
+            return "no memory"
+        except Exception as error:
+            return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def needs(suite: Suite, operation: Operation, shape: Any, dtype: torch.dtype) -> Row:

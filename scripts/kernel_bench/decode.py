@@ -68,8 +68,8 @@ def _padded(shape: Shape, pool: Pool) -> Work:
     seen = pool.after.view(len(kept), -1)[:, :1, None, None]
     mask = torch.arange(longest, device=keys.device) < seen
     queries = pool.queries.unflatten(0, (len(kept), -1))
-    options = {"attn_mask": mask, "scale": pool.scaling}
-    return lambda: scaled_dot_product_attention(queries, keys, values, **options).flatten(0, 1)
+    attend = partial(scaled_dot_product_attention, attn_mask=mask, scale=pool.scaling)
+    return lambda: attend(queries, keys, values).flatten(0, 1)
 
 
 def _one_by_one(shape: Shape, pool: Pool) -> Work:

@@ -39,9 +39,9 @@ def _sdpa(rows: str) -> dict[str, Baseline]:
 
     def prepare(shape: Shape, layer: Layer) -> Work:
         seen = {"all": shape.length, "window": shape.window, "last": 1}[rows]
-        options = {"scale": layer.scaling, "enable_gqa": True, "is_causal": rows == "all"}
-        queries = layer.last(seen)
-        return lambda: scaled_dot_product_attention(queries, layer.keys, layer.values, **options)
+        attend = partial(scaled_dot_product_attention, scale=layer.scaling, enable_gqa=True)
+        qkv = (layer.last(seen), layer.keys, layer.values)
+        return partial(attend, *qkv, is_causal=rows == "all")
 
     return {"sdpa": Baseline(prepare, alike=False, key=f"sdpa {rows}")}
 

@@ -92,8 +92,8 @@ def draw(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int = 0) 
     count, after = (each.int().to(device) for each in (counts, counts + 1))
     first = torch.tensor([shape.length]).to(device)
     index = (table.int().to(device), count, after, owner.to(device))
-    new = (queries, new_keys, new_values, first, where)
-    return Pool(keys, values, places.to(device), *index, *new, starts.tolist(), shape.dim**-0.5)
+    added = (queries, new_keys, new_values, first, where)
+    return Pool(keys, values, places.to(device), *index, *added, starts.tolist(), shape.dim**-0.5)
 
 
 def attention_error(shape: Shape, pool: Pool, got: Any) -> float:

@@ -180,10 +180,10 @@ def tova(layer: Layer) -> Tensor:
 
 def column_sums(layer: Layer, block: int | None = None) -> Tensor:
     """Attention that each key collects from all queries, [B, H, L]; `block` rows at once."""
-    total = None
-    for rows in _row_blocks(layer, block):
-        sums = softmax(rows).sum(2)
-        total = sums if total is None else total.add_(sums)
+    blocks = _row_blocks(layer, block)
+    total = softmax(next(blocks)).sum(2)
+    for rows in blocks:
+        total += softmax(rows).sum(2)
     return total
 
 

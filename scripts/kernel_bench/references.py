@@ -65,9 +65,14 @@ def tova(shape: Shape, layer: Layer, scores: Tensor) -> float:
 
 def columns(shape: Shape, layer: Layer, result: tuple[Tensor, Tensor]) -> float:
     """Of the averaged rows [1, H, L] and outputs [1, H, d] of a window."""
+
+    def wanted(part: Layer, index: int) -> Tensor:
+        return published.average(part, shape.window)[index][0]
+
+    a, outputs = (each[0] for each in result)
     return max(
-        worst(layer, got[0], lambda part, _, i=i: published.average(part, shape.window)[i][0])
-        for i, got in enumerate(result)
+        worst(layer, a, lambda part, _: wanted(part, 0)),
+        worst(layer, outputs, lambda part, _: wanted(part, 1)),
     )
 
 

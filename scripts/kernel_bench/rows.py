@@ -86,7 +86,7 @@ def figures(rows: Iterable[Row], baselines: Sequence[str]) -> str:
         line += [_percent(row.get(f"{name}_roofline")) for name in ("memory", "matrix")]
         line += [_percent(row.get("roofline")), _number(row.get("temporary_bytes"), 1e6)]
         for name in baselines:
-            ratio = row.get(f"ratio_{name}")
+            ratio = row.get(f"speedup_{name}", row.get(f"ratio_{name}"))
             shown = row["verdict"] if row["verdict"] != "ok" else _number(ratio)
             line += [_number(row.get(f"{name}_ms")), shown]
         lines.append(line)
@@ -134,10 +134,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     models = sorted({row["model"] for row in timed})
     sides: tuple[tuple[str, Callable[[Row], float]], ...] = (
         ("time, ms", lambda row: row["ms"]),
-        (
-            "roofline, part of the time that moving or multiplying as much takes",
-            lambda row: row["roofline"],
-        ),
+        ("part of the roofline", lambda row: row["roofline"]),
     )
     figure, axes = pyplot.subplots(
         len(models), 2, figsize=(13, 4.5 * len(models)), squeeze=False, layout="constrained"
@@ -152,6 +149,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
                 style = ("-", "--", ":")[number // 10 % 3]
                 axis.plot(*zip(*points, strict=True), style, marker=".", label=name)
             axis.set(xscale="log", xlabel="prompt length, tokens", ylabel=label, title=model)
+            lengths = sorted({row["length"] for row in own})
+            axis.set_xticks(lengths, [f"{length:,}" for length in lengths], minor=False)
+            axis.minorticks_off()
         axes[line][0].set_yscale("log")
         axes[line][1].set_ylim(0, 1.05)
         axes[line][1].legend(fontsize="small", bbox_to_anchor=(1, 1))

@@ -65,7 +65,7 @@ def test_rows_say_what_was_measured(device, tmp_path, capsys):
     assert row["memory_roofline"] == pytest.approx(row["bytes"] / 1e12 / 2e-3, rel=1e-4)
     assert row["matrix_roofline"] == pytest.approx(row["flops"] / 1e14 / 2e-3, rel=1e-4)
     assert row["roofline"] == max(row["memory_roofline"], row["matrix_roofline"])
-    assert row["ratio_eager"] == row["ratio_sdpa"] == 1.0
+    assert row["speedup_eager"] == row["ratio_sdpa"] == 1.0
     assert row["eager_bytes"] > 10 * row["bytes"]
     assert row["device"] == "Made-up GPU (8 GB)"
     assert {"torch", "triton", "driver", "commit", "when"} <= row.keys()
@@ -82,15 +82,15 @@ def spoil(suite, name, spoiled):
     return dataclasses.replace(suite, operations=tuple(changed))
 
 
-def test_a_wrong_result_gets_no_ratio_and_a_bad_exit_status(device, tmp_path):
+def test_a_wrong_result_gets_no_speedup_and_a_bad_exit_status(device, tmp_path):
     suite = spoil(SUITE, "snapkv_score", lambda was: lambda *a: lambda: was(*a)() * 1.01)
     names = ["snapkv_score", "tova_score"]
     status, rows = run(suite, device, tmp_path, "--operations", *names)
     wrong, right = rows.values()
     assert status == 1
     assert (wrong["verdict"], right["verdict"]) == ("wrong", "ok")
-    assert wrong["ratio_eager"] is wrong["ratio_sdpa"] is None
-    assert right["ratio_eager"] == 1.0
+    assert wrong["speedup_eager"] is wrong["ratio_sdpa"] is None
+    assert right["speedup_eager"] == 1.0
 
 
 def test_nothing_is_compared_with_a_wrong_baseline(device, tmp_path):
@@ -102,7 +102,7 @@ def test_nothing_is_compared_with_a_wrong_baseline(device, tmp_path):
     status, rows = run(suite, device, tmp_path)
     (row,) = rows.values()
     assert (status, row["verdict"], row["eager_note"]) == (0, "ok", "wrong")
-    assert row["ratio_eager"] is None
+    assert row["speedup_eager"] is None
 
 
 def test_a_baseline_that_does_not_fit_is_left_out(device, tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_baseline_that_does_not_fit_is_left_out(device, tmp_path, monkeypatch)
     (row,) = rows.values()
     assert status == 0
     assert row["eager_note"].startswith("needs ")
-    assert row["ratio_eager"] is None
+    assert row["speedup_eager"] is None
     assert row["ratio_sdpa"] == 1.0
 
 
@@ -137,7 +137,7 @@ def test_decoding_is_compared_with_each_of_its_baselines(device, tmp_path):
         assert row["verdict"] == "ok"
     attention = rows["ragged_attention_rows", "qwen2.5-vl-7b", 512, "fp32"]
     for name in ("padded", "one_by_one", "torch"):
-        assert attention[f"ratio_{name}"] == 1.0
+        assert attention[f"speedup_{name}"] == 1.0
 
 
 def test_rows_replace_their_like_and_are_left_out_on_request(device, tmp_path, monkeypatch):
