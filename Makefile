@@ -32,7 +32,7 @@ test: $(VENV)/.dev ## run the tests
 lint: $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
-bench: $(VENV)/.run ## time the branching sweep; BENCH=decoding: decoding under a budget
+bench: $(VENV)/.run ## time the branching sweep; BENCH=decoding, kernels or decode: scripts/bench_*.py
 	@$(PY) scripts/bench_$(BENCH).py $(ARGS)
 
 data: $(VENV)/.run ## rebuild the embedded benchmark from its seed

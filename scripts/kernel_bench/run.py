@@ -77,6 +77,8 @@ def main(suite: Suite, description: str | None, argv: Sequence[str] | None = Non
             print("Nothing was timed: there is no CUDA device here.")
             draw_rows(suite, args.out, args.plot)
             return bad
+        if interpreted():
+            raise SystemExit("TRITON_INTERPRET is set: unset it to time kernels on this GPU.")
         return Bench(suite, args, torch.device("cuda", torch.cuda.current_device())).run(wanted)
 
 
@@ -127,3 +129,7 @@ def print_counts(suite: Suite, operations: Sequence[Operation], args: argparse.N
             found.append(row)
     print(f"\nCounted for {args.dtype}:")
     print(rows.counts(found))
+    print(
+        "GB and GFLOP: what the operation needs, and what eager torch moves. temp MB: what both "
+        "allocate at once, results included. launches: of Triton's kernels."
+    )
