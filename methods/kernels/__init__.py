@@ -12,6 +12,7 @@ from .joint_reconstruction import joint_reconstruction
 from .launch import KERNELS, using
 from .move_entries import move_entries
 from .pooling import pool, pool_adaptive
+from .ragged_attention import Turning, ragged_attention
 from .reconstruction import reconstruction
 from .top_positions import mean_top_positions
 from .window_attention import window_attention
@@ -20,6 +21,7 @@ from .window_lse import window_lse
 
 __all__ = [
     "KERNELS",
+    "Turning",
     "Unturning",
     "append_entries",
     "column_sums",
@@ -30,6 +32,7 @@ __all__ = [
     "output_factors",
     "pool",
     "pool_adaptive",
+    "ragged_attention",
     "reconstruction",
     "using",
     "window_attention",
