@@ -2,7 +2,7 @@
 
 `make bench BENCH=kernels`, or `python -m scripts.bench_kernels` where only torch, triton and this
 repository are there. One row for each operation, model and length goes to
-results/kernels/<device>.jsonl, replacing what stood there; about 8 minutes for all.
+results/kernels/<device>.jsonl, replacing what stood there; no figure is started after --minutes.
 
 A row holds the median, 20th and 80th percentile in ms (CUDA events, L2 flushed before each run),
 the bytes and FLOPs that the operation needs (scripts/kernel_bench/count.py) and their part of what
@@ -12,9 +12,10 @@ published formula in eager torch (eager_), and times of torch's fused attention 
 whole prompt for scores, of the window for its parts. speedup_eager compares two ways to one result;
 ratio_sdpa says how many times the operation fits into that attention.
 
-Each result is compared with the published formula in float64 on the same shape first; where it is
-off, the row says "wrong", no speedup is given, and the exit status is 1. Without a CUDA device the
-operations are checked on small shapes, the kernels as well if TRITON_INTERPRET=1 is set, and
+Each result is first compared with the published formula on the same shape: in float64 on the first
+and the last KV head, or in float32 on the first where all queries of a long prompt look. Where it
+is off, the row says "wrong", no speedup is given, and the exit status is 1. Without a CUDA device
+the operations are checked on small shapes, the kernels as well if TRITON_INTERPRET=1 is set, and
 counted bytes, FLOPs and memory are printed; nothing is timed then.
 """
 
