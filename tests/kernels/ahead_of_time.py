@@ -121,7 +121,9 @@ def compile_one(job: Job) -> Compiled:
     """To machine code, with ptxas's own account of registers and spills."""
     names = list(job.kernel.arg_names)
     options = dict(job.options)
-    launch = {key: options.pop(key) for key in ("num_warps", "num_stages") if key in options}
+    launch = {
+        key: options.pop(key) for key in ("num_warps", "num_stages", "maxnreg") if key in options
+    }
     signature: dict[str, str] = {}
     constants: dict[Any, Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
