@@ -14,6 +14,7 @@ from .move_entries import move_entries
 from .pooling import pool, pool_adaptive
 from .ragged_attention import Turning, ragged_attention
 from .reconstruction import reconstruction
+from .row_lse import row_lse
 from .top_positions import mean_top_positions
 from .window_attention import window_attention
 from .window_columns import window_columns
@@ -34,6 +35,7 @@ __all__ = [
     "pool_adaptive",
     "ragged_attention",
     "reconstruction",
+    "row_lse",
     "using",
     "window_attention",
     "window_columns",
