@@ -9,7 +9,7 @@ from .column_sums import column_sums
 from .factors import output_factors
 from .gather_entries import Unturning, gather_entries
 from .joint_reconstruction import joint_reconstruction
-from .launch import KERNELS, using
+from .launch import KERNELS, by_triton, require, using
 from .move_entries import move_entries
 from .pooling import pool, pool_adaptive
 from .ragged_attention import Turning, ragged_attention
@@ -25,6 +25,7 @@ __all__ = [
     "Turning",
     "Unturning",
     "append_entries",
+    "by_triton",
     "column_sums",
     "gather_entries",
     "joint_reconstruction",
@@ -35,6 +36,7 @@ __all__ = [
     "pool_adaptive",
     "ragged_attention",
     "reconstruction",
+    "require",
     "row_lse",
     "using",
     "window_attention",
