@@ -8,11 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocks import load_rows
+from .blocks import load_columns, load_rows
 from .launch import jit, tl
 
 LEAST = 1e-6  # below this, differences of float32 numbers near 1 are rounding
-CHUNK = 64  # columns of values and factors that go into one product
 _BLOCK_ELEMENTS = 1 << 25  # float32 elements of the twins' largest temporary: 128 MiB
 
 
@@ -50,8 +49,96 @@ def load_values(base, token, inside, stride, dim, dim_stride, chunk, SIZE: tl.co
 
 
 @jit
+def load_parts(base, token, inside, stride, dim, dim_stride, CHUNKS, SIZE, UP):
+    """All chunks of the values as a tuple, since registers cannot be sliced."""
+    parts = ()
+    for chunk in tl.static_range(CHUNKS):
+        part = load_values(base, token, inside, stride, dim, dim_stride, chunk, SIZE, UP)
+        parts = parts + (part,)  # noqa: RUF005, Triton knows no unpacking
+    return parts
+
+
+@jit
 def moved(output, part, chunk, dim, dim_stride, SIZE: tl.constexpr):
     """o - v for one chunk of columns: o at `output`, v in `part` [N, SIZE]; float32."""
     d = chunk * SIZE + tl.arange(0, SIZE)
     o = tl.load(output + d * dim_stride, mask=d < dim, other=0.0).to(tl.float32)
     return o[None] - part.to(tl.float32)
+
+
+@jit
+def project(product, x, factor, first, chunk, rows, dim, f_row, f_dim, CHUNK, ROWS, UP):
+    """product [N, ROWS] plus x [N, CHUNK] times those rows and columns of the factor."""
+    r = first + tl.arange(0, ROWS)
+    start = factor + chunk * CHUNK * f_dim
+    block = load_columns(start, r, r < rows, f_row, dim - chunk * CHUNK, f_dim, CHUNK, UP)
+    return tl.dot(x.to(block.dtype), block, product, input_precision="tf32x3")
+
+
+@jit
+def squared_lengths(
+    parts, output, factor, dim, rows, o_dim, f_row, f_dim, CHUNKS, ROWS, CHUNK, UP, BLOCK
+):
+    """|| R (o - v) ||^2 with the values in registers, unrolled; float32 [BLOCK]."""
+    squared = tl.zeros([BLOCK], tl.float32)
+    xs = ()
+    for chunk in tl.static_range(CHUNKS):
+        xs = xs + (moved(output, parts[chunk], chunk, dim, o_dim, CHUNK),)  # noqa: RUF005
+    for row in tl.static_range(ROWS):
+        product = tl.zeros([BLOCK, CHUNK], tl.float32)
+        for column in tl.static_range(row, CHUNKS):  # R is upper triangular
+            product = project(
+                product,
+                xs[column],
+                factor,
+                row * CHUNK,
+                column,
+                rows,
+                dim,
+                f_row,
+                f_dim,
+                CHUNK,
+                CHUNK,
+                UP,
+            )
+        squared += tl.sum(product * product, 1)
+    return squared
+
+
+@jit
+def squared_lengths_of_loaded(
+    v,
+    token,
+    inside,
+    v_token,
+    v_dim,
+    output,
+    factor,
+    dim,
+    rows,
+    o_dim,
+    f_row,
+    f_dim,
+    CHUNKS,
+    ROWS,
+    CHUNK,
+    UP,
+    BLOCK,
+):
+    """The same with values read again for every product; without factors where ROWS is 0."""
+    squared = tl.zeros([BLOCK], tl.float32)
+    if ROWS == 0:
+        for chunk in range(CHUNKS):
+            part = load_values(v, token, inside, v_token, dim, v_dim, chunk, CHUNK, UP)
+            x = moved(output, part, chunk, dim, o_dim, CHUNK)
+            squared += tl.sum(x * x, 1)
+    for row in range(ROWS):
+        product = tl.zeros([BLOCK, CHUNK], tl.float32)
+        for column in range(row, CHUNKS):
+            part = load_values(v, token, inside, v_token, dim, v_dim, column, CHUNK, UP)
+            x = moved(output, part, column, dim, o_dim, CHUNK)
+            product = project(
+                product, x, factor, row * CHUNK, column, rows, dim, f_row, f_dim, CHUNK, CHUNK, UP
+            )
+        squared += tl.sum(product * product, 1)
+    return squared

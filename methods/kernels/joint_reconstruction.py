@@ -9,8 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocks import load_columns
-from .changes import CHUNK, LEAST, blocks, lengths, load_odds, load_values, moved, odds
+from .changes import (
+    LEAST,
+    blocks,
+    lengths,
+    load_odds,
+    load_parts,
+    load_values,
+    moved,
+    odds,
+    project,
+)
 from .factors import rounded_factors
 from .launch import by_triton, capability, jit, launch, tl, triton, upcast
 
@@ -42,11 +51,20 @@ def joint_reconstruction(
     return torch.maximum(torch.cat(pieces, dim=-1), (weights * (LEAST * size)).amax(2))
 
 
-def _config(narrow: bool, chunks: int, capability: int) -> dict[str, int]:
-    """Launch parameters for values of `chunks` chunks; narrow: products in half precision."""
+def _config(narrow: bool, dim: int, capability: int) -> dict[str, int]:
+    """Launch parameters; narrow: products in half precision. KEEP: values stay in registers."""
     if not narrow:
-        return {"BLOCK": 64, "ROWS": 64, "num_warps": 8, "num_stages": 1}
-    return {"BLOCK": 128, "ROWS": 256, "num_warps": 8, "num_stages": 2}
+        return _parameters(64, 64, 32, False, 8, 1)
+    if dim in (64, 128) and capability >= 90:
+        return _parameters(128, 128, 64, True, 8, 2)
+    return _parameters(128, 128, 64 if capability >= 90 else 32, False, 8, 2)
+
+
+def _parameters(
+    block: int, rows: int, chunk: int, keep: bool, warps: int, stages: int
+) -> dict[str, int]:
+    tile = {"BLOCK": block, "ROWS": rows, "CHUNK": chunk, "KEEP": keep}
+    return tile | {"num_warps": warps, "num_stages": stages}
 
 
 def _by_triton(
@@ -55,9 +73,8 @@ def _by_triton(
     batch, kv_heads, length, dim = values.shape
     if factors is not None:
         factors = rounded_factors(factors, values.dtype)
-    chunks = triton.cdiv(dim, CHUNK)
     narrow = factors is not None and factors.dtype.itemsize == 2
-    config = _config(narrow, chunks, capability(values.device))
+    config = _config(narrow, dim, capability(values.device))
     result = torch.empty(batch, kv_heads, length, dtype=torch.float32, device=values.device)
     launch(
         _joint_kernel,
@@ -77,8 +94,7 @@ def _by_triton(
         *outputs.stride(),
         *values.stride(),
         *((0, 0, 0) if factors is None else factors.stride()),
-        CHUNKS=chunks,
-        CHUNK=CHUNK,
+        CHUNKS=triton.cdiv(dim, config["CHUNK"]),
         LEAST=LEAST,
         PROJECT=factors is not None,
         UPCAST=upcast(values.dtype),
@@ -114,12 +130,13 @@ def _joint_kernel(
     f_row,
     f_dim,
     CHUNKS: tl.constexpr,
-    CHUNK: tl.constexpr,
     LEAST: tl.constexpr,
     PROJECT: tl.constexpr,
     UPCAST: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    KEEP: tl.constexpr,
 ):
     """One tile of tokens of a KV head against ROWS rows of its factor after another.
 
@@ -143,22 +160,55 @@ def _joint_kernel(
     squared = tl.zeros([BLOCK], tl.float32)
     if PROJECT:
         factor = factors + kv_head * f_head
+        parts = load_parts(
+            v, token, inside, v_token, dim, v_dim, CHUNKS if KEEP else 0, CHUNK, UPCAST
+        )
         for first in range(0, rows, ROWS):
             product = tl.zeros([BLOCK, ROWS], tl.float32)
-            r = first + tl.arange(0, ROWS)
             # R is upper triangular: columns before the first row are zero.
-            begin = first // dim * CHUNKS + first % dim // CHUNK
-            for index in range(begin, group * CHUNKS):
-                member, chunk = index // CHUNKS, index % CHUNKS
-                weight = load_odds(a + member * a_head, token, inside, a_token, LEAST)
-                part = load_values(v, token, inside, v_token, dim, v_dim, chunk, CHUNK, UPCAST)
-                x = moved(o + member * o_head, part, chunk, dim, o_dim, CHUNK)
-                # 16: clear of float16's smallest numbers
-                x *= (weight / top * 16.0)[:, None]
-                start = factor + (member * dim + chunk * CHUNK) * f_dim
-                left = dim - chunk * CHUNK
-                block = load_columns(start, r, r < rows, f_row, left, f_dim, CHUNK, UPCAST)
-                product = tl.dot(x.to(block.dtype), block, product, input_precision="tf32x3")
+            if KEEP:  # heads end where chunks of rows do
+                # Hoisted out of the loop, values widened to float32 would take more registers.
+                for member in tl.range(first // dim, group, disable_licm=True):
+                    weight = load_odds(a + member * a_head, token, inside, a_token, LEAST)
+                    weight = weight / top * 16.0  # clear of float16's smallest numbers
+                    for chunk in tl.static_range(CHUNKS):
+                        x = moved(o + member * o_head, parts[chunk], chunk, dim, o_dim, CHUNK)
+                        product = project(
+                            product,
+                            x * weight[:, None],
+                            factor + member * dim * f_dim,
+                            first,
+                            chunk,
+                            rows,
+                            dim,
+                            f_row,
+                            f_dim,
+                            CHUNK,
+                            ROWS,
+                            UPCAST,
+                        )
+            else:
+                begin = first // dim * CHUNKS + first % dim // CHUNK
+                for index in range(begin, group * CHUNKS):
+                    member, chunk = index // CHUNKS, index % CHUNKS
+                    weight = load_odds(a + member * a_head, token, inside, a_token, LEAST)
+                    weight = weight / top * 16.0
+                    part = load_values(v, token, inside, v_token, dim, v_dim, chunk, CHUNK, UPCAST)
+                    x = moved(o + member * o_head, part, chunk, dim, o_dim, CHUNK)
+                    product = project(
+                        product,
+                        x * weight[:, None],
+                        factor + member * dim * f_dim,
+                        first,
+                        chunk,
+                        rows,
+                        dim,
+                        f_row,
+                        f_dim,
+                        CHUNK,
+                        ROWS,
+                        UPCAST,
+                    )
             squared += tl.sum(product * product, 1)
         change = tl.sqrt(squared) * (top / 16.0)
     else:

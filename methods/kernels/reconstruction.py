@@ -11,8 +11,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocks import load_columns
-from .changes import CHUNK, LEAST, blocks, lengths, load_odds, load_values, moved, odds
+from .changes import (
+    LEAST,
+    blocks,
+    lengths,
+    load_odds,
+    load_parts,
+    odds,
+    squared_lengths,
+    squared_lengths_of_loaded,
+)
 from .factors import rounded_factors
 from .launch import by_triton, capability, jit, launch, processors, tl, triton, upcast
 
@@ -63,21 +71,26 @@ def reconstruction(
 
 
 def _config(
-    narrow: bool, chunks: int, capability: int, programs: int, processors: int
+    narrow: bool, dim: int, capability: int, programs: int, processors: int
 ) -> dict[str, int]:
-    """Launch parameters for values of `chunks` chunks; narrow: products in half precision.
+    """Launch parameters; narrow: products in half precision. KEEP: values stay in registers.
 
     programs: how many tiles of 128 tokens there are. Large tiles read the factors less often, small
-    ones keep a GPU busy with few tokens. KEEP: values stay in registers.
+    ones keep a GPU busy with few tokens.
     """
     if not narrow:
-        return {"BLOCK": 64, "KEEP": False, "num_warps": 4, "num_stages": 1}
-    if programs < 2 * processors or (chunks > 2 and capability < 90):
-        keep = chunks <= 2
-        return {"BLOCK": 64, "KEEP": keep, "num_warps": 4, "num_stages": 2 if keep else 1}
-    if chunks == 1:
-        return {"BLOCK": 256, "KEEP": True, "num_warps": 8, "num_stages": 2}
-    return {"BLOCK": 128, "KEEP": True, "num_warps": 8, "num_stages": 2 if chunks == 2 else 1}
+        return _parameters(64, 32, False, 4, 1)
+    few = programs < 2 * processors
+    if few or (dim > 128 and capability < 90):
+        return _parameters(64, 64, dim <= 128, 4, 2)
+    if dim > 128:
+        return _parameters(128, 64, True, 8, 1)
+    return _parameters(256 if dim <= 64 else 128, 64, True, 8, 2)
+
+
+def _parameters(block: int, chunk: int, keep: bool, warps: int, stages: int) -> dict[str, int]:
+    tile = {"BLOCK": block, "CHUNK": chunk, "KEEP": keep}
+    return tile | {"num_warps": warps, "num_stages": stages}
 
 
 def _by_triton(
@@ -94,10 +107,9 @@ def _by_triton(
     heads, device = outputs.shape[1], values.device
     if factors is not None:
         factors = rounded_factors(factors, values.dtype)
-    chunks = triton.cdiv(dim, CHUNK)
     programs = triton.cdiv(length, 128) * batch * kv_heads
     narrow = factors is not None and factors.dtype.itemsize == 2
-    config = _config(narrow, chunks, capability(device), programs, processors(device))
+    config = _config(narrow, dim, capability(device), programs, processors(device))
     kept = heads if group == "none" else kv_heads
     result = torch.empty(batch, kept, length, dtype=torch.float32, device=device)
     launch(
@@ -119,9 +131,8 @@ def _by_triton(
         *outputs.stride(),
         *values.stride(),
         *((0, 0, 0) if factors is None else factors.stride()),
-        CHUNKS=chunks,
-        ROWS=0 if factors is None else triton.cdiv(factors.shape[1], CHUNK),
-        CHUNK=CHUNK,
+        CHUNKS=triton.cdiv(dim, config["CHUNK"]),
+        ROWS=0 if factors is None else triton.cdiv(factors.shape[1], config["CHUNK"]),
         LEAST=LEAST,
         POWER=tau != 1.0,
         NORMALIZE=normalize,
@@ -130,68 +141,6 @@ def _by_triton(
         **config,
     )
     return result
-
-
-@jit
-def _project(product, x, factor, row, column, rows, dim, f_row, f_dim, CHUNK: tl.constexpr, UP):
-    """product [N, CHUNK] plus x [N, CHUNK] times one chunk of the factor, transposed."""
-    r = row * CHUNK + tl.arange(0, CHUNK)
-    start = factor + column * CHUNK * f_dim
-    block = load_columns(start, r, r < rows, f_row, dim - column * CHUNK, f_dim, CHUNK, UP)
-    return tl.dot(x.to(block.dtype), block, product, input_precision="tf32x3")
-
-
-@jit
-def _by_kept(parts, output, factor, dim, rows, o_dim, f_row, f_dim, CHUNKS, ROWS, CHUNK, UP, BLOCK):
-    """|| R (o - v) ||^2 with the values in registers, unrolled; float32 [BLOCK]."""
-    squared = tl.zeros([BLOCK], tl.float32)
-    xs = ()
-    for chunk in tl.static_range(CHUNKS):
-        xs = xs + (moved(output, parts[chunk], chunk, dim, o_dim, CHUNK),)  # noqa: RUF005
-    for row in tl.static_range(ROWS):
-        product = tl.zeros([BLOCK, CHUNK], tl.float32)
-        for column in tl.static_range(row, CHUNKS):  # R is upper triangular
-            x = xs[column]
-            product = _project(product, x, factor, row, column, rows, dim, f_row, f_dim, CHUNK, UP)
-        squared += tl.sum(product * product, 1)
-    return squared
-
-
-@jit
-def _by_loaded(
-    v,
-    token,
-    inside,
-    v_token,
-    v_dim,
-    output,
-    factor,
-    dim,
-    rows,
-    o_dim,
-    f_row,
-    f_dim,
-    CHUNKS,
-    ROWS,
-    CHUNK,
-    UP,
-    BLOCK,
-):
-    """The same with values read again for every product; without factors where ROWS is 0."""
-    squared = tl.zeros([BLOCK], tl.float32)
-    if ROWS == 0:
-        for chunk in range(CHUNKS):
-            part = load_values(v, token, inside, v_token, dim, v_dim, chunk, CHUNK, UP)
-            x = moved(output, part, chunk, dim, o_dim, CHUNK)
-            squared += tl.sum(x * x, 1)
-    for row in range(ROWS):
-        product = tl.zeros([BLOCK, CHUNK], tl.float32)
-        for column in range(row, CHUNKS):
-            part = load_values(v, token, inside, v_token, dim, v_dim, column, CHUNK, UP)
-            x = moved(output, part, column, dim, o_dim, CHUNK)
-            product = _project(product, x, factor, row, column, rows, dim, f_row, f_dim, CHUNK, UP)
-        squared += tl.sum(product * product, 1)
-    return squared
 
 
 @jit
@@ -223,13 +172,13 @@ def _reconstruction_kernel(
     f_dim,
     CHUNKS: tl.constexpr,
     ROWS: tl.constexpr,
-    CHUNK: tl.constexpr,
     LEAST: tl.constexpr,
     POWER: tl.constexpr,
     NORMALIZE: tl.constexpr,
     GROUP: tl.constexpr,
     UPCAST: tl.constexpr,
     BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
     KEEP: tl.constexpr,
 ):
     """One tile of tokens of a KV head, for every query head of the group.
@@ -241,10 +190,7 @@ def _reconstruction_kernel(
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = token < length
     v = values + batch * v_batch + kv_head * v_head
-    parts = ()  # chunks of values, since registers cannot be sliced
-    for chunk in tl.static_range(CHUNKS if KEEP else 0):
-        part = load_values(v, token, inside, v_token, dim, v_dim, chunk, CHUNK, UPCAST)
-        parts = parts + (part,)  # noqa: RUF005, Triton knows no unpacking
+    parts = load_parts(v, token, inside, v_token, dim, v_dim, CHUNKS if KEEP else 0, CHUNK, UPCAST)
     total = tl.zeros([BLOCK], tl.float32)  # no change is negative
     # Hoisted out of the loop, values widened to float32 would take twice the registers.
     for member in tl.range(0, group, disable_licm=True):
@@ -252,7 +198,7 @@ def _reconstruction_kernel(
         output = outputs + batch * o_batch + head * o_head
         factor = factors + head * f_head if ROWS else outputs
         if KEEP:
-            squared = _by_kept(
+            squared = squared_lengths(
                 parts,
                 output,
                 factor,
@@ -268,7 +214,7 @@ def _reconstruction_kernel(
                 BLOCK,
             )
         else:
-            squared = _by_loaded(
+            squared = squared_lengths_of_loaded(
                 v,
                 token,
                 inside,
