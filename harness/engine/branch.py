@@ -20,6 +20,7 @@ from harness.engine.rotary import Rotary, Turns
 from harness.engine.settings import Branch
 from harness.engine.tiles import Tiles
 from methods import Held, Policy, Selection, budget
+from methods.kernels import Unturning
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,13 @@ class Sequel:
     extra: int = 0
     rotary: Rotary | None = None
     turns: Turns | None = None
+
+    def unturning(self) -> Unturning:
+        """How to take the turns off the prompt's keys."""
+        assert self.rotary is not None
+        assert self.turns is not None  # noted where a policy re-indexes
+        cosines, sines = (each[0].float() for each in self.turns)
+        return Unturning(cosines, sines, None, self.rotary.interleaved)
 
 
 def on_top(protocol: str, tail: int) -> int:
@@ -145,18 +153,18 @@ def compact_layer(
     source: keys and values [1, Hkv, L, d]; chosen: one Selection a cell.
     """
     counts = [_counts(one) for one in chosen]
+    reindexed = [i for i, cell in enumerate(cells) if reindexes(cell.branch.policy)]
     tiles = Tiles.gather(
         source.keys,
         source.values,
         [one.positions[0] for one in chosen],
         counts,
         [None if one.carried is None else one.carried[0] for one in chosen],
+        sequel.unturning() if reindexed else None,
+        reindexed,
     )
     made = CompactLayer(tiles, source.keys.shape[1], source.get_seq_length(), sequel.rotary)
-    made.reindexed = [i for i, cell in enumerate(cells) if reindexes(cell.branch.policy)]
-    if made.reindexed:
-        assert sequel.turns is not None  # noted where a policy re-indexes
-        made.take_off(sequel.turns)
+    made.reindexed = reindexed
     made.holders = _holders(cells, counts, layer, layout, sequel)
     return made
 

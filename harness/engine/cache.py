@@ -15,8 +15,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from harness.engine.hold import Holder, evict
 from harness.engine.rotary import Rotary, Turns
-from harness.engine.tile_attention import attend, product, tile_logits
 from harness.engine.tiles import Tiles, View, send
+from methods.kernels import Turning, ragged_attention
 
 _ROWS = 64  # query rows of a KV head that are worked on together
 
@@ -37,6 +37,7 @@ class CompactLayer(CacheLayerMixin):
         self.tiles = tiles
         self.heads = heads
         self.seen = seen
+        self.token = torch.tensor([seen], device=tiles.keys.device)  # the next one's index
         self.rotary = rotary
         self.holders: list[Holder] = []
         self.reindexed: list[int] = []
@@ -63,35 +64,53 @@ class CompactLayer(CacheLayerMixin):
         """
         self._wait_for_attention(False)
         new = query.shape[2]
+        turning = None
         if self.reindexed:
-            key = self._plain(key)
-        self.tiles.append(key.flatten(0, 1), value.flatten(0, 1), self.seen - new)
+            cells, plain = self._plain(key)
+            key = key.index_copy(0, cells, plain.to(key.dtype))
+        self.tiles.append(key.flatten(0, 1), value.flatten(0, 1), self.token)
+        if self.reindexed:
+            turning = self._turning(key.device)
+            query = self._turned(query, turning)
         observed = any(holder.policy.observes for holder in self.holders) and not last
         outputs, rows = [], []
-        # Many tokens go by in blocks: their queries are repeated for every tile.
+        # Many tokens go by in blocks: plain torch repeats their queries for every tile.
         block = max(1, _ROWS * self.heads // query.shape[1])
         for part, first in zip(query.split(block, 2), range(0, new, block), strict=True):
-            output, weights = self._look(part, new - first, scaling)
+            output, weights = self._look(part, first, scaling, observed, turning)
             outputs.append(output)
-            if observed:
+            if weights is not None:
                 rows.append(weights.unflatten(1, (-1, part.shape[2])))
+        self.token += new
         seen = torch.cat(rows, dim=2).flatten(1, 2) if rows else None
         if self.holders and not last:
             evict(self.holders, self.tiles, self.heads, seen, new, self.seen)
         return torch.cat(outputs, dim=1)
 
-    def _look(self, query: Tensor, back: int, scaling: float) -> tuple[Tensor, Tensor]:
-        """Attention of some new tokens, the first of them token seen - back.
+    def _look(
+        self, query: Tensor, first: int, scaling: float, observed: bool, turning: Turning | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention of some of the new tokens, from the `first` of them on.
 
-        query [cells, H, q, d] -> output [cells, q, H, dv] and weights [T, g * q, tile].
+        query [cells, H, q, d] -> output [cells, q, H, dv], and weights [T, g * q, tile] if a policy
+        observes.
         """
         cells, heads, new, dim = query.shape
-        rows = heads // self.heads * new
-        logits = tile_logits(self.tiles, query.reshape(-1, rows, dim), scaling)
-        if self.reindexed:
-            self._reindex(logits, query, back, scaling)
-        tokens = range(self.seen - back, self.seen - back + new)
-        output, weights = attend(self.tiles, logits, tokens)
+        tiles = self.tiles
+        output, weights = ragged_attention(
+            query.reshape(cells * self.heads, -1, dim),
+            tiles.keys,
+            tiles.values,
+            tiles.places,
+            tiles.device_table,
+            tiles.device_counts,
+            tiles.owner,
+            self.token + first if first else self.token,
+            new,
+            scaling,
+            observed,
+            turning,
+        )
         return output.view(cells, heads, new, -1).transpose(1, 2), weights
 
     def _wait_for_attention(self, waiting: bool) -> None:
@@ -103,44 +122,49 @@ class CompactLayer(CacheLayerMixin):
             )
         self._waiting = waiting
 
-    def take_off(self, turns: Turns) -> None:
-        """Store the prompt keys of re-indexed cells without the turns [1, L, dim] they have."""
+    def _plain(self, new: Tensor) -> tuple[Tensor, Tensor]:
+        """Re-indexed cells [C], and what new keys or queries [cells, heads, q, d] are in them before
+        they are rotated: float32 [C, heads, q, d].
+        """
         assert self.rotary is not None
-        view = self.tiles.view(self.sequences(self.reindexed))
-        place = view.places.clamp_min(0)
-        cos, sin = (each[0][place] for each in turns)
-        plain = self.rotary.undo(view.pick(self.tiles.keys), (cos, sin))
-        view.put(self.tiles.keys, plain.to(self.tiles.keys.dtype))
+        assert self.rotary.now is not None  # a decoding pass runs while the rotary is following
+        cells = send(torch.tensor(self.reindexed), new.device)
+        cos, sin = (
+            each.expand(new.shape[0], -1, -1).index_select(0, cells)[:, None]
+            for each in self.rotary.now
+        )
+        return cells, self.rotary.undo(new.index_select(0, cells), (cos, sin))
 
-    def _plain(self, key: Tensor) -> Tensor:
-        """The new keys, those of re-indexed cells without rotary positions."""
-        rotary, turns = self._turns(key, key.shape[2])
-        cells = send(torch.tensor(self.reindexed), key.device)
-        plain = rotary.undo(key.index_select(0, cells), turns)
-        return key.index_copy(0, cells, plain.to(key.dtype))
-
-    def _reindex(self, logits: Tensor, query: Tensor, back: int, scaling: float) -> None:
-        """Overwrite the logits [T, R, tile] of re-indexed cells."""
-        rotary, turns = self._turns(query, back)
-        cells = send(torch.tensor(self.reindexed), query.device)
-        plain = rotary.undo(query.index_select(0, cells), turns)  # [C, H, q, d]
+    def _turning(self, device: torch.device) -> Turning:
+        """What the keys of re-indexed cells are turned by: their place in the cache."""
+        assert self.rotary is not None
         counts = self.tiles.counts.view(-1, self.heads)[self.reindexed]  # [C, Hkv]
         longest = counts.amax(1).tolist()
-        lengths = sorted(set(longest)) if rotary.by_length else [max(longest)]
-        for length in lengths:
-            own = [i for i, n in enumerate(longest) if n == length or not rotary.by_length]
-            some = self.tiles.view(self.sequences([self.reindexed[i] for i in own]))
-            turns = rotary.table(length, query.device)
-            keys = rotary.turn(some.pick(self.tiles.keys), _at(turns, self._ranks(some)))
-            # The place of a query is that of its own entry; entries behind it are hidden from it.
-            place = send(counts[own] - back, query.device)[..., None]
-            place = place + torch.arange(query.shape[2], device=query.device)  # [C, Hkv, q]
-            place = place.repeat_interleave(query.shape[1] // self.heads, 1)
-            queries = rotary.turn(plain[own], _at(turns, place))
-            rows = queries.reshape(len(keys), -1, queries.shape[-1])  # [s, R, d]
-            stored = self.tiles.keys.dtype
-            products = product(rows.to(stored), keys.to(stored).transpose(1, 2))
-            some.put_rows(logits, products * scaling)
+        lengths = sorted(set(longest)) if self.rotary.by_length else [max(longest)]
+        tables = [self.rotary.table(length, device) for length in lengths]
+        ends = torch.tensor([0, *(len(cos) for cos, _ in tables)]).cumsum(0).tolist()
+        start = torch.full((self.tiles.counts.shape[0] // self.heads,), -1)
+        for cell, length in zip(self.reindexed, longest, strict=True):
+            start[cell] = ends[lengths.index(length) if self.rotary.by_length else 0]
+        view = self.tiles.view(self.sequences(self.reindexed))
+        ranks = torch.zeros_like(self.tiles.places, dtype=torch.int32)
+        view.put(ranks, self._ranks(view).int())
+        cosines, sines = (torch.cat(each) for each in zip(*tables, strict=True))
+        starts = send(start.repeat_interleave(self.heads), device)
+        return Turning(cosines, sines, starts, ranks, self.rotary.interleaved)
+
+    def _turned(self, query: Tensor, turning: Turning) -> Tensor:
+        """Queries [cells, H, q, d], those of re-indexed cells turned by their place instead."""
+        assert self.rotary is not None
+        new = query.shape[2]
+        cells, plain = self._plain(query)
+        own = send(self.sequences(self.reindexed), query.device)
+        # The place of a query is that of its own entry.
+        place = (turning.start[own] + self.tiles.device_counts[own] - new)[:, None]
+        place = place + torch.arange(new, device=query.device)  # [C * Hkv, q]
+        place = place.view(len(cells), -1, new).repeat_interleave(query.shape[1] // self.heads, 1)
+        turns = turning.cosines[place], turning.sines[place]
+        return query.index_copy(0, cells, self.rotary.turn(plain, turns).to(query.dtype))
 
     def _ranks(self, some: View) -> Tensor:
         """Place of each entry in its sequence by age, int64 [s, n]; 0 where there is none."""
@@ -148,17 +172,20 @@ class CompactLayer(CacheLayerMixin):
         order = some.places.masked_fill(absent, self.seen).argsort(-1).argsort(-1)
         return order.masked_fill(absent, 0)
 
-    def _turns(self, like: Tensor, back: int) -> tuple[Rotary, Turns]:
-        """What the forward pass turned re-indexed cells by, [C, 1, q, dim], from seen - back on."""
-        assert self.rotary is not None
-        assert self.rotary.now is not None  # a decoding pass runs while the rotary is following
-        cells, new = like.shape[0], like.shape[2]
-        chosen = send(torch.tensor(self.reindexed), like.device)
-        cos, sin = (
-            each.expand(cells, -1, -1).index_select(0, chosen)[:, None, -back:][:, :, :new]
-            for each in self.rotary.now
-        )
-        return self.rotary, (cos, sin)
+    def count(self, more: int = 0) -> tuple[int, Tensor]:
+        """What the host counts, `more` tokens later: those seen, and entries of each sequence."""
+        return self.seen + more, self.tiles.counts + more
+
+    def recount(self, counted: tuple[int, Tensor]) -> None:
+        """Let the host count from there."""
+        self.seen, self.tiles.counts = counted
+        self._waiting = False
+
+    def rewind(self) -> None:
+        """Undo the last token, of a layer that evicts nothing."""
+        self.recount(self.count(-1))
+        self.token -= 1
+        self.tiles.device_counts -= 1
 
     def sequences(self, cells: Sequence[int]) -> Tensor:
         """Sequences of these cells, int64 [cells * heads] on the host."""
@@ -206,7 +233,3 @@ def branch(prompt: Cache, compact: dict[int, CompactLayer], cells: int) -> CellC
         shared.values = layer.values.expand(cells, -1, -1, -1)
         layers.append(shared)
     return CellCache(layers=layers)
-
-
-def _at(turns: Turns, place: Tensor) -> Turns:
-    return turns[0][place], turns[1][place]

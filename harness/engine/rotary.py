@@ -37,10 +37,18 @@ class Rotary:
             raise ValueError(_refusal(model, reason))
         self.module: nn.Module = model.get_decoder().rotary_emb
         self._half: Callable[[Tensor], Tensor] = _code_of(layout).rotate_half
+        self.interleaved = self._pairs_neighbours(model)
         self.by_length = _kind(self.module) in ("dynamic", "longrope")
         self.now: Turns | None = None
         self._tables: dict[int, Turns] = {}
         self._check_cached_keys(model)
+
+    def _pairs_neighbours(self, model: PreTrainedModel) -> bool:
+        """Whether rotate_half pairs neighbouring elements; False: those of the two halves."""
+        turned = self._half(torch.arange(1.0, 5.0)).tolist()
+        if turned not in ([-2.0, 1.0, -4.0, 3.0], [-3.0, -4.0, 1.0, 2.0]):
+            raise ValueError(_refusal(model, "rotates its keys in another way"))
+        return turned[0] == -2.0
 
     def _check_cached_keys(self, model: PreTrainedModel) -> None:
         """Keys of one token at two positions must be equal once their turns are undone."""

@@ -2,8 +2,8 @@
 
 A sequence is what one KV head of one cell keeps. Each has tiles of its own and fills them one after
 the other, so sequences of any lengths share a pool and at most one tile of each is partly empty.
-Which tile belongs to whom is known on the host, so no result of the device is waited for. It must
-not know models, policies or cells.
+Which tile belongs to whom is known on the host, so no result of the device is waited for, and on the
+device, so nothing is sent to it while no tile is added. It must not know models, policies or cells.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from methods.kernels import Unturning, append_entries, gather_entries, move_entries
+
 SMALL, LARGE = 16, 64  # entries a tile: small ones waste little, large ones multiply faster
 
 
@@ -24,7 +26,8 @@ class Tiles:
     keys [T, tile, d], values [T, tile, dv]; places int64 [T, tile], the index in the sequence of
     the token of each entry, -1 where there is none; carried float32 [T, tile] or None. owner int64
     [T]: the sequence of a tile. On the host: counts int64 [S]; table int64 [S, blocks], the tile of
-    each block of a sequence, -1 behind its last.
+    each block of a sequence, -1 behind its last. The same on the device, int32: device_counts,
+    device_table.
     """
 
     def __init__(
@@ -39,8 +42,18 @@ class Tiles:
         """Tiles lie in the order of the sequences, `blocks` int64 [S] of each."""
         self.keys, self.values, self.places, self.carried = keys, values, places, carried
         self.counts = counts
+        self.device_counts = send(counts.int(), keys.device)
+        self._arrange(blocks)
+
+    def _arrange(self, blocks: Tensor) -> None:
+        """Tiles lie in the order of the sequences, `blocks` of each."""
         self.table, owner = _index(blocks)
-        self.owner = send(owner, keys.device)
+        self.owner = send(owner, self.keys.device)
+        self._send_table()
+
+    def _send_table(self) -> None:
+        self.device_table = send(self.table.int(), self.keys.device)
+        self._looks: dict[tuple[bytes, int], _Look] = {}
 
     @property
     def size(self) -> int:
@@ -55,13 +68,16 @@ class Tiles:
         places: Sequence[Tensor],
         counts: Sequence[Sequence[int]],
         carried: Sequence[Tensor | None],
+        unturning: Unturning | None = None,
+        unturned: Sequence[int] = (),
     ) -> Tiles:
         """Copy prompt entries into tiles.
 
         keys, values [1, heads, L, d]; for each cell places int64 [heads, n] of which the first
-        counts[head] of each row are used, and carried float32 [heads, n] or None.
+        counts[head] of each row are used, and carried float32 [heads, n] or None. unturning: take
+        off the rotary positions of the keys of these cells.
         """
-        heads, length = keys.shape[1:3]
+        heads = keys.shape[1]
         longest = max(max(each) for each in counts)
         size = SMALL if longest < 32 * SMALL else LARGE
         entries = torch.tensor([list(each) for each in counts])  # [cells, heads]
@@ -69,7 +85,9 @@ class Tiles:
         blocks = blocks.flatten()
         where = _tile(places, blocks, size, -1)
         owner = torch.repeat_interleave(torch.arange(len(blocks)), blocks)
-        source = send(owner % heads, keys.device)[:, None] * length + where.clamp_min(0)
+        if unturning is not None:
+            own = torch.isin(owner // heads, torch.tensor(unturned))
+            unturning = unturning._replace(turned=send(own, keys.device))
         remembered = None
         if any(each is not None for each in carried):
             floats = [
@@ -77,26 +95,31 @@ class Tiles:
                 for own, kept in zip(places, carried, strict=True)
             ]
             remembered = _tile(floats, blocks, size, 0)
-        taken = (_take(keys, source), _take(values, source))
+        taken = gather_entries(keys, values, where, send(owner, keys.device), unturning)
         return cls(*taken, where, entries.flatten(), blocks, remembered)
 
-    def append(self, keys: Tensor, values: Tensor, first: int) -> None:
-        """Add entries [S, q, d] of tokens first..first + q - 1 to every sequence."""
-        new = keys.shape[1]
-        self._make_room(new)
-        order = self.counts[:, None] + torch.arange(new)  # [S, q]
-        tiles = self.table.gather(1, order // self.size)
-        slots = (tiles * self.size + order % self.size).flatten()
-        slots = send(slots, self.keys.device)
-        _flat(self.keys).index_copy_(0, slots, keys.flatten(0, 1))
-        _flat(self.values).index_copy_(0, slots, values.flatten(0, 1))
-        tokens = torch.arange(first, first + new, device=slots.device)
-        self.places.view(-1).index_copy_(0, slots, tokens.repeat(len(self.counts)))
-        if self.carried is not None:
-            self.carried.view(-1).index_fill_(0, slots, 0.0)
-        self.counts = self.counts + new
+    def append(self, keys: Tensor, values: Tensor, first: Tensor) -> None:
+        """Add entries [S, q, d] of tokens first..first + q - 1 to every sequence; first int64 [1].
 
-    def _make_room(self, new: int) -> None:
+        first is on the device.
+        """
+        new = keys.shape[1]
+        self.reserve(new)
+        append_entries(
+            self.keys,
+            self.values,
+            self.places,
+            self.carried,
+            self.device_table,
+            self.device_counts,
+            keys,
+            values,
+            first,
+        )
+        self.device_counts += new
+        self.counts += new
+
+    def reserve(self, new: int) -> None:
         """Give tiles to the sequences that need them for `new` more entries."""
         have = (self.table >= 0).sum(1)
         missing = (self.counts + new + self.size - 1) // self.size - have
@@ -117,6 +140,7 @@ class Tiles:
         start = missing.cumsum(0) - missing
         rank = torch.arange(added) - start[sequences]
         self.table[sequences, have[sequences] + rank] = torch.arange(total, total + added)
+        self._send_table()
 
     def select(self, sequences: Tensor) -> None:
         """Keep only these sequences (int64 on the host), in this order."""
@@ -127,13 +151,16 @@ class Tiles:
         if self.carried is not None:
             self.carried = self.carried[kept]
         self.counts = self.counts[sequences]
-        self.table, owner = _index(blocks)
-        self.owner = send(owner, self.keys.device)
+        self.device_counts = self.device_counts[send(sequences, self.keys.device)]
+        self._arrange(blocks)
 
     def view(self, sequences: Tensor) -> View:
         """A padded look at these sequences (int64 on the host)."""
         blocks = -(-int(self.counts[sequences].max()) // self.size)
-        return View(self, self.table[sequences, :blocks])
+        key = (sequences.numpy().tobytes(), blocks)
+        if key not in self._looks:
+            self._looks[key] = _Look(self, sequences, blocks)
+        return View(self, self._looks[key])
 
     def evict(self, sequences: Tensor, order: Tensor) -> None:
         """Drop entries, int64 [s, m] by their order within each of the sequences.
@@ -141,24 +168,14 @@ class Tiles:
         The last entries move into the gaps, so that a sequence stays without holes.
         """
         m = order.shape[1]
-        counts = self.counts[sequences] - m
-        left = send(counts, order.device)[:, None]
-        last = left + torch.arange(m, device=order.device)  # [s, m], behind the new end
+        own = send(sequences, order.device)
+        left = self.device_counts[own] - m
+        last = left[:, None] + torch.arange(m, device=order.device)  # [s, m], behind the new end
         movers, target = (last, order) if m == 1 else _pair(last, order)
-        blocks = -(-int(counts.max() + m) // self.size)
-        table = send(self.table[sequences, :blocks], order.device)
-        source, target, ends = (self._slots(table, each) for each in (movers, target, last))
-        for pool in (self.keys, self.values):
-            _flat(pool).index_copy_(0, target, _flat(pool)[source])
-        for marks in (self.places, self.carried):
-            if marks is not None:
-                marks.view(-1).index_copy_(0, target, marks.view(-1)[source])
-        self.places.view(-1).index_fill_(0, ends, -1)
-        self.counts[sequences] = counts
-
-    def _slots(self, table: Tensor, order: Tensor) -> Tensor:
-        tiles = table.gather(1, order // self.size)
-        return (tiles * self.size + order % self.size).flatten()
+        pools = (self.keys, self.values, self.places, self.carried)
+        move_entries(*pools, self.device_table, own, movers, target, last)
+        self.device_counts[own] = left
+        self.counts[sequences] -= m
 
 
 def _pair(last: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,46 +192,39 @@ def _pair(last: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     return movers, torch.where(paired, gaps, movers)
 
 
+class _Look:
+    """Where the tiles of some sequences are, sent to the device once."""
+
+    def __init__(self, tiles: Tiles, sequences: Tensor, blocks: int) -> None:
+        table = tiles.table[sequences, :blocks]  # [s, blocks], -1 where a sequence is shorter
+        device, flat = tiles.keys.device, table.flatten()
+        present = (flat >= 0).nonzero()[:, 0]
+        self.index = send(table.clamp_min(0), device)
+        self.absent = send(table < 0, device)
+        self.tiles, self.present = send(flat[present], device), send(present, device)
+
+
 class View:
     """Sequences side by side, padded to the longest: [s, n], n a multiple of the tile size."""
 
-    def __init__(self, tiles: Tiles, table: Tensor) -> None:
-        """table int64 [s, blocks] on the host, -1 where a sequence is shorter."""
-        self._table = table
-        device = tiles.keys.device
-        self._index = send(table.clamp_min(0), device)
-        self._absent = send(table < 0, device)
-        held = tiles.places[self._index].masked_fill(self._absent[..., None], -1)
+    def __init__(self, tiles: Tiles, look: _Look) -> None:
+        self._look = look
+        held = tiles.places[look.index].masked_fill(look.absent[..., None], -1)
         self.places = held.flatten(1)  # int64 [s, n]
 
     def pick(self, pool: Tensor) -> Tensor:
         """Entries [T, tile, ...] of the pool as [s, n, ...]; padding holds anything."""
-        return pool[self._index].flatten(1, 2)
+        return pool[self._look.index].flatten(1, 2)
 
     def rows(self, weights: Tensor) -> Tensor:
         """Rows [T, R, tile] over the pool as [s, R, n]; zero where there is no entry."""
-        picked = weights[self._index].transpose(1, 2).flatten(2)  # [s, R, n]
+        picked = weights[self._look.index].transpose(1, 2).flatten(2)  # [s, R, n]
         return picked.masked_fill((self.places < 0)[:, None], 0.0)
-
-    def parts(self, parts: Tensor) -> Tensor:
-        """One part a tile [T, ...] as [s, blocks, ...]; zero where a sequence is shorter."""
-        shape = (*self._absent.shape, *(1 for _ in parts.shape[1:]))
-        return parts[self._index].masked_fill(self._absent.view(shape), 0.0)
 
     def put(self, pool: Tensor, entries: Tensor) -> None:
         """Write entries [s, n, ...] back to the pool [T, tile, ...]."""
-        self._put(pool, entries.unflatten(1, (self._table.shape[1], -1)))
-
-    def put_rows(self, weights: Tensor, rows: Tensor) -> None:
-        """Write rows [s, R, n] back to rows [T, R, tile] over the pool."""
-        self._put(weights, rows.unflatten(2, (self._table.shape[1], -1)).transpose(1, 2))
-
-    def _put(self, pool: Tensor, split: Tensor) -> None:
-        """Write [s, blocks, ...] where there is a tile."""
-        flat = self._table.flatten()
-        present = (flat >= 0).nonzero()[:, 0]
-        tiles, chosen = send(flat[present], pool.device), send(present, pool.device)
-        pool.index_copy_(0, tiles, split.flatten(0, 1).index_select(0, chosen))
+        split = entries.unflatten(1, (self._look.index.shape[1], -1)).flatten(0, 1)
+        pool.index_copy_(0, self._look.tiles, split.index_select(0, self._look.present))
 
 
 def _index(blocks: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,13 +257,3 @@ def _tile(rows: Sequence[Tensor], blocks: Tensor, size: int, fill: int) -> Tenso
 def send(host: Tensor, device: torch.device) -> Tensor:
     """A small tensor of the host on the device; the copy is queued, not waited for."""
     return host.to(device, non_blocking=True)
-
-
-def _flat(pool: Tensor) -> Tensor:
-    return pool.view(-1, pool.shape[-1])
-
-
-def _take(entries: Tensor, source: Tensor) -> Tensor:
-    """Rows `source` [T, tile] of entries [1, heads, L, d] laid end to end: [T, tile, d]."""
-    flat = entries.reshape(-1, entries.shape[-1])
-    return flat.index_select(0, source.flatten()).view(*source.shape, -1)

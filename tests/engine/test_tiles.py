@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.engine.tile_attention import attend, padded_sum, sum_by_sequence, tile_logits
 from harness.engine.tiles import LARGE, SMALL, Tiles
+from methods.kernels import ragged_attention
 
 DIM, VALUE_DIM = 6, 5
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -47,6 +47,8 @@ def check(tiles, expected):
     found = contents(tiles)
     assert [sorted(each) for each in found] == [sorted(each) for each in expected]
     assert tiles.counts.tolist() == [len(each) for each in expected]
+    assert torch.equal(tiles.device_counts.cpu().long(), tiles.counts)
+    assert torch.equal(tiles.device_table.cpu().long(), tiles.table)
     for own, wanted in zip(found, expected, strict=True):
         for place, (key, value) in wanted.items():
             assert torch.equal(own[place][0].cpu(), key)
@@ -95,9 +97,20 @@ def test_any_course_of_steps_keeps_every_entry_with_its_sequence(seed, length, c
         assert held == {place: 2 * place if place < length else 0 for place in own}
 
 
+def token(index, tiles):
+    return torch.tensor([index], device=tiles.keys.device)
+
+
+def attend(tiles, queries, scaling, first, new):
+    """Attention of `new` tokens from `first` on, with the weights."""
+    pool = (tiles.keys, tiles.values, tiles.places, tiles.device_table, tiles.device_counts)
+    place = token(first, tiles)
+    return ragged_attention(queries, *pool, tiles.owner, place, new, scaling, True)
+
+
 def append(tiles, expected, seen, new):
     fresh = [torch.randn(len(expected), new, dim) for dim in (DIM, VALUE_DIM)]
-    tiles.append(*(each.to(tiles.keys.device) for each in fresh), seen)
+    tiles.append(*(each.to(tiles.keys.device) for each in fresh), token(seen, tiles))
     for sequence, own in enumerate(expected):
         for k in range(new):
             own[seen + k] = (fresh[0][sequence, k], fresh[1][sequence, k])
@@ -126,7 +139,7 @@ def test_a_sequence_wastes_less_than_a_tile_whatever_the_longest_is():
     for _ in range(40):
         entries, sequences = int(tiles.counts.sum()), len(tiles.counts)
         assert entries <= tiles.places.numel() <= entries + SMALL * sequences
-        tiles.append(torch.zeros(6, 1, DIM), torch.zeros(6, 1, VALUE_DIM), 300)
+        tiles.append(torch.zeros(6, 1, DIM), torch.zeros(6, 1, VALUE_DIM), token(300, tiles))
 
 
 def test_long_sequences_get_large_tiles():
@@ -143,10 +156,9 @@ def test_attention_over_tiles_is_attention(group, new, dtype, device):
     kept = draw_kept(rng, 3, 2, 70)
     tiles, keys, values = gather(kept, 70, seed=group, dtype=dtype, device=device)
     more = [torch.randn(6, new, dim).to(dtype) for dim in (DIM, VALUE_DIM)]
-    tiles.append(*(each.to(device) for each in more), 70)
+    tiles.append(*(each.to(device) for each in more), token(70, tiles))
     queries = (4 * torch.randn(6, group * new, DIM)).to(dtype)
-    logits = tile_logits(tiles, queries.to(device), 0.3)
-    output, weights = attend(tiles, logits, range(70, 70 + new))
+    output, weights = attend(tiles, queries.to(device), 0.3, 70, new)
     view = tiles.view(torch.arange(6))
     output, rows = output.cpu(), view.rows(weights).cpu()
     exact = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
@@ -178,16 +190,9 @@ def test_large_products_are_not_rounded_to_half_precision(dtype):
     values = torch.randn(1, 1, 50, VALUE_DIM, generator=generator).to(dtype)
     queries = torch.randn(1, 3, DIM, generator=generator).to(dtype) + (20 * common).to(dtype)
     tiles = Tiles.gather(keys, values, [torch.arange(50)[None]], [[50]], [None])
-    output, _ = attend(tiles, tile_logits(tiles, queries, 0.01), range(49, 50))
+    output, _ = attend(tiles, queries, 0.01, 49, 1)
     products = queries[0].double() @ keys[0, 0].double().T
     assert float(products.abs().max()) > 65504
     wanted = (products * 0.01).softmax(-1) @ values[0, 0].double()
     exact = 2e-3 if dtype == torch.float16 else 2e-2
     torch.testing.assert_close(output[0].double(), wanted, rtol=exact, atol=exact)
-
-
-def test_sums_in_a_fixed_order_are_the_sums():
-    tiles, _, _ = gather([[list(range(40)), [3]], [[0, 1], list(range(17))]], 40)
-    tiles.append(torch.zeros(4, 9, DIM), torch.zeros(4, 9, VALUE_DIM), 40)
-    parts = torch.randn(len(tiles.owner), 3, 2)
-    torch.testing.assert_close(padded_sum(tiles, parts), sum_by_sequence(tiles, parts))
