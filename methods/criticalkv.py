@@ -50,7 +50,7 @@ class CriticalKV(SnapKV):
 
     def measure(self, view: LayerView) -> Tensor:
         """Column means of the window's attention rows, one for each KV head."""
-        return super().measure(view) / self.watch(view).shape[2]
+        return super().measure(view) / self.rows(view)
 
     def plan(self, view: LayerView, count: int) -> Plan:
         """The window is protected; the first stage takes its share of what is kept besides."""

@@ -118,7 +118,9 @@ class RestKV(WindowPolicy):
         """Width and shift in tokens of the adaptive window where `past` tokens are kept before the
         protected window; int64 [past, B, Hkv].
         """
-        moved = drift(self.watch(view), past)
+        key = ("drift", self.window, self.window_anchor, *past)
+        parts = view.observed_parts(self.window, self.window_anchor)
+        moved: Tensor = view.once(key, lambda: drift(parts, past))
         moved = moved.unflatten(2, (view.kv_heads, -1)).mean(-1)
         return adaptive_windows(moved, self._scale(view), self.kernel, self.official)
 
@@ -126,22 +128,20 @@ class RestKV(WindowPolicy):
         return self.scale if self.relative_scale is None else self.relative_scale * view.length
 
     def _importance(self, view: LayerView) -> Tensor:
-        attention = self.watch(view)  # [B, H, W, L]
-        rows = attention.shape[2]
-        weights = temporal_weights(self.temporal, rows, float(self.alpha), attention.device)
+        rows = self.rows(view)
+        device = view.keys.device
+        weights = temporal_weights(self.temporal, rows, float(self.alpha), device)
         factors = self._factors(view)
         if self.metric == "after":
-            mean = torch.matmul(weights, attention)  # [B, H, L]
             unseen = view.suffix if self.window_anchor == "question" else 0
             past = view.length - unseen - rows or view.length
-            outputs = _outputs(mean[:, :, None, :past], view.values[:, :, :past])
-            total = self._change(view, mean, outputs[:, :, 0], factors)
-        else:
-            outputs = _outputs(attention, view.values)  # [B, H, W, dv]
-            total = torch.zeros((), device=attention.device)
-            for row in range(rows):
-                change = self._change(view, attention[:, :, row], outputs[:, :, row], factors)
-                total = total + weights[row] * change
+            mean, outputs = self.columns(view, weights, past)
+            return self._change(view, mean, outputs, factors, self.group)
+        total = torch.zeros((), device=device)
+        for row, alone in enumerate(torch.eye(rows, device=device)):
+            attention, outputs = self.columns(view, alone, view.length)
+            change = self._change(view, attention, outputs, factors, "none")
+            total = total + weights[row] * change
         return total if self.group == "joint" else over_group(total, view.kv_heads, self.group)
 
     def _factors(self, view: LayerView) -> Tensor | None:
@@ -156,23 +156,21 @@ class RestKV(WindowPolicy):
         return output_factors(view.output_weight, view.kv_heads if joint else view.queries.shape[1])
 
     def _change(
-        self, view: LayerView, a: Tensor, outputs: Tensor, factors: Tensor | None
+        self,
+        view: LayerView,
+        a: Tensor,
+        outputs: Tensor | None,
+        factors: Tensor | None,
+        group: str,
     ) -> Tensor:
-        """Metric of one attention row a [B, H, L] with its output [B, H, dv]; float32 [B, H, L],
-        or [B, Hkv, L] for the joint one.
+        """Metric of one attention row a [B, H, L] with its output [B, H, dv]: float32, [B, H, L]
+        with group=none, else [B, Hkv, L].
         """
+        assert outputs is not None  # `past` was given
         if self.group == "joint":
             return joint_reconstruction(a, outputs, view.values, factors)
         after = self.metric == "after"
         without_tau = self.official and not (after and self.project)
         tau = 1.0 if without_tau else float(self.tau)
         normalize = self.normalize and not (self.official and after)
-        return reconstruction(a, outputs, view.values, factors, tau, normalize)
-
-
-def _outputs(attention: Tensor, values: Tensor) -> Tensor:
-    """attention [B, H, R, N] times values [B, Hkv, N, dv] without expanding them: [B, H, R, dv]."""
-    batch, heads, rows, _ = attention.shape
-    kv_heads, dim = values.shape[1], values.shape[3]
-    stacked = attention.reshape(batch, kv_heads, -1, values.shape[2])
-    return torch.matmul(stacked, values.float()).view(batch, heads, rows, dim)
+        return reconstruction(a, outputs, view.values, factors, tau, normalize, group)

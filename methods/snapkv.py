@@ -44,7 +44,7 @@ class SnapKV(WindowPolicy):
 
     def measure(self, view: LayerView) -> Tensor:
         """Column sums of the window's attention rows, one for each KV head."""
-        sums = over_group(self.watch(view).sum(2), view.kv_heads, self.group)
+        sums = over_group(self.columns(view)[0], view.kv_heads, self.group)
         return sums * vector_norm(view.values.float(), dim=-1) if self.value_norm else sums
 
     def rescore(self, view: LayerView, measured: Tensor, plans: Sequence[Plan]) -> Scored:

@@ -38,8 +38,8 @@ class TOVA(ScoringPolicy):
 
     def measure(self, view: LayerView) -> Tensor:
         """Mean over all query heads of the last attention row."""
-        row = view.attention(1)[:, :, 0].mean(1, keepdim=True)  # [B, 1, L]
-        return row.expand(-1, view.kv_heads, -1)
+        row, _ = view.columns(1, "end")  # [B, H, L]
+        return row.mean(1, keepdim=True).expand(-1, view.kv_heads, -1)
 
     def plan(self, view: LayerView, count: int) -> Plan:
         """At most the newest token is protected."""

@@ -5,14 +5,16 @@ Knows tensors only. It must not know models, prompts, caches or what a method do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .kernels import window_attention
+from .kernels import by_triton, window_attention, window_columns, window_lse
+
+_PART_BYTES = 1 << 27  # attention rows that exist at a time: 128 MiB, or those of one KV head
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +146,74 @@ class LayerView:
 
         anchor: end = the last queries, question = the last ones before the suffix.
         """
-        if anchor == "end" or not self.suffix:
-            return self.attention(window)
-        rows = self.attention(window + self.suffix)
-        return rows[:, :, : rows.shape[2] - self.suffix]
+        rows, behind = self.watched(window, anchor)
+        return self.attention(rows + behind)[:, :, :rows]
+
+    def watched(self, window: int, anchor: str) -> tuple[int, int]:
+        """Rows of the observation window, and how many queries are behind it.
+
+        ValueError if the view holds fewer.
+        """
+        behind = self.suffix if anchor == "question" else 0
+        return self.last_rows(window + behind) - behind, behind
+
+    def observed_parts(self, window: int, anchor: str) -> Iterator[Tensor]:
+        """The same in parts of some heads [B, h, rows, L], of which the kernels make one at a time:
+        for a long prompt all rows would take more memory than its cache.
+        """
+        if not by_triton(self.queries, self.keys, self.values):
+            yield self.observed(window, anchor)
+            return
+        queries, mask, behind = self._watched_queries(window, anchor)
+        group = queries.shape[1] // self.kv_heads
+        size = 4 * self.batch * group * queries.shape[2] * self.length  # bytes a KV head
+        step = max(1, _PART_BYTES // size)
+        lse = self._window_lse(window, anchor)
+        for start in range(0, self.kv_heads, step):
+            own = slice(start * group, (start + step) * group)
+            parts = queries[:, own], self.keys[:, start : start + step]
+            yield window_attention(*parts, self.scaling, mask, behind, lse[:, own])
+
+    def columns(
+        self, window: int, anchor: str, weights: Tensor | None = None, past: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What each key collects from the observation window, float32 [B, H, L].
+
+        weights: float32 [rows], what each query counts; None: 1. past: also return what the first
+        `past` of these sums take from the values, float32 [B, H, dv].
+        """
+        if not by_triton(self.queries, self.keys, self.values):
+            attention = self.observed(window, anchor)  # shared by all policies of the view
+            sums = attention.sum(2) if weights is None else torch.matmul(weights, attention)
+            return sums, None if past is None else _outputs(sums, self.values, past)
+        queries, mask, behind = self._watched_queries(window, anchor)
+        if weights is None:
+            weights = torch.ones(queries.shape[2], device=queries.device)
+        lse = self._window_lse(window, anchor)
+        values = None if past is None else self.values
+        parts = queries, self.keys, self.scaling, weights
+        return window_columns(*parts, mask, behind, lse, values, past)
+
+    def _watched_queries(self, window: int, anchor: str) -> tuple[Tensor, Tensor | None, int]:
+        """Queries of the observation window, their mask, and how many queries are behind it."""
+        rows, behind = self.watched(window, anchor)
+        first = self.queries.shape[2] - behind - rows
+        mask = self.mask
+        if mask is not None and mask.shape[2] > 1:
+            mask = mask[:, :, first : first + rows]
+        return self.queries[:, :, first : first + rows], mask, behind
+
+    def _window_lse(self, window: int, anchor: str) -> Tensor:
+        queries, mask, behind = self._watched_queries(window, anchor)
+        parts = queries, self.keys, self.scaling, mask, behind
+        lse: Tensor = self.once(("lse", window, anchor), lambda: window_lse(*parts))
+        return lse
+
+
+def _outputs(sums: Tensor, values: Tensor, past: int) -> Tensor:
+    """The first `past` of the sums [B, H, L] times their values, [B, H, dv], which are not expanded
+    to H heads.
+    """
+    batch, heads, _ = sums.shape
+    stacked = sums[..., :past].reshape(batch, values.shape[1], -1, past)
+    return torch.matmul(stacked, values[:, :, :past].float()).view(batch, heads, -1)

@@ -33,6 +33,12 @@ class WindowPolicy(ScoringPolicy):
         """The window, and the suffix behind it where that is not watched."""
         return self.window + (suffix if self.window_anchor == "question" else 0)
 
-    def watch(self, view: LayerView) -> Tensor:
-        """Attention rows of the observation window, float32 [B, H, rows, L], rows <= window."""
-        return view.observed(self.window, self.window_anchor)
+    def rows(self, view: LayerView) -> int:
+        """How many queries are watched: `window`, or as many as there are."""
+        return view.watched(self.window, self.window_anchor)[0]
+
+    def columns(
+        self, view: LayerView, weights: Tensor | None = None, past: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What each key collects from the observation window, see LayerView.columns."""
+        return view.columns(self.window, self.window_anchor, weights, past)
