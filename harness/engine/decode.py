@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 
 from harness.engine.attention import listening
 from harness.engine.cache import CellCache, CompactLayer
+from harness.engine.graphs import Steps
 from harness.engine.layout import Layout
 from harness.engine.prefill import forward
 from harness.engine.rotary import Rotary
@@ -72,7 +73,10 @@ class Decoded:
 
 
 class Decoder:
-    """Greedy decoding with one model: `stop_ids` end a cell, `to_text` turns ids into text."""
+    """Greedy decoding with one model: `stop_ids` end a cell, `to_text` turns ids into text.
+
+    graphs: replay steps as CUDA graphs where no cell holds a budget.
+    """
 
     def __init__(
         self,
@@ -80,11 +84,13 @@ class Decoder:
         layout: Layout,
         stop_ids: frozenset[int],
         to_text: Callable[[list[int]], str],
+        graphs: bool = False,
     ) -> None:
         self.model = model
         self.layout = layout
         self.stop_ids = stop_ids
         self.to_text = to_text
+        self.graphs = graphs
         self.penalty = _logits_processors(model)
 
     def run(
@@ -117,6 +123,7 @@ class Decoder:
             state = _Cells(cells, self.stop_ids, generation, self.to_text)
             history = prompt_ids.expand(cells, -1)
             logits = first
+            steps = Steps(lambda ids, place: self._step(cache, ids, place), cache, self.graphs)
             for step in range(generation.max_new_tokens):
                 tokens = self._choose(history, logits)
                 rows = state.accept(tokens.tolist())
@@ -125,6 +132,7 @@ class Decoder:
                 if 2 * len(rows) <= len(tokens):
                     kept = torch.tensor(rows, device=tokens.device)
                     cache.select(kept)
+                    steps.forget()
                     tokens, history = tokens[kept], history[kept]
                     state.compact(rows)
                 if self.penalty:
@@ -132,8 +140,9 @@ class Decoder:
                 place = positions.new_full(
                     (*positions.shape[:-2], len(tokens), 1), following + step
                 )
-                listener.last = step + 2 == generation.max_new_tokens
-                logits = self._step(cache, tokens[:, None], place)
+                left = generation.max_new_tokens - step - 2
+                listener.last = not left
+                logits = steps(tokens[:, None], place, left)
         return Decoded(state.token_ids, first)
 
     def _step(self, cache: CellCache, ids: Tensor, positions: Tensor) -> Tensor:

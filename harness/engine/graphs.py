@@ -1,0 +1,118 @@
+"""Decoding steps replayed as a CUDA graph, for batches whose cells only grow.
+
+A step of a model with many layers is hundreds of short launches, and the host needs longer to start
+them than the device to run them; a graph starts them all at once. What a policy that holds its
+budget drops is decided on the host, so batches with such cells are left to eager steps. It must not
+know how cells were chosen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from harness.engine.cache import CellCache, CompactLayer
+
+Forward = Callable[[Tensor, Tensor], Tensor]  # ids and positions of one token a cell -> logits
+Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
+
+_WORTH = 8  # steps from which on a capture, about as long as two steps, pays
+_AGREE = 0.02  # of the largest logit: far above rounding, far below what a wrong entry does
+
+
+def capture(step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """How to replay a step, and where its result lies after each replay."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = step()
+    return graph.replay, result
+
+
+class Steps:
+    """Decoding steps of one batch: eager, or replayed where that is asked for and possible.
+
+    Before a graph is used it repeats a step that was made eagerly; one that disagrees, or cannot be
+    captured, is given up with a warning.
+    """
+
+    def __init__(
+        self, forward: Forward, cache: CellCache, graphs: bool, capture: Capture = capture
+    ) -> None:
+        self.forward = forward
+        self.cache = cache
+        self.capture = capture
+        self.possible = graphs and all(_grows(layer) for layer in cache.layers)
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, ids: Tensor, positions: Tensor, left: int) -> Tensor:
+        """Logits [cells, V] after one more token, ids [cells, 1]; `left` steps come after it."""
+        if self._replay is not None:
+            return self._again(ids, positions)
+        if not self.possible or left < _WORTH:
+            return self.forward(ids, positions)
+        for layer in self._layers():
+            layer.tiles.reserve(1 + left)  # a graph writes to the memory it was captured with
+        logits = self.forward(ids, positions)
+        self._prepare(ids, positions, logits)
+        return logits
+
+    def forget(self) -> None:
+        """The batch has changed: what was captured is void."""
+        self._replay = None
+
+    def _prepare(self, ids: Tensor, positions: Tensor, logits: Tensor) -> None:
+        """Capture a step, and make the last one, which gave these logits, again with it."""
+        self._ids, self._positions = ids.clone(), positions.clone()
+        layers = self._layers()
+        before = [layer.count() for layer in layers]
+        reason = ""
+        try:
+            replay, self._logits = self.capture(lambda: self.forward(self._ids, self._positions))
+        except RuntimeError as error:
+            reason = f"a decoding step cannot be captured ({error})"
+        for layer, counted in zip(layers, before, strict=True):
+            layer.recount(counted)  # capturing ran the host's part only
+        if not reason:
+            self._back(layers)
+            replay()
+            self._on(layers)
+            off = float((self._logits - logits).abs().max() / logits.abs().max())
+            if off <= _AGREE:
+                self._replay = replay
+                return
+            reason = f"a replayed decoding step is off by {off:.1e} of the largest logit"
+            self._back(layers)
+            self.forward(ids, positions)  # what the replay wrote may be wrong as well
+        self.possible = False
+        warnings.warn(f"{reason}; decoding goes on without CUDA graphs.", stacklevel=2)
+
+    @staticmethod
+    def _back(layers: Sequence[CompactLayer]) -> None:
+        """Undo the last token, on the device and on the host."""
+        for layer in layers:
+            layer.rewind()
+
+    @staticmethod
+    def _on(layers: Sequence[CompactLayer]) -> None:
+        """Count a replayed token on the host."""
+        for layer in layers:
+            layer.recount(layer.count(1))
+
+    def _again(self, ids: Tensor, positions: Tensor) -> Tensor:
+        assert self._replay is not None
+        self._ids.copy_(ids)
+        self._positions.copy_(positions)
+        self._replay()
+        self._on(self._layers())
+        return self._logits.clone()
+
+    def _layers(self) -> list[CompactLayer]:
+        return [layer for layer in self.cache.layers if isinstance(layer, CompactLayer)]
+
+
+def _grows(layer: object) -> bool:
+    """Whether a step of the layer is the same work for the host every time."""
+    return isinstance(layer, CompactLayer) and not layer.holders and not layer.reindexed
