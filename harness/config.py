@@ -18,6 +18,7 @@ from harness.errors import UserError
 PROTOCOLS = ("replay", "context", "paper")
 TAILS = ("last_token", "suffix")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
+KERNELS = ("auto", "triton", "torch")
 WANDB_MODES = ("offline", "online", "disabled")
 SCORERS = ("hits", "mmbench")
 SWEEP_WIDE = ("decode", "budget", "positions", "protect", "window_anchor")
@@ -73,10 +74,16 @@ class RunConfig:
 
 @dataclass
 class EngineConfig:
-    """How many cells decode as one batch, and CPU threads: "auto" or a count each."""
+    """How many cells decode as one batch, and CPU threads: "auto" or a count each.
+
+    kernels: who computes the policies: "auto", "triton" or "torch". cuda_graphs: replay decoding
+    steps of batches in which no cell holds its budget.
+    """
 
     cells_per_batch: Any = "auto"
     threads: Any = "auto"
+    kernels: str = "auto"
+    cuda_graphs: bool = False
 
 
 @dataclass
@@ -177,6 +184,7 @@ def check(config: Config) -> tuple[list[float], list[int]]:
         )
     _check_count("engine.cells_per_batch", config.engine.cells_per_batch)
     _check_count("engine.threads", config.engine.threads)
+    _one_of("engine.kernels", config.engine.kernels, KERNELS)
     check_name("run.name", config.run.name)
     if config.task.images and not config.model.images:
         raise UserError(

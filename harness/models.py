@@ -176,7 +176,7 @@ def load(
     device auto: cuda where there is one. dtype auto: bfloat16 on cuda, float32 elsewhere.
     ValueError, one sentence, for what does not exist, cannot be reached or is of another kind.
     """
-    target = _device(device)
+    target = device_of(device)
     number = _dtype(dtype, target)
     source = locate(pretrained, revision)
     options: dict[str, Any] = {
@@ -235,7 +235,8 @@ def use_threads(loaded: LoadedModel, count: int | str) -> None:
         torch.set_num_threads(int(count))
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device that is meant; ValueError, one sentence, for one that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

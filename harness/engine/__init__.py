@@ -4,7 +4,7 @@ Knows transformers models and eviction policies. It must not know lmms-eval, Hyd
 store of results.
 """
 
-from harness.engine.session import Engine
+from harness.engine.session import Engine, check_device
 from harness.engine.settings import Branch, BranchResult, Generation, Protocol
 
-__all__ = ["Branch", "BranchResult", "Engine", "Generation", "Protocol"]
+__all__ = ["Branch", "BranchResult", "Engine", "Generation", "Protocol", "check_device"]

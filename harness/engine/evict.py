@@ -27,6 +27,7 @@ from harness.engine.prefill import Capture, forward
 from harness.engine.rotary import Rotary, forget_lengths
 from harness.engine.settings import PROTOCOLS, Branch
 from harness.models import modality
+from methods.kernels import require, using
 
 _REFUSED = ("past_key_values", "inputs_embeds", "assistant_model", "prompt_lookup_num_tokens")
 
@@ -87,6 +88,7 @@ def evict(
     budget: int | None = None,
     protocol: str = "replay",
     rule: str | None = None,
+    kernels: str = "auto",
     **params: object,
 ) -> Iterator[PreTrainedModel]:
     """Compress the prompt's cache in every `model.generate` call inside the block.
@@ -94,8 +96,9 @@ def evict(
     method: a name with its parameters, or a policy. ratio: fraction of the prompt's entries
     evicted; budget: entries kept instead. protocol: `replay` (evict after all prompt tokens but
     the last), `context` (after the last image) or `paper` (after the whole prompt). rule: the
-    method's parameter `budget` (uniform, pyramid or adaptive), whose name is taken here. One prompt
-    at a time, no beams. ValueError, one sentence, for what does not fit.
+    method's parameter `budget` (uniform, pyramid or adaptive), whose name is taken here. kernels:
+    auto, triton or torch, see methods.kernels.using. One prompt at a time, no beams. ValueError,
+    one sentence, for what does not fit.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
@@ -111,6 +114,7 @@ def evict(
             "window_anchor=question needs to know where the question ends, which generate is not "
             "told; use window_anchor=end."
         )
+    require(kernels, model.device)
     branch = Branch(policy, ratio, budget)
     if "generate" in vars(model):
         raise ValueError(
@@ -122,7 +126,8 @@ def evict(
     generate = model.generate
 
     def compressed(inputs: Tensor | None = None, **kwargs: Any) -> Any:
-        return _generate(model, generate, layout, branch, protocol, inputs, kwargs)
+        with using(kernels):
+            return _generate(model, generate, layout, branch, protocol, inputs, kwargs)
 
     model.generate = compressed
     try:

@@ -19,6 +19,7 @@ from harness.engine.layout import prepare
 from harness.engine.prefill import Capture, Prefill, clock, prefill
 from harness.engine.rotary import Rotary, forget_lengths
 from harness.engine.settings import Branch, BranchResult, Generation, Protocol
+from methods.kernels import require, using
 
 if TYPE_CHECKING:
     from harness.models import LoadedModel, Prompt
@@ -29,8 +30,10 @@ class Engine:
     """Runs prompts of one loaded model.
 
     cells_per_batch: how many branches decode together; `auto` takes all that memory allows. When a
-    batch does not fit it is halved, and later prompts start from the smaller size. ValueError, one
-    sentence, for models whose cache cannot be compressed.
+    batch does not fit it is halved, and later prompts start from the smaller size. kernels: who
+    computes the policies and the attention to compacted caches, see methods.kernels.using.
+    cuda_graphs: replay decoding steps of batches in which no cell holds its budget.
+    ValueError, one sentence, for models whose cache cannot be compressed.
     """
 
     def __init__(
@@ -38,17 +41,21 @@ class Engine:
         loaded: LoadedModel,
         protocol: Protocol | None = None,
         cells_per_batch: int | str = "auto",
+        kernels: str = "auto",
+        cuda_graphs: bool = False,
     ) -> None:
         whole = isinstance(cells_per_batch, int) and not isinstance(cells_per_batch, bool)
         if cells_per_batch != "auto" and not (whole and int(cells_per_batch) >= 1):
             raise ValueError(
                 f"cells_per_batch={cells_per_batch!r} is not allowed; give auto or a number from 1."
             )
+        check_device(loaded.device, kernels, cuda_graphs)
+        self.kernels = kernels
         self.loaded = loaded
         self.protocol = protocol or Protocol()
         self.model = loaded.model.eval()
         self.layout = prepare(self.model)
-        self.decoder = Decoder(self.model, self.layout, loaded.stop_ids, loaded.decode)
+        self.decoder = Decoder(self.model, self.layout, loaded.stop_ids, loaded.decode, cuda_graphs)
         self._known_rotary: Rotary | None = None
         self.cells_per_batch: int | None = (
             None if cells_per_batch == "auto" else int(cells_per_batch)
@@ -80,9 +87,10 @@ class Engine:
         split = self.protocol.name != "paper"
         capture = Capture(self.layout, _requests(cells), modality[:boundary], split, behind)
         rotary = self._rotary(branches)
-        filled = self._prefill(capture, prompt, positions, boundary, rotary)
-        answers = _Answers(self, prompt, positions, modality, boundary, generation, filled)
-        answers.run_all(cells, self.loaded.letter_ids(letters))
+        with using(self.kernels):
+            filled = self._prefill(capture, prompt, positions, boundary, rotary)
+            answers = _Answers(self, prompt, positions, modality, boundary, generation, filled)
+            answers.run_all(cells, self.loaded.letter_ids(letters))
         return answers.results(cells, letters)
 
     def _rotary(self, branches: Sequence[Branch]) -> Rotary | None:
@@ -148,6 +156,13 @@ class Engine:
         # Twice the entries of one cell: the gather's index and the attention's workspace need room
         # too.
         return max(1, min(cells, int(0.8 * free / (2 * entries))))
+
+
+def check_device(device: torch.device, kernels: str, cuda_graphs: bool) -> None:
+    """ValueError, one sentence, where a device cannot do what the engine is asked for."""
+    require(kernels, device)
+    if cuda_graphs and device.type != "cuda":
+        raise ValueError(f"cuda_graphs=true needs a CUDA device, not {device.type}; set it false.")
 
 
 class _Answers:

@@ -10,7 +10,7 @@ from typing import Any
 import methods
 from harness import models
 from harness.config import EngineConfig, ModelConfig, ProtocolConfig
-from harness.engine import Branch, BranchResult, Engine, Generation, Protocol
+from harness.engine import Branch, BranchResult, Engine, Generation, Protocol, check_device
 from harness.errors import UserError
 from harness.grid import Cell
 
@@ -33,6 +33,7 @@ class Bridge:
         """
         engine = engine or EngineConfig()
         try:
+            check_device(models.device_of(device), engine.kernels, engine.cuda_graphs)
             self.loaded = models.load(
                 model.pretrained,
                 revision=model.revision,
@@ -41,7 +42,9 @@ class Bridge:
                 trust_remote_code=model.trust_remote_code,
             )
             tail = Protocol(protocol.name, protocol.tail)
-            self.engine = Engine(self.loaded, tail, engine.cells_per_batch)
+            self.engine = Engine(
+                self.loaded, tail, engine.cells_per_batch, engine.kernels, engine.cuda_graphs
+            )
         except (OSError, ValueError) as error:
             raise UserError(f"model={model.name}: {error}") from error
         models.use_threads(self.loaded, engine.threads)

@@ -10,7 +10,7 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
-from harness.config import ModelConfig, ProtocolConfig
+from harness.config import EngineConfig, ModelConfig, ProtocolConfig
 from harness.errors import UserError
 from harness.grid import FULL, Cell
 from harness.scoring.bridge import Bridge
@@ -21,7 +21,7 @@ class EvictBench(lmms):
     """A model whose prompt cache is evicted by one method at one ratio or budget.
 
     model_args: pretrained, revision, method (default: the full cache), ratio (evicted fraction) or
-    budget (kept tokens), protocol, tail, dtype, and any parameter of the method by its name, but
+    budget (kept tokens), protocol, tail, dtype, kernels (auto, triton, torch), and any parameter of the method by its name, but
     for one: its parameter `budget`, how layers and heads share the kept tokens, is called `rule`
     here (rule=pyramid), because budget=16 is their number.
     """
@@ -40,6 +40,7 @@ class EvictBench(lmms):
         revision: str | None = None,
         device: str | None = None,
         dtype: str = "auto",
+        kernels: str = "auto",
         trust_remote_code: bool = False,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -59,7 +60,8 @@ class EvictBench(lmms):
         self.told = False
         self.cell = single_cell(method, ratio, budget, params, rule)
         model = ModelConfig(pretrained, pretrained, revision, False, trust_remote_code)
-        self.bridge = Bridge(model, ProtocolConfig(protocol, tail), device or "auto", dtype)
+        rules, chosen = ProtocolConfig(protocol, tail), EngineConfig(kernels=kernels)
+        self.bridge = Bridge(model, rules, device or "auto", dtype, chosen)
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer every request from the evicted cache."""

@@ -57,6 +57,7 @@ BAD = [
     ("wandb.mode=foo", "wandb.mode=foo", "offline"),
     ("engine.cells_per_batch=0", "engine.cells_per_batch=0", "auto"),
     ("engine.threads=many", "engine.threads=many", "auto"),
+    ("engine.kernels=cuda", "engine.kernels=cuda", "auto, triton, torch"),
     ("run.name=a/b", "run.name='a/b'", "letters"),
     ("task.scorer=foo", "task.scorer=foo", "mmbench"),
     ("task.overrides.dataset_path=/nowhere", "/nowhere", "dataset_path"),
