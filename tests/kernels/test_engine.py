@@ -1,0 +1,113 @@
+"""The engine with kernels against the engine in plain torch, on tiny random models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import harness
+import methods
+from harness.engine import Branch, Engine, Generation, Protocol
+from methods import kernels
+
+sys.path.append(str(Path(__file__).parents[1] / "engine"))
+
+from rotary_models import make
+from tiny_models import BUILDERS, make_prompt, wrap
+
+GROWING = [("restkv", {"window": 6}), ("snapkv", {"window": 6, "budget": "adaptive"})]
+HOLDING = [
+    ("h2o", {}),
+    ("tova", {}),
+    ("streaming_llm", {"sinks": 2}),
+    ("lacache", {"span": 1, "start": 2}),
+]
+RE_INDEXED = [
+    ("streaming_llm", {"sinks": 2, "positions": "cache"}),
+    ("lacache", {"span": 1, "start": 2, "positions": "cache", "decode": "grow"}),
+]
+
+
+def cells(variants):
+    policies = [methods.build(name, **params) for name, params in variants]
+    return [Branch(), *(Branch(policy, 0.6) for policy in policies)]
+
+
+def run(model, prompt, branches, choice, protocol="replay", tokens=4):
+    engine = Engine(wrap(model), Protocol(protocol), kernels=choice)
+    return engine.run(prompt, branches, Generation(tokens), ("A", "B"))
+
+
+def expect_same(model, prompt, variants, protocol="replay"):
+    found = [run(model, prompt, cells(variants), each, protocol) for each in ("triton", "torch")]
+    for got, wanted in zip(*found, strict=True):
+        assert got.token_ids == wanted.token_ids
+        assert got.kept_tokens == wanted.kept_tokens
+        assert got.letter_logits == pytest.approx(wanted.letter_logits, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_answers_are_those_of_plain_torch(kind):
+    expect_same(BUILDERS[kind](), make_prompt(kind), GROWING + HOLDING)
+
+
+def test_a_question_that_is_read_after_the_eviction():
+    expect_same(BUILDERS["llava"](), make_prompt("llava"), GROWING + HOLDING, "context")
+
+
+@pytest.mark.parametrize("scaling", ["default", "dynamic", "cohere"])
+def test_re_indexed_positions(scaling):
+    expect_same(make(scaling), make_prompt("llama"), GROWING[:1] + RE_INDEXED)
+
+
+def test_every_operation_of_the_engine_is_launched(monkeypatch):
+    names = set()
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("methods.kernels.") and hasattr(
+            module, "launch"
+        ):
+            original = module.launch
+            if callable(original):
+                monkeypatch.setattr(module, "launch", _noting(original, names))
+    run(BUILDERS["llama"](), make_prompt("llama"), cells(GROWING + HOLDING), "triton", tokens=3)
+    wanted = {"gather_entries", "append_entries", "move_entries", "ragged_attention"}
+    wanted |= {"window_lse", "window_columns", "reconstruction", "column_sums", "pooling"}
+    assert wanted <= {name.rpartition(".")[2] for name in names}
+    names.clear()
+    run(BUILDERS["llama"](), make_prompt("llama"), cells(GROWING + HOLDING), "torch", tokens=3)
+    assert not names
+
+
+def _noting(original, names):
+    def launch(kernel, *args, **options):
+        names.add(kernel.fn.__module__)
+        original(kernel, *args, **options)
+
+    return launch
+
+
+@torch.no_grad()
+def test_evicting_inside_generate():
+    model, ids = BUILDERS["llama"]().eval(), make_prompt("llama").inputs["input_ids"]
+    answers = []
+    for choice in ("triton", "torch"):
+        with harness.evict(model, "snapkv", ratio=0.7, window=6, kernels=choice):
+            answers.append(model.generate(ids, max_new_tokens=5, do_sample=False).tolist())
+    assert answers[0] == answers[1]
+
+
+def test_what_the_engine_cannot_do_is_refused():
+    loaded = wrap(BUILDERS["llama"]())
+    with pytest.raises(ValueError, match="auto, triton, torch"):
+        Engine(loaded, kernels="fast")
+    with pytest.raises(ValueError, match="cuda_graphs=true needs a CUDA device, not cpu"):
+        Engine(loaded, cuda_graphs=True)
+    with (
+        kernels.using("auto"),
+        pytest.raises(ValueError, match="auto, triton, torch"),
+        harness.evict(loaded.model, "snapkv", ratio=0.5, kernels="fast"),
+    ):
+        pass

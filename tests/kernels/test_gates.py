@@ -1,0 +1,92 @@
+"""Ahead-of-time compilation of every kernel, and both gates seen red on kernels that are broken."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from methods import kernels
+from methods.kernels import window_lse
+from tests.kernels import OPERATIONS
+from tests.kernels.ahead_of_time import HEADS, SHARED, Compiled
+from tests.kernels.oracles import assert_close, causal, draw, logits
+
+ROOT = Path(__file__).parents[2]
+
+
+def compile_apart(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, where kernels are not interpreted."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, text=True, capture_output=True
+    )
+
+
+def test_every_kernel_compiles_for_every_architecture():
+    done = compile_apart("-m", "tests.kernels.ahead_of_time")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    rows = done.stdout.splitlines()
+    assert {90, 89, 80} == set(SHARED)
+    assert set(HEADS) == {torch.float32, torch.float16, torch.bfloat16}
+    assert len(rows) > 3 * len(OPERATIONS)  # at least one launch an operation and architecture
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ('"BLOCK": 512, "num_warps": 4', "spills"),
+        ('"BLOCK": 2048, "num_warps": 32', "bytes"),
+        ('"BLOCK": 100, "num_warps": 4', "Error"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_seen(change, says):
+    code = f"""
+import sys, torch
+from tests.kernels import ahead_of_time
+import methods.kernels.window_lse
+module = sys.modules["methods.kernels.window_lse"]
+module._config = lambda *_: {{{change}, "num_stages": 2}}
+ahead_of_time.HEADS = {{torch.bfloat16: (128,)}}
+sys.exit(ahead_of_time.main(["--operations", "window_lse", "--arch", "90"]))
+"""
+    done = compile_apart("-c", code)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "WRONG" in done.stdout
+    assert says in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("key[:, None] <= first + row[None]", "key[:, None] < first + row[None]"),  # causality
+        ("visible = (key < length)[:, None] &", "visible ="),  # the end of the keys
+        ("tl.store(parts + out * rows + row", "tl.store(parts + row"),  # where it is written
+    ],
+)
+def test_a_kernel_that_computes_something_else_is_seen(right, wrong, tmp_path):
+    source = Path(sys.modules[window_lse.__module__].__file__).read_text()
+    assert source.count(right) == 1
+    broken = tmp_path / "broken_window_lse.py"
+    broken.write_text(source.replace(right, wrong))
+    spec = importlib.util.spec_from_file_location(f"methods.kernels.{broken.stem}", broken)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    queries, keys = draw(2, 4, 7, 32, seed=1), draw(2, 2, 130, 32, seed=2)
+    wanted = logits(queries, keys, 0.2, causal(7, 130)).logsumexp(-1)
+    assert_close(kernels.window_lse(queries, keys, 0.2), wanted, torch.float32)
+    with pytest.raises(AssertionError):
+        assert_close(module.window_lse(queries, keys, 0.2), wanted, torch.float32)
+
+
+def test_what_is_wrong_with_a_kernel():
+    fits = Compiled("kernel", "bf16 d128", 89, 128, 0, SHARED[89])
+    assert fits.wrong == ""
+    assert "spills 8" in Compiled("kernel", "", 80, 255, 8, 0).wrong
+    assert "101376" in Compiled("kernel", "", 89, 64, 0, SHARED[89] + 1).wrong
+    assert Compiled("kernel", "", 90, error="no").wrong == "no"
