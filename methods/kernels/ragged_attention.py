@@ -121,9 +121,8 @@ def _config(dtype: torch.dtype, dims: int, rows: int, turned: bool) -> dict[str,
     wide = dims > 128
     stages = 2 if wide else 3
     if dtype == torch.float32:
-        block = 16 if wide and turned else 32
-        return {"BLOCK": block, "num_warps": 8, "num_stages": stages}
-    many = rows > 32 or (turned and dims > 64) or (wide and rows > 16)  # of registers
+        return {"BLOCK": 32 if dims <= 64 else 16, "num_warps": 8, "num_stages": stages}
+    many = rows > 16 or (turned and dims > 64)  # registers for one warpgroup
     block = 32 if wide and turned else 64
     return {"BLOCK": block, "num_warps": 8 if many else 4, "num_stages": stages}
 
