@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from harness.engine.hold import Holder, evict
-from harness.engine.rotary import Rotary, Turns
+from harness.engine.rotary import Rotary
 from harness.engine.tiles import Tiles, View, send
 from methods.kernels import Turning, ragged_attention
 
@@ -123,8 +123,8 @@ class CompactLayer(CacheLayerMixin):
         self._waiting = waiting
 
     def _plain(self, new: Tensor) -> tuple[Tensor, Tensor]:
-        """Re-indexed cells [C], and what new keys or queries [cells, heads, q, d] are in them before
-        they are rotated: float32 [C, heads, q, d].
+        """Re-indexed cells [C], and their part of new keys or queries [cells, heads, q, d] as it
+        was before it was rotated: float32 [C, heads, q, d].
         """
         assert self.rotary is not None
         assert self.rotary.now is not None  # a decoding pass runs while the rotary is following

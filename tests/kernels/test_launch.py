@@ -60,7 +60,7 @@ def test_devices_that_cannot_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="CUDA device, not on cpu"):
         kernels.require("triton", cpu)
     monkeypatch.setattr(launch, "capability", lambda device: 75)
-    with pytest.raises(ValueError, match="8.0, not 7.5"):
+    with pytest.raises(ValueError, match=r"8\.0, not 7\.5"):
         kernels.require("auto", cuda)
     monkeypatch.setattr(launch, "triton", None)
     with pytest.raises(ValueError, match="install it or use kernels=torch"):
