@@ -187,6 +187,18 @@ class CompactLayer(CacheLayerMixin):
         self.token -= 1
         self.tiles.device_counts -= 1
 
+    def restore(self, counted: tuple[int, Tensor], more: int) -> None:
+        """Let host and device count from `more` tokens after that."""
+        seen, counts = counted
+        self.recount((seen + more, counts + more))
+        self.token.fill_(self.seen)
+        self.tiles.device_counts.copy_(self.tiles.counts)
+
+    def agrees(self) -> bool:
+        """Whether the device counts what the host counts; waits for the device."""
+        counts = self.tiles.device_counts.cpu()
+        return int(self.token) == self.seen and torch.equal(counts.long(), self.tiles.counts)
+
     def sequences(self, cells: Sequence[int]) -> Tensor:
         """Sequences of these cells, int64 [cells * heads] on the host."""
         return (torch.tensor(cells)[:, None] * self.heads + torch.arange(self.heads)).flatten()

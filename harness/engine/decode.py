@@ -143,6 +143,7 @@ class Decoder:
                 left = generation.max_new_tokens - step - 2
                 listener.last = not left
                 logits = steps(tokens[:, None], place, left)
+        self.graphs = self.graphs and not steps.failed  # what failed once will fail again
         return Decoded(state.token_ids, first)
 
     def _step(self, cache: CellCache, ids: Tensor, positions: Tensor) -> Tensor:

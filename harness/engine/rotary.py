@@ -117,6 +117,12 @@ class Rotary:
         return torch.cat([still * cos + self._half(still) * sin, rest], dim=-1)
 
 
+def moves_frequencies(model: PreTrainedModel) -> bool:
+    """Whether frequencies are made anew while decoding, at another place in memory."""
+    module = getattr(model.get_decoder(), "rotary_emb", None)
+    return module is not None and _kind(module) == "dynamic"
+
+
 def forget_lengths(model: PreTrainedModel) -> None:
     """Let dynamic frequencies start anew, which otherwise depend on the longest prompt so far."""
     module = getattr(model.get_decoder(), "rotary_emb", None)

@@ -17,7 +17,7 @@ from harness.engine.decode import Decoded, Decoder
 from harness.engine.inputs import check, check_boundary, position_ids
 from harness.engine.layout import prepare
 from harness.engine.prefill import Capture, Prefill, clock, prefill
-from harness.engine.rotary import Rotary, forget_lengths
+from harness.engine.rotary import Rotary, forget_lengths, moves_frequencies
 from harness.engine.settings import Branch, BranchResult, Generation, Protocol
 from methods.kernels import require, using
 
@@ -55,7 +55,18 @@ class Engine:
         self.protocol = protocol or Protocol()
         self.model = loaded.model.eval()
         self.layout = prepare(self.model)
-        self.decoder = Decoder(self.model, self.layout, loaded.stop_ids, loaded.decode, cuda_graphs)
+        if cuda_graphs and moves_frequencies(self.model):
+            raise ValueError(
+                f"{type(self.model).__name__} changes its rotary frequencies with the length, so "
+                "its decoding steps cannot be replayed; set cuda_graphs=false."
+            )
+        self.decoder = Decoder(
+            self.model,
+            self.layout,
+            loaded.stop_ids,
+            loaded.decode,
+            cuda_graphs,
+        )
         self._known_rotary: Rotary | None = None
         self.cells_per_batch: int | None = (
             None if cells_per_batch == "auto" else int(cells_per_batch)
@@ -163,6 +174,10 @@ def check_device(device: torch.device, kernels: str, cuda_graphs: bool) -> None:
     require(kernels, device)
     if cuda_graphs and device.type != "cuda":
         raise ValueError(f"cuda_graphs=true needs a CUDA device, not {device.type}; set it false.")
+    if cuda_graphs and kernels == "torch":
+        raise ValueError(
+            "cuda_graphs=true needs the kernels; set kernels=auto or cuda_graphs=false."
+        )
 
 
 class _Answers:

@@ -11,7 +11,7 @@ from harness.engine import Branch, Engine, Generation
 from harness.engine import graphs as graphs_module
 from harness.engine.graphs import Steps
 
-TOKENS = 24
+TOKENS = 48
 
 
 class Replayed:
@@ -23,7 +23,7 @@ class Replayed:
         self.refuse = refuse
         self.caches = []
 
-    def __call__(self, step):
+    def __call__(self, step, device):
         if self.refuse:
             raise RuntimeError("operation not permitted when stream is capturing")
         layers = self.caches[-1].layers
