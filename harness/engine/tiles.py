@@ -123,11 +123,13 @@ class Tiles:
     def reserve(self, new: int) -> None:
         """Give tiles to the sequences that need them for `new` more entries."""
         have = (self.table >= 0).sum(1)
-        missing = (self.counts + new + self.size - 1) // self.size - have
-        missing.clamp_min_(0)
-        added = int(missing.sum())
-        if not added:
+        wanted = -(-(self.counts + new) // self.size)
+        if bool((wanted <= have).all()):
             return
+        if self.keys.is_cuda:  # seldom and for all, since growing the pool copies it
+            wanted = -(-(self.counts + max(new, LARGE)) // self.size)
+        missing = (wanted - have).clamp_min_(0)
+        added = int(missing.sum())
         total = len(self.owner)
         self.keys = pad(self.keys, (0, 0, 0, 0, 0, added))
         self.values = pad(self.values, (0, 0, 0, 0, 0, added))
@@ -257,4 +259,8 @@ def _tile(rows: Sequence[Tensor], blocks: Tensor, size: int, fill: int) -> Tenso
 
 def send(host: Tensor, device: torch.device) -> Tensor:
     """A small tensor of the host on the device; the copy is queued, not waited for."""
-    return host.to(device, non_blocking=True)
+    if device.type != "cuda":
+        return host.to(device)
+    # A graph would copy from this place in memory again, whatever is there by then.
+    assert not torch.cuda.is_current_stream_capturing()
+    return host.pin_memory().to(device, non_blocking=True)
