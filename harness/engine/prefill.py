@@ -7,8 +7,8 @@ must not know how cells are decoded.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 
 from harness.engine.attention import listening
 from harness.engine.inputs import first_part
-from harness.engine.layout import Layout
+from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.rotary import Rotary, Turns
 from methods import LayerView, Policy, Selection
 
@@ -30,6 +30,34 @@ def clock(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+class Stopwatch:
+    """Adds up the time of many short pieces of work without waiting for the device in between."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def running(self, device: torch.device) -> Iterator[None]:
+        """Count the work that is given to the device within the block."""
+        if device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record(torch.cuda.current_stream(device))
+            yield
+            end.record(torch.cuda.current_stream(device))
+            self._events.append((start, end))
+        else:
+            started = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - started
+
+    def seconds(self) -> float:
+        """The total, after the device has finished."""
+        for _, end in self._events[-1:]:
+            end.synchronize()
+        return self._seconds + sum(start.elapsed_time(end) for start, end in self._events) / 1e3
 
 
 @dataclass
@@ -74,7 +102,7 @@ class Capture:
         windows = [policy.queries(suffix) for policy, _ in requests]
         self.window = None if None in windows else max((w for w in windows if w), default=0)
         self.selections: list[Selections] = [{} for _ in layout.layers]
-        self.score_s = 0.0
+        self.scoring = Stopwatch()
         self.shapes: dict[int, torch.Size] = {}  # keys as attention saw them, by cache index
         self._checked_mask: Tensor | None = None
         self._bidirectional = False
@@ -98,7 +126,19 @@ class Capture:
             self._bidirectional = self._inspect(mask)
         if not self.requests:
             return
-        started = clock(query.device)
+        with self.scoring.running(query.device):
+            self._select(layer, query, key, value, mask, scaling)
+
+    def _select(
+        self,
+        layer: AttentionLayer,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+    ) -> None:
+        """Let every policy measure this layer."""
         length = query.shape[2]
         first = 0 if self.window is None else max(length - self.window, 0)
         view = LayerView(
@@ -116,7 +156,6 @@ class Capture:
         for policy, budgets in self.requests:
             chosen = policy.select_many(view, budgets)
             self.selections[layer.rank][id(policy)] = dict(zip(budgets, chosen, strict=True))
-        self.score_s += clock(query.device) - started
 
     def _inspect(self, mask: Tensor) -> bool:
         """Whether any token sees a later one; ValueError when text does and the prompt is split."""
@@ -166,7 +205,8 @@ def prefill(
                 f"layer {index} attends to keys of shape {tuple(shape)} but caches "
                 f"{tuple(cache.layers[index].keys.shape)}; choose a model that caches its keys."
             )
-    spent = elapsed - capture.score_s, capture.score_s
+    scored = capture.scoring.seconds()
+    spent = elapsed - scored, scored
     return Prefill(cache, logits, capture.selections, *spent, rotary, turns)
 
 
