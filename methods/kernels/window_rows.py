@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .launch import LOG2_E, capability, jit, processors, tl, triton, upcast
 
@@ -22,7 +23,9 @@ def window_arguments(
     """The arguments that every kernel of a window begins with."""
     batch, heads, rows, dim = queries.shape
     kv_heads, length = keys.shape[1], keys.shape[2]
-    seen = None if mask is None else mask.expand(batch, 1, rows, length)
+    seen = None
+    if mask is not None:  # rows of a length that wide loads divide: others take registers
+        seen = pad(mask.expand(batch, 1, rows, length), (0, -length % 16))
     return (
         *(queries, keys, seen, scaling * LOG2_E, length, length - behind - rows, rows, dim),
         *(kv_heads, heads // kv_heads, *queries.stride(), *keys.stride()),
@@ -45,9 +48,11 @@ def window_options(
     if keys.dtype == torch.float32:  # three products of tf32 hold six copies of their operands
         most, block, stages, ieee = 16, 32, 1, wide > 128
     elif wide > 128:
-        most, block, stages = 128, 32, 2
+        most, block, stages = 128, (32 if mask is None else 16), 2
     else:
-        most, stages = min(most, 256 if capability(keys.device) in _ROOMY else 128), 2
+        # A mask takes registers: an address for each logit.
+        large = capability(keys.device) in _ROOMY and mask is None
+        most, stages = min(most, 256 if large else 128), 2
     heads = triton.next_power_of_2(queries.shape[1] // keys.shape[1])
     slots = max(16, heads, min(most, heads * triton.next_power_of_2(queries.shape[2])))
     if slots <= 64 and wide <= 128 and keys.dtype != torch.float32:
@@ -60,7 +65,7 @@ def window_options(
         "UPCAST": upcast(keys.dtype),
         "PRECISION": "ieee" if ieee else "tf32x3",
         "BLOCK": block,
-        "num_warps": 8 if slots > 64 or ieee else 4,
+        "num_warps": 8 if slots > 64 or ieee or (most == 16 and mask is not None) else 4,
         "num_stages": stages,
     }
 
@@ -109,8 +114,8 @@ def window_logits(
     logits = tl.dot(q, k, input_precision=PRECISION) * scaling
     if MASKED:
         inside = real[:, None] & (key < length)[None]
-        at = mask + row.to(tl.int64)[:, None] * m_row + key.to(tl.int64)[None] * m_key
-        visible = inside & tl.load(at, mask=inside, other=0).to(tl.int1)
+        at = row[:, None] * m_row + key[None] * m_key  # W * L: 32 bits are enough
+        visible = inside & tl.load(mask + at, mask=inside, other=0).to(tl.int1)
     else:
         visible = key[None] <= tl.where(real, first + row, -1)[:, None]
     return tl.where(visible, logits, float("-inf"))

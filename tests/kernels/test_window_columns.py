@@ -28,6 +28,12 @@ def shipped(dtype, dim):
         weights = None if rows == 1 else torch.empty(rows, device="meta")
         values = None if rows == 1 else torch.empty_like(keys)
         kernels.window_columns(queries, keys, 0.1, weights, lse=lse, values=values)
+    # A model whose images look ahead, and a length that no load is aligned to.
+    queries, keys = (torch.empty(1, n, 1001, dim, dtype=dtype, device="meta") for n in (28, 4))
+    mask = torch.empty(1, 1, 32, 1001, dtype=torch.bool, device="meta")
+    lse = torch.empty(1, 28, 32, device="meta")
+    queries, weights = queries[:, :, -32:], lse[0, 0]
+    kernels.window_columns(queries, keys, 0.1, weights, mask, 0, lse, keys)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,10 @@ def shipped(dtype, dim):
         queries = torch.empty(1, heads, rows, dim, dtype=dtype, device="meta")
         keys = torch.empty(1, kv_heads, 32768, dim, dtype=dtype, device="meta")
         kernels.window_lse(queries, keys, dim**-0.5)
+    # A model whose images look ahead, and a length that no load is aligned to.
+    queries, keys = (torch.empty(1, n, 1001, dim, dtype=dtype, device="meta") for n in (28, 4))
+    mask = torch.empty(1, 1, 32, 1001, dtype=torch.bool, device="meta")
+    kernels.window_lse(queries[:, :, -32:], keys, dim**-0.5, mask)
 
 
 @pytest.fixture(autouse=True)
