@@ -85,7 +85,7 @@ def _by_triton(
     )
 
 
-@jit
+@jit(varying=("total", "blocks", "t_sequence"))
 def _append_kernel(
     keys,
     values,

@@ -6,7 +6,18 @@ import torch
 from torch import Tensor
 
 from .blocks import load_columns, load_rows
-from .launch import LOG2_E, by_triton, capability, jit, launch, processors, tl, triton, upcast
+from .launch import (
+    LOG2_E,
+    ROOMIEST,
+    by_triton,
+    capability,
+    jit,
+    launch,
+    processors,
+    tl,
+    triton,
+    upcast,
+)
 from .row_lse import block_logits, free_rows, mask_kind, padded, products_in_chunks, row_lse
 
 _BLOCK_ROWS = 256
@@ -74,7 +85,7 @@ def causal_flops(batch: int, heads: int, length: int, dim: int, dtype: torch.dty
 
 def _config(dtype: torch.dtype, dims: int, capability: int, mask: int = 0) -> dict[str, int]:
     """Launch parameters for a head of `dims` elements, a power of 2; mask: `mask_kind`."""
-    hopper = capability >= 90
+    hopper = capability in ROOMIEST
     if dtype == torch.float32:
         keys, chunk = (64, 32) if hopper else (32, 16)
         sizes = {"BLOCK_KEYS": keys, "BLOCK_ROWS": 64, "CHUNK": min(chunk, dims)}
@@ -154,7 +165,7 @@ def _by_triton(
     return parts[0] if splits == 1 else parts.sum(0)
 
 
-@jit
+@jit(varying=("members", "shares", "splits", "free"))
 def _column_kernel(
     queries,
     keys,

@@ -21,7 +21,7 @@ from .changes import (
     project,
 )
 from .factors import rounded_factors
-from .launch import by_triton, capability, jit, launch, tl, triton, upcast
+from .launch import ROOMIEST, by_triton, capability, jit, launch, tl, triton, upcast
 
 
 def joint_reconstruction(
@@ -55,9 +55,9 @@ def _config(narrow: bool, dim: int, capability: int) -> dict[str, int]:
     """Launch parameters; narrow: products in half precision. KEEP: values stay in registers."""
     if not narrow:
         return _parameters(64, 64, 32, False, 8, 1)
-    if dim in (64, 128) and capability >= 90:
+    if dim in (64, 128) and capability in ROOMIEST:
         return _parameters(128, 128, 64, True, 8, 2)
-    return _parameters(128, 128, 64 if capability >= 90 else 32, False, 8, 2)
+    return _parameters(128, 128, 64 if capability in ROOMIEST else 32, False, 8, 2)
 
 
 def _parameters(

@@ -26,15 +26,23 @@ KERNELS = ("auto", "triton", "torch")
 MOST_DIMS = 256  # of a head
 LOG2_E = 1.4426950408889634  # exp(x) = exp2(LOG2_E * x), and exp2 is what the hardware has
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+ROOMIEST = (90, 100, 103)  # compute capabilities x 10 with 227 KiB of shared memory a block
 _OLDEST = 80  # compute capability x 10
 
 _wanted: ContextVar[str] = ContextVar("evictbench_kernels", default="auto")
 _recorder: ContextVar[Recorder | None] = ContextVar("evictbench_recorder", default=None)
 
 
-def jit(function: Callable[..., Any]) -> Any:
-    """triton.jit, or the function itself where there is no Triton to run it."""
-    return function if triton is None else triton.jit(function)
+def jit(function: Callable[..., Any] | None = None, *, varying: Sequence[str] = ()) -> Any:
+    """triton.jit, or the function itself where there is no Triton to run it.
+
+    varying: whole numbers that change from call to call, for which nothing is compiled anew.
+    """
+    if function is None:
+        return lambda function: jit(function, varying=varying)
+    if triton is None:
+        return function
+    return triton.jit(do_not_specialize=list(varying))(function)
 
 
 @contextmanager

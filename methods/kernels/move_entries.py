@@ -83,7 +83,7 @@ def _by_triton(
     )
 
 
-@jit
+@jit(varying=("total", "m", "blocks", "t_sequence"))
 def _move_kernel(
     keys,
     values,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .launch import LOG2_E, by_triton, capability, launch, processors, triton, upcast
+from .launch import LOG2_E, ROOMIEST, by_triton, capability, launch, processors, triton, upcast
 from .ragged_kernels import attention_kernel, combine_kernel, weights_kernel
 
 _FEWEST, _MOST = 256, 2048  # entries a program, between which a sequence is split to fill the GPU
@@ -131,7 +131,7 @@ def _most_rows(dtype: torch.dtype, dims: int, capability: int) -> int:
     """Query rows of a sequence that one program takes; more take their turns at its entries."""
     if dtype == torch.float32:
         return 16
-    return 64 if dims <= 128 and capability >= 90 else 32
+    return 64 if dims <= 128 and capability in ROOMIEST else 32
 
 
 def _chunk(longest: int, programs: int, block: int, device: torch.device) -> int:

@@ -9,7 +9,7 @@ from .blocks import load_columns, load_rows
 from .launch import jit, tl
 
 
-@jit
+@jit(varying=("splits", "table_row"))
 def attention_kernel(
     queries,
     keys,
@@ -151,7 +151,7 @@ def _tiles(table, offset, count, TILE: tl.constexpr, BLOCK: tl.constexpr):
     return tl.load(table + entry // TILE, mask=entry < count, other=0).to(tl.int64)
 
 
-@jit
+@jit(varying=("splits",))
 def combine_kernel(
     parts,
     lse,
@@ -188,7 +188,7 @@ def combine_kernel(
     tl.store(final + row, top + tl.log2(total))
 
 
-@jit
+@jit(varying=("number",))
 def weights_kernel(
     weights,
     lse,

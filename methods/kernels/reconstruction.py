@@ -22,7 +22,7 @@ from .changes import (
     squared_lengths_of_loaded,
 )
 from .factors import rounded_factors
-from .launch import by_triton, capability, jit, launch, processors, tl, triton, upcast
+from .launch import ROOMIEST, by_triton, capability, jit, launch, processors, tl, triton, upcast
 
 _GROUPS = ("none", "mean", "max")
 
@@ -81,7 +81,7 @@ def _config(
     if not narrow:
         return _parameters(64, 32, False, 4, 1)
     few = programs < 2 * processors
-    if few or (dim > 128 and capability < 90):
+    if few or (dim > 128 and capability not in ROOMIEST):
         return _parameters(64, 64, dim <= 128, 4, 2)
     if dim > 128:
         return _parameters(128, 64, True, 8, 1)

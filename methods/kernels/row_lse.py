@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .blocks import load_columns, load_rows
-from .launch import LOG2_E, by_triton, capability, jit, launch, tl, triton, upcast
+from .launch import LOG2_E, ROOMIEST, by_triton, capability, jit, launch, tl, triton, upcast
 
 _BLOCK_ROWS = 256
 
@@ -92,7 +92,7 @@ def free_rows(length: int, mask: Tensor | None, blind: int | None) -> int:
 
 def _config(dtype: torch.dtype, dims: int, capability: int) -> dict[str, int]:
     """Launch parameters for a head of `dims` elements, a power of 2."""
-    hopper = capability >= 90
+    hopper = capability in ROOMIEST
     if dtype == torch.float32:
         keys, chunk = (64, 32) if hopper else (32, 16)
         sizes = {"BLOCK_ROWS": 64, "BLOCK_KEYS": keys, "CHUNK": min(chunk, dims)}
