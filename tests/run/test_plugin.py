@@ -69,13 +69,16 @@ def test_a_method_that_did_not_fit_is_told_once(
 
 @pytest.mark.usefixtures("fake")
 def test_every_part_of_the_cell_arrives() -> None:
-    model = EvictBench("folder", "restkv", ratio=0.9, alpha=0.5, protocol="paper", device="cpu")
+    model = EvictBench(
+        "folder", "restkv", ratio=0.9, alpha=0.5, protocol="paper", device="cpu", kernels="torch"
+    )
     assert (model.cell.method, model.cell.ratio, model.cell.budget) == ("restkv", 0.9, None)
     assert dict(model.cell.params)["alpha"] == 0.5
     assert dict(model.cell.params)["window"] == 32
     assert isinstance(model.bridge, FakeBridge)
-    settings, protocol, device, dtype = model.bridge.settings
+    settings, protocol, device, dtype, engine = model.bridge.settings
     assert (settings.pretrained, protocol.name, device, dtype) == ("folder", "paper", "cpu", "auto")
+    assert engine.kernels == "torch"
 
 
 @pytest.mark.usefixtures("fake")
