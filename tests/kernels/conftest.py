@@ -1,13 +1,55 @@
-"""Every test here runs Triton's kernels, natively or interpreted, on memory full of NaN."""
+"""Every test here runs Triton's kernels, natively or interpreted, on memory full of NaN.
+
+Compiling all of them takes minutes and one processor: it begins when tests begin, in a process of
+its own, and is looked at last.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from methods import kernels
+
+_LAST = "test_every_kernel_compiles_for_every_architecture"
+_compiling = pytest.StashKey[subprocess.Popen[str]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.name == _LAST)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    wanted = any(item.name == _LAST for item in session.items)
+    if wanted and not session.config.option.collectonly:
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        session.config.stash[_compiling] = subprocess.Popen(
+            [sys.executable, "-m", "tests.kernels.ahead_of_time", "--processes", "1"],
+            cwd=Path(__file__).parents[2],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _compiling in config.stash:
+        config.stash[_compiling].kill()
+
+
+@pytest.fixture
+def compiled(pytestconfig: pytest.Config) -> tuple[int, str]:
+    """Exit status and output of the compilation of every kernel."""
+    process = pytestconfig.stash[_compiling]
+    said, _ = process.communicate()
+    return process.returncode, said
 
 
 @pytest.fixture(autouse=True)
