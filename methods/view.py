@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .kernels import by_triton, window_attention, window_columns, window_lse
 
-_PART_BYTES = 1 << 27  # attention rows that exist at a time: 128 MiB, or those of one KV head
+PART_BYTES = 1 << 27  # attention rows that exist at a time: 128 MiB, or those of one KV head
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +167,7 @@ class LayerView:
         queries, mask, behind = self._watched_queries(window, anchor)
         group = queries.shape[1] // self.kv_heads
         size = 4 * self.batch * group * queries.shape[2] * self.length  # bytes a KV head
-        step = max(1, _PART_BYTES // size)
+        step = max(1, PART_BYTES // size)
         lse = self._window_lse(window, anchor)
         for start in range(0, self.kv_heads, step):
             own = slice(start * group, (start + step) * group)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from methods.view import PART_BYTES
+
 from .shapes import Shape
 
 _F32 = 4  # bytes
@@ -137,10 +139,11 @@ def restkv_score(shape: Shape, active: bool) -> Count:
 
 
 def _window_rows(shape: Shape) -> Count:
-    """Keys and window queries in, attention rows out."""
+    """Keys and window queries in, attention rows out: those of a KV head, or of as many as fit."""
     rows = shape.heads * shape.window * shape.length * _F32
     moved = _keys(shape) + _queries(shape, shape.window) + rows
-    return Count(moved, _products(shape, shape.window), rows)
+    held = min(rows, max(PART_BYTES, rows // shape.kv_heads))
+    return Count(moved, _products(shape, shape.window), held)
 
 
 def snapkv_score(shape: Shape) -> Count:
