@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ import torch
 from methods import kernels
 
 _LAST = "test_every_kernel_compiles_for_every_architecture"
-_compiling = pytest.StashKey[subprocess.Popen[str]]()
+_compiling = pytest.StashKey[tuple[subprocess.Popen[str], IO[str]]]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,27 +31,32 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = any(item.name == _LAST for item in session.items)
     if wanted and not session.config.option.collectonly:
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-        session.config.stash[_compiling] = subprocess.Popen(
+        said = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed when the session ends
+        process = subprocess.Popen(
             [sys.executable, "-m", "tests.kernels.ahead_of_time", "--processes", "1"],
             cwd=Path(__file__).parents[2],
             env=environment,
             text=True,
-            stdout=subprocess.PIPE,
+            stdout=said,
             stderr=subprocess.STDOUT,
         )
+        session.config.stash[_compiling] = process, said
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _compiling in config.stash:
-        config.stash[_compiling].kill()
+        process, said = config.stash[_compiling]
+        process.kill()
+        said.close()
 
 
 @pytest.fixture
 def compiled(pytestconfig: pytest.Config) -> tuple[int, str]:
     """Exit status and output of the compilation of every kernel."""
-    process = pytestconfig.stash[_compiling]
-    said, _ = process.communicate()
-    return process.returncode, said
+    process, said = pytestconfig.stash[_compiling]
+    status = process.wait()
+    said.seek(0)
+    return status, said.read()
 
 
 @pytest.fixture(autouse=True)
