@@ -182,17 +182,15 @@ class LayerView:
         weights: float32 [rows], what each query counts; None: 1. past: also return what the first
         `past` of these sums take from the values, float32 [B, H, dv].
         """
-        if not by_triton(self.queries, self.keys, self.values):
-            attention = self.observed(window, anchor)  # shared by all policies of the view
-            sums = attention.sum(2) if weights is None else torch.matmul(weights, attention)
-            return sums, None if past is None else _outputs(sums, self.values, past)
         queries, mask, behind = self._watched_queries(window, anchor)
-        if weights is None:
-            weights = torch.ones(queries.shape[2], device=queries.device)
-        lse = self._window_lse(window, anchor)
+        lse = attention = None
+        if by_triton(self.queries, self.keys, self.values):
+            lse = self._window_lse(window, anchor)
+        else:
+            attention = self.observed(window, anchor)  # shared by all policies of the view
         values = None if past is None else self.values
         parts = queries, self.keys, self.scaling, weights
-        return window_columns(*parts, mask, behind, lse, values, past)
+        return window_columns(*parts, mask, behind, lse, values, past, attention)
 
     def _watched_queries(self, window: int, anchor: str) -> tuple[Tensor, Tensor | None, int]:
         """Queries of the observation window, their mask, and how many queries are behind it."""
@@ -208,12 +206,3 @@ class LayerView:
         parts = queries, self.keys, self.scaling, mask, behind
         lse: Tensor = self.once(("lse", window, anchor), lambda: window_lse(*parts))
         return lse
-
-
-def _outputs(sums: Tensor, values: Tensor, past: int) -> Tensor:
-    """The first `past` of the sums [B, H, L] times their values, [B, H, dv], which are not expanded
-    to H heads.
-    """
-    batch, heads, _ = sums.shape
-    stacked = sums[..., :past].reshape(batch, values.shape[1], -1, past)
-    return torch.matmul(stacked, values[:, :, :past].float()).view(batch, heads, -1)

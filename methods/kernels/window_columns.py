@@ -34,6 +34,7 @@ def window_columns(
     lse: Tensor | None = None,
     values: Tensor | None = None,
     past: int | None = None,
+    attention: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """(columns, outputs): sum_i weights_i * softmax_ij, float32 [B, H, L], and its product with the
     values of the first `past` keys (None = all), float32 [B, H, dv], or None without values.
@@ -42,10 +43,12 @@ def window_columns(
     more behind them; weights float32 [W], None = ones; values [B, Hkv, L, dv]. mask: bool,
     broadcastable to [B, 1, W, L], True = visible, at least one key a row; None = causal. lse
     [B, H, W]: `window_lse` of the same, where it is known. Keys that no row sees collect 0. The
-    kernel reads keys and values once for the query heads that share them and writes no rows.
+    kernel reads keys and values once for the query heads that share them and writes no rows;
+    plain torch takes them from `attention` [B, H, W, L] where they are at hand.
     """
     if not by_triton(queries, keys, *([] if values is None else [values])):
-        attention = window_attention(queries, keys, scaling, mask, behind)
+        if attention is None:
+            attention = window_attention(queries, keys, scaling, mask, behind)
         columns = attention.sum(2) if weights is None else torch.matmul(weights, attention)
         return columns, None if values is None else _outputs(columns, values, past)
     if lse is None:
