@@ -1,4 +1,4 @@
-"""MMBench: letters, rotations and lmms-eval's own static reading of an answer.
+"""MMBench: letters, rotations, and two readings of an answer.
 
 Knows the MMBench schema and lmms-eval's evaluator for it; must not know models or methods.
 A question is the group of rows with one index modulo 1,000,000, its rotations; CircularEval counts
@@ -11,44 +11,99 @@ from typing import Any
 from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
 from lmms_eval.tasks.mmbench.en_utils import mmbench_evaluator
 
+from harness.errors import UserError
+from harness.scoring import strict
 from harness.scoring.scorers import Document, Judgement, Question
 
 ROTATION = 1_000_000
+EXTRACTIONS = ("lmms_eval", "strict")
+OPTIONS = "ABCD"
+COLUMNS = {"index", "question", "answer", "category", "image", *OPTIONS}
 
 
 class MMBench:
-    """Scores tasks of the MMBench family that need no judge (the `*_static` ones)."""
+    """Scores tasks of the MMBench family without a judge.
+
+    A split whose answers are kept secret has empty answers: nothing is right there, what was read
+    is still known, and `mmbench_submission` writes the file to hand in.
+    """
 
     metric = "gpt_eval_score"
+
+    def __init__(self, extraction: str = "lmms_eval") -> None:
+        """Choose who reads an answer.
+
+        Args:
+            extraction: "lmms_eval", its static task's permissive reading, or "strict", the exact
+                matching of VLMEvalKit, where an unresolved answer is wrong.
+
+        Raises:
+            UserError: another name.
+        """
+        if extraction not in EXTRACTIONS:
+            raise UserError(
+                f"extraction={extraction} is not known: use one of {', '.join(EXTRACTIONS)}."
+            )
+        self.extraction = extraction
 
     def question(self, task: Any, document: Document, row: int) -> Question:
         """Describe a row; its letters are those of the options that are there."""
         index = int(document["index"])
+        level = document.get("L2-category", document.get("l2-category"))
         return Question(
             index=index,
             question_id=index % ROTATION,
             category=str(document["category"]),
-            l2_category=str(document["L2-category"]),
+            l2_category=str(level) if strict.present(level) else None,
             text=str(document["question"]),
-            answer=str(document["answer"]),
-            letters=tuple(mmbench_evaluator.build_choices(document)),
+            answer=answer(document),
+            letters=tuple(name for name in OPTIONS if strict.present(document[name])),
         )
 
     def judge(self, document: Document, metrics: Mapping[str, Any]) -> Judgement:
-        """Read the letter as the task's static evaluation does: first by form and option text,
-        then, where that finds nothing, by the general multiple-choice extraction.
-        """
+        """Read the letter from what the task's process_results made of an answer."""
+        permissive, exact = self.both(document, metrics)
+        return permissive if self.extraction == "lmms_eval" else exact
+
+    def both(self, document: Document, metrics: Mapping[str, Any]) -> tuple[Judgement, Judgement]:
+        """The permissive and the strict judgement of one answer; they differ where it is odd."""
         item = metrics[self.metric]
-        letter = mmbench_evaluator.prefetch_answer(item)
-        if not letter:
-            choices = sorted(mmbench_evaluator.build_choices(item))
-            letter = extract_mcq_answer(item["prediction"], choices=choices)
-        return Judgement(letter or None, letter == item["answer"], unparsed=not letter)
+        choices = {k: v for k, v in strict.options(document).items() if k in OPTIONS}
+        letters = (_permissive(item), strict.letter(item["prediction"], choices))
+        right = answer(document)
+        permissive, exact = (Judgement(x, x == right, unparsed=x is None) for x in letters)
+        return permissive, exact
 
     def total(self, questions: Sequence[Question], judged: Sequence[Judgement]) -> float | None:
-        """Circular accuracy in percent, as the task's aggregation reports it."""
+        """Circular accuracy in percent, as the task's aggregation reports it; None where that
+        cannot be compared: it reads permissively, and without answers it reports nothing.
+        """
+        if self.extraction != "lmms_eval" or not any(q.answer for q in questions):
+            return None
         right: dict[int, bool] = {}
         for question, judgement in zip(questions, judged, strict=True):
             key = question.question_id
             right[key] = right.get(key, True) and judgement.correct
         return 100 * sum(right.values()) / len(right)
+
+
+def fits(document: Document) -> bool:
+    """Whether a row of a data set has MMBench's columns, so that this scorer can read it."""
+    return set(document) >= COLUMNS - {"image"} and str(document["index"]).isdigit()
+
+
+def answer(document: Document) -> str:
+    """The right letter; empty where the split keeps it secret."""
+    given = document.get("answer")
+    return str(given) if strict.present(given) else ""
+
+
+def _permissive(item: Mapping[str, Any]) -> str | None:
+    """The letter as the static evaluation reads it: first by form and option text, then, where
+    that finds nothing, by the general multiple-choice extraction.
+    """
+    letter = mmbench_evaluator.prefetch_answer(item)
+    if not letter:
+        choices = sorted(mmbench_evaluator.build_choices(item))
+        letter = extract_mcq_answer(item["prediction"], choices=choices)
+    return letter or None
