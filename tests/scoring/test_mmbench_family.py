@@ -1,0 +1,323 @@
+import base64
+import random
+from argparse import Namespace
+from collections import defaultdict
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pandas as pd
+import pytest
+from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
+from omegaconf import OmegaConf
+
+from harness import stats
+from harness.config import CONF
+from harness.errors import UserError
+from harness.scoring import catalog, mmbench_submission, mmbench_tasks, mmbench_tsv
+from harness.scoring.mmbench import MMBench, fits
+from tests.scoring import mmbench_data
+from tests.scoring.lmms_tasks import build, results
+
+REASONS = (
+    "It has a long edge. ",
+    "The shape is dark.\n\n",
+    "I see (A) and B here, so A cat it is.\n",
+)
+CULTURE = [n for n in ("index", "question", "answer", *"ABCD", "category", "image", "source")]
+
+
+def made(root: Path, name: str, questions: int = 7, missing: Any = None) -> Any:
+    """The task `name` on questions of its language, in the schema of its data set."""
+    language = "en" if "_en_" in name else "cn"
+    config = {"mmbench_cn_cc_static": "cc"}.get(name, language)
+    split = "dev" if "_dev" in name else "test"
+    rows = mmbench_data.rows(language, questions, missing)
+    if config == "cc":
+        rows = [{name: row[name] for name in CULTURE} for row in rows]
+    if "submission" in name:
+        rows = [{**row, "answer": missing, "split": "test"} for row in rows]
+    return build(name, mmbench_data.folder(root, config, split, rows))
+
+
+def said(rng: random.Random, right: str, name: str) -> str:
+    """An answer, mostly right, in the form that the task asks for."""
+    letter = right if rng.random() < 0.9 else rng.choice("ABCD")
+    if not name.endswith("_cot"):
+        odd = rng.choice(["Absolutely not", "", "答案是" + letter, "B-"])
+        return rng.choice([letter, f"{letter}.", f"({letter})", f"{letter}: it", odd])
+    close = rng.choice(["Answer: {}", "**Answer:** {}", "The answer is {}.", "答案：{}", "", "{}"])  # noqa: RUF001
+    return rng.choice(REASONS) + close.format(letter)
+
+
+DEV = ["mmbench_en_dev_static", "mmbench_cn_dev_static", "mmbench_cn_cc_static"]
+DEV += ["mmbench_en_dev_cot", "mmbench_cn_dev_cot"]
+
+
+@pytest.mark.parametrize("name", DEV)
+@pytest.mark.parametrize("extraction", ["lmms_eval", "strict"])
+def test_scores_and_tables_equal_an_independent_count(
+    tmp_path: Path, name: str, extraction: str
+) -> None:
+    task = made(tmp_path / "data", name, 24)
+    scorer = MMBench(extraction)
+    documents = list(task.eval_docs_no_media)
+    questions = [scorer.question(task, d, i) for i, d in enumerate(documents)]
+    rng = random.Random(name)
+    texts = [said(rng, question.answer, name) for question in questions]
+    metrics = results(task, texts)
+    judged = [scorer.judge(d, m) for d, m in zip(documents, metrics, strict=True)]
+
+    function = task.aggregation()["gpt_eval_score"]
+    wanted = {"args": Namespace(output_path=str(tmp_path))}
+    arguments = wanted if "args" in signature(function).parameters else {}
+    theirs = function([m["gpt_eval_score"] for m in metrics], **arguments)
+    ours = scorer.total(questions, judged)
+    assert (ours is None) == (extraction == "strict")
+    assert ours is None or ours == pytest.approx(theirs)
+
+    cells = stats.summarise(frame(questions, judged))
+    turns: dict[int, list[bool]] = defaultdict(list)
+    kinds: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for document, judgement in zip(documents, judged, strict=True):
+        turns[document["index"] % 1_000_000].append(judgement.correct)
+        kinds["category", document["category"]].append(judgement.correct)
+        if "L2-category" in document:
+            kinds["l2_category", document["L2-category"]].append(judgement.correct)
+    assert sorted(len(turn) for turn in turns.values()) == [2] * 8 + [3] * 8 + [4] * 8
+    assert cells["circular_accuracy"].item() == pytest.approx(
+        sum(all(turn) for turn in turns.values()) / 24
+    )
+    assert cells["accuracy"].item() == pytest.approx(sum(j.correct for j in judged) / len(judged))
+    assert 0 < cells["circular_accuracy"].item() < cells["accuracy"].item() < 1
+    assert cells["unparsed_rate"].item() == pytest.approx(
+        sum(j.unparsed for j in judged) / len(judged)
+    )
+    if extraction == "lmms_eval":
+        assert cells["circular_accuracy"].item() == pytest.approx(theirs / 100)
+    table = stats.abilities(frame(questions, judged))
+    counted = {(row.level, row.ability): (row.n_rows, row.accuracy) for row in table.itertuples()}
+    assert counted == {
+        key: (len(hits), pytest.approx(sum(hits) / len(hits))) for key, hits in kinds.items()
+    }
+
+
+def frame(questions: list[Any], judged: list[Any]) -> pd.DataFrame:
+    """The samples of one full cache with these judgements."""
+    rows = [
+        {
+            "model": "m", "task": "t", "protocol": "paper", "method": "full", "ratio": 0.0,
+            "budget": None, "control": None, "cell_key": "k", "row": row, "index": q.index,
+            "question_id": q.question_id, "category": q.category, "l2_category": q.l2_category,
+            "parsed": j.parsed, "unparsed": j.unparsed, "correct": j.correct,
+        }
+        for row, (q, j) in enumerate(zip(questions, judged, strict=True))
+    ]  # fmt: skip
+    made = pd.DataFrame(rows)
+    for name in stats.REQUIRED:
+        if name not in made:
+            made[name] = pd.NA if name == "fallback" else 1.0
+    if "score" not in made:
+        made["score"] = made["correct"].astype(float)
+    return made
+
+
+def test_the_chinese_prompt_is_lmms_evals_but_for_the_word_nan(tmp_path: Path) -> None:
+    ours = made(tmp_path / "a", "mmbench_cn_dev_static")
+    marked = made(tmp_path / "b", "mmbench_cn_dev_static", missing="nan")
+    theirs = made(tmp_path / "c", "mmbench_cn_dev")
+    traps = made(tmp_path / "d", "mmbench_cn_dev", missing="nan")
+    for number, document in enumerate(ours.eval_docs_no_media):
+        text = ours.doc_to_text(document)
+        assert text == theirs.doc_to_text(theirs.eval_docs_no_media[number])
+        assert text == marked.doc_to_text(marked.eval_docs_no_media[number])
+        asked, hinted = document["question"], document["hint"] is not None
+        assert text.startswith("请仔细看。 " + asked if hinted else asked)
+        assert text.endswith("\n\n请直接使用所提供的选项字母作为答案回答。")
+        if not hinted:
+            assert traps.doc_to_text(traps.eval_docs_no_media[number]).startswith("nan ")
+    first = ours.doc_to_text(ours.eval_docs_no_media[0])
+    assert first == (
+        "形状0是什么颜色 There are several options:\nA. 红色\nB. 绿色\n\n"
+        "请直接使用所提供的选项字母作为答案回答。"
+    )
+
+
+def test_a_question_shows_the_options_that_are_there(tmp_path: Path) -> None:
+    for name, missing in (("a", None), ("b", "nan")):
+        task = made(tmp_path / name, "mmbench_cn_dev_static", missing=missing)
+        for row, document in enumerate(task.eval_docs_no_media):
+            question = MMBench().question(task, document, row)
+            assert question.letters == tuple("ABCD"[: 2 + question.question_id % 3])
+
+
+@pytest.mark.parametrize("name", ["mmbench_en_dev_cot", "mmbench_cn_dev_cot"])
+def test_a_reason_is_asked_for_and_has_room(tmp_path: Path, name: str) -> None:
+    task = made(tmp_path, name)
+    direct = made(tmp_path / "direct", name.replace("_cot", "_static"))
+    for document, plain in zip(task.eval_docs_no_media, direct.eval_docs_no_media, strict=True):
+        text, other = task.doc_to_text(document), direct.doc_to_text(plain)
+        same = text.rsplit("\n", 1)[0]
+        assert other.startswith(same + "\n\n")  # the same question, another request
+        assert not text.endswith(other.rsplit("\n", 1)[1])
+        assert ("Answer: " in text) == ("_en_" in name)
+        assert ("答案：" in text) == ("_cn_" in name)  # noqa: RUF001
+    assert task.config.generation_kwargs["max_new_tokens"] == 512
+    assert task.config.generation_kwargs["until"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "final"),
+    [
+        ("The cat is (A) grey. B is wrong.\nAnswer: C", "C"),
+        ("**Answer:** C", "C"),
+        ("**Answer: C**", "C"),
+        ("Answer: (C)", "(C)"),
+        ("Answer:\nC", "C"),
+        ("answer: c. blue", "c. blue"),
+        ("The final answer is C. cat", "C. cat"),
+        ("Answer: A\nNo, wait.\nAnswer: C.", "C"),
+        ("Answer: C\nB was close.", "C"),
+        ("I first thought Answer: A.\n\nC", "C"),
+        ("Reasons.\n(C)", "(C)"),
+        ("理由。\n答案：C。", "C"),  # noqa: RUF001
+        ("正确答案是C", "C"),
+        ("答案为：C", "C"),  # noqa: RUF001
+        ("答案:  **C**", "C"),
+        ("A cat, then B, and in the end (C) fits", ""),  # cut off: no answer
+        ("The unanswered question: A", ""),
+        ("", ""),
+    ],
+)
+def test_the_final_answer_of_a_chain_of_thought(text: str, final: str) -> None:
+    assert mmbench_tasks.final_answer(text) == final
+
+
+def test_a_chain_that_was_cut_off_is_unparsed_in_both_readings(tmp_path: Path) -> None:
+    task = made(tmp_path, "mmbench_en_dev_cot")
+    documents = list(task.eval_docs_no_media)
+    metrics = results(task, ["It is red, so A or (B)"] * len(documents))
+    for document, found in zip(documents, metrics, strict=True):
+        for judged in MMBench().both(document, found):
+            assert judged.unparsed
+            assert not judged.correct
+
+
+@pytest.mark.parametrize("name", ["mmbench_en_test_submission", "mmbench_cn_test_submission"])
+@pytest.mark.parametrize("missing", [None, "nan"])
+def test_a_split_with_secret_answers_gives_a_file_and_no_score(
+    tmp_path: Path, name: str, missing: Any
+) -> None:
+    task = made(tmp_path / "data", name, missing=missing)
+    documents = list(task.eval_docs_no_media)
+    texts = ["A", "=B", "C\x00\x1b", "x" * 40_000] * len(documents)
+    texts = texts[: len(documents)]
+    scorer = MMBench()
+    questions = [scorer.question(task, d, i) for i, d in enumerate(documents)]
+    judged = [scorer.judge(d, m) for d, m in zip(documents, results(task, texts), strict=True)]
+    assert {q.answer for q in questions} == {""}
+    assert not any(j.correct for j in judged)
+    assert [j.parsed for j in judged][:2] == ["A", "B"]
+    assert scorer.total(questions, judged) is None
+    assert task.aggregation()["gpt_eval_score"]([]) != task.aggregation()["gpt_eval_score"](
+        []
+    )  # nan
+
+    path = mmbench_submission.write(documents, texts, tmp_path / "deep" / "cell.xlsx")
+    assert [p.name for p in path.parent.iterdir()] == ["cell.xlsx"]
+    header, *rows = openpyxl.load_workbook(path).active.iter_rows()
+    names = [cell.value for cell in header]
+    # what https://github.com/open-compass/MMBench asks for, in its README
+    asked = {"question", "A", "B", "C", "D", "prediction", "category", "l2_category", "index"}
+    assert set(names) == asked
+    assert len(rows) == len(documents)
+    for row, document, text in zip(rows, documents, texts, strict=True):
+        cells = dict(zip(names, row, strict=True))
+        assert cells["index"].value == document["index"]
+        assert cells["question"].value == document["question"]
+        assert cells["l2_category"].value == document["L2-category"]
+        options = 2 + document["index"] % 1_000_000 % 3
+        assert [cells[c].value is None for c in "ABCD"] == [i >= options for i in range(4)]
+        assert cells["prediction"].value == text.replace("\x00\x1b", "")[:32_767]
+        assert cells["prediction"].data_type == "s"
+    with pytest.raises(ValueError):
+        mmbench_submission.write(documents, texts[1:], tmp_path / "short.xlsx")
+    assert not (tmp_path / "short.xlsx").exists()
+
+
+def test_rows_without_a_column_for_answers_are_read(tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "answer"} for row in mmbench_data.rows("en", 3)]
+    task = build("mmbench_en_test_submission", mmbench_data.folder(tmp_path, "en", "test", rows))
+    documents = list(task.eval_docs_no_media)
+    judged = [
+        MMBench().judge(d, m) for d, m in zip(documents, results(task, ["B"] * 9), strict=True)
+    ]
+    assert {(j.parsed, j.correct) for j in judged} == {("B", False)}
+
+
+def test_the_official_table_becomes_the_same_questions(tmp_path: Path) -> None:
+    rows = mmbench_data.rows("en", 5)
+    first = {row["index"] % 1_000_000: row["index"] for row in rows[::-1]}
+    names = [
+        "index",
+        "question",
+        "hint",
+        *"ABCD",
+        "answer",
+        "category",
+        "image",
+        "l2-category",
+        "split",
+    ]
+    lines = ["\t".join(names)]
+    for row in rows:
+        main = row["index"] == first[row["index"] % 1_000_000]
+        # turned rows name the row whose image they share
+        picture = base64.b64encode(row["image"]["bytes"]).decode()
+        shown = {**row, "l2-category": row["L2-category"]}
+        shown["image"] = picture if main else str(first[row["index"] % 1_000_000])
+        lines.append("\t".join("" if shown[n] is None else str(shown[n]) for n in names))
+    table = tmp_path / "MMBench_DEV_EN_V11.tsv"
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    mmbench_tsv.convert(table, tmp_path / "v11" / "en" / "test")
+    mmbench_tsv.convert(table, tmp_path / "v11" / "en" / "dev")
+    task = build("mmbench_en_dev_static", tmp_path / "v11")
+    plain = build("mmbench_en_dev_static", mmbench_data.folder(tmp_path / "x", "en", "dev", rows))
+    assert len(task.eval_docs) == len(rows)
+    for ours, theirs in zip(task.eval_docs, plain.eval_docs, strict=True):
+        assert task.doc_to_text(ours) == plain.doc_to_text(theirs)
+        assert [ours[n] for n in ("index", "answer", "category", "L2-category")] == [
+            theirs[n] for n in ("index", "answer", "category", "L2-category")
+        ]
+        assert ours["image"].tobytes() == theirs["image"].tobytes()
+    with pytest.raises(UserError, match="no table"):
+        mmbench_tsv.convert(tmp_path / "gone.tsv", tmp_path / "v11" / "en" / "dev")
+    table.write_text("a\tb\n1\t2\n")
+    with pytest.raises(UserError, match="lacks the columns index, question"):
+        mmbench_tsv.convert(table, tmp_path / "v11" / "en" / "dev")
+
+
+def test_the_family_is_told_by_its_columns(tmp_path: Path) -> None:
+    rows = mmbench_data.rows("cn", 1)
+    assert fits(rows[0])
+    assert fits({name: rows[0][name] for name in CULTURE})
+    assert not fits({"index": 3, "question": "q", "answer": "A", "category": "c"})
+
+
+def test_every_configured_task_is_there_and_needs_no_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a judge was asked")
+
+    monkeypatch.setattr(MMBench_Evaluator, "get_chat_response", refuse)
+    files = [p for p in (CONF / "task").glob("mmbench_*.yaml") if p.stem != "mmbench_mini"]
+    assert {p.stem for p in files} >= {
+        "mmbench_en_dev", "mmbench_cn_dev", "mmbench_cn_cc", "mmbench_en_dev_cot",
+        "mmbench_cn_dev_cot", "mmbench_en_test", "mmbench_cn_test",
+    }  # fmt: skip
+    for path in files:
+        node = OmegaConf.to_container(OmegaConf.load(path))
+        assert node["name"] == path.stem
+        assert node["scorer"] == "mmbench"
+        assert node["images"]
+        assert catalog.kind(node["lmms_task"]) == "task"
