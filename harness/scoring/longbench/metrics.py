@@ -46,32 +46,32 @@ def first_line(text: str) -> str:
 
 def qa_f1(doc: Document, results: Sequence[str]) -> Score:
     """Token F1 after lowering and dropping punctuation and English articles."""
-    return {"qa_f1": _best(_port().qa_f1_score, answer(results), doc)}
+    return {"qa_f1": best(port().qa_f1_score, answer(results), doc["answers"])}
 
 
 def qa_f1_first_line(doc: Document, results: Sequence[str]) -> Score:
     """`qa_f1` of the first line (triviaqa)."""
-    return {"qa_f1": _best(_port().qa_f1_score, first_line(answer(results)), doc)}
+    return {"qa_f1": best(port().qa_f1_score, first_line(answer(results)), doc["answers"])}
 
 
 def qa_f1_zh(doc: Document, results: Sequence[str]) -> Score:
     """F1 over jieba's words without Chinese and ASCII punctuation."""
-    return {"qa_f1_zh": _best(_port().qa_f1_zh_score, answer(results), doc)}
+    return {"qa_f1_zh": best(port().qa_f1_zh_score, answer(results), doc["answers"])}
 
 
 def rouge(doc: Document, results: Sequence[str]) -> Score:
     """ROUGE-L F of the package `rouge` over words; 0 for an answer without words."""
-    return {"rouge": _rouge(_port().rouge_score, answer(results), doc)}
+    return {"rouge": _rouge(port().rouge_score, answer(results), doc)}
 
 
 def rouge_first_line(doc: Document, results: Sequence[str]) -> Score:
     """`rouge` of the first line (samsum)."""
-    return {"rouge": _rouge(_port().rouge_score, first_line(answer(results)), doc)}
+    return {"rouge": _rouge(port().rouge_score, first_line(answer(results)), doc)}
 
 
 def rouge_zh(doc: Document, results: Sequence[str]) -> Score:
     """ROUGE-L F over jieba's words."""
-    return {"rouge_zh": _rouge(_port().rouge_zh_score, answer(results), doc)}
+    return {"rouge_zh": _rouge(port().rouge_zh_score, answer(results), doc)}
 
 
 def classification(doc: Document, results: Sequence[str]) -> Score:
@@ -86,22 +86,22 @@ def classification_first_line(doc: Document, results: Sequence[str]) -> Score:
 
 def retrieval(doc: Document, results: Sequence[str]) -> Score:
     """The share of the answer's numbers that are the right paragraph's."""
-    return {"retrieval": _best(_port().retrieval_score, answer(results), doc)}
+    return {"retrieval": best(port().retrieval_score, answer(results), doc["answers"])}
 
 
 def retrieval_zh(doc: Document, results: Sequence[str]) -> Score:
     """`retrieval` with references that read 段落7."""
-    return {"retrieval_zh": _best(_port().retrieval_zh_score, answer(results), doc)}
+    return {"retrieval_zh": best(port().retrieval_zh_score, answer(results), doc["answers"])}
 
 
 def count(doc: Document, results: Sequence[str]) -> Score:
     """The share of the answer's numbers that are the right count."""
-    return {"count": _best(_port().count_score, answer(results), doc)}
+    return {"count": best(port().count_score, answer(results), doc["answers"])}
 
 
 def code_similarity(doc: Document, results: Sequence[str]) -> Score:
     """Similarity, in whole percents, of the first line that is no comment and no fence."""
-    return {"code_similarity": _best(_code_similarity, answer(results), doc)}
+    return {"code_similarity": best(_code_similarity, answer(results), doc["answers"])}
 
 
 def _code_similarity(prediction: str, reference: str) -> float:
@@ -114,17 +114,18 @@ def _code_similarity(prediction: str, reference: str) -> float:
 
 
 def _classification(doc: Document, prediction: str) -> float:
-    score = partial(_port().classification_score, all_classes=doc["all_classes"])
-    return _best(score, prediction, doc)
+    score = partial(port().classification_score, all_classes=doc["all_classes"])
+    return best(score, prediction, doc["answers"])
 
 
-def _best(score: Callable[[str, str], float], prediction: str, doc: Document) -> float:
-    return max((float(score(prediction, right)) for right in doc["answers"]), default=0.0)
+def best(score: Callable[[str, str], float], prediction: str, references: Iterable[str]) -> float:
+    """The highest score over the references, 0 without any."""
+    return max((float(score(prediction, right)) for right in references), default=0.0)
 
 
 def _rouge(score: Callable[[str, str], float], prediction: str, doc: Document) -> float:
     with _recursion(2 * len(prediction) + 2 * max(map(len, doc["answers"]), default=0)):
-        return _best(score, prediction, doc)
+        return best(score, prediction, doc["answers"])
 
 
 @contextmanager
@@ -142,8 +143,8 @@ def _recursion(levels: int) -> Iterator[None]:
 
 
 @cache
-def _port() -> Any:
-    """lm-eval's port; imported late, since it loads jieba, fuzzywuzzy and lm-eval's task index."""
+def port() -> Any:
+    """lm-eval's port of the release; imported late, as it takes jieba and lm-eval's whole index."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fuzzywuzzy asks for python-Levenshtein
         metrics = import_module("lm_eval.tasks.longbench.metrics")

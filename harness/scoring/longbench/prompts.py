@@ -137,7 +137,7 @@ PROMPTS: dict[str, str] = {
         "{context}\n\n"
         "{input}"
     ),
-    "lsht": ("请判断给定新闻的类别，下面是一些例子。\n\n{context}\n{input}"),
+    "lsht": "请判断给定新闻的类别，下面是一些例子。\n\n{context}\n{input}",
     "passage_count": (
         "There are some paragraphs below sourced from Wikipedia. Some of them may be duplicates. "
         "Please carefully read these paragraphs and determine how many unique paragraphs there are "
@@ -166,8 +166,8 @@ PROMPTS: dict[str, str] = {
         '请输入摘要所属段落的编号。答案格式必须是"段落1"，"段落2"等格式\n\n'
         "答案是："
     ),
-    "lcc": ("Please complete the code given below. \n{context}Next line of code:\n"),
-    "repobench-p": ("Please complete the code given below. \n{context}{input}Next line of code:\n"),
+    "lcc": "Please complete the code given below. \n{context}Next line of code:\n",
+    "repobench-p": "Please complete the code given below. \n{context}{input}Next line of code:\n",
 }
 
 
