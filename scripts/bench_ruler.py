@@ -1,22 +1,25 @@
 """Time and peak memory of drawing RULER's tasks at a length, each in a process of its own.
 
-    python scripts/bench_ruler.py --length 131072 --samples 500
+    python -m scripts.bench_ruler --length 131072 --samples 500
 
-The tokenizer is a byte-level BPE of 8,192 entries in transformers' own fast tokenizer class, trained
-in a few seconds on the sources of Python's standard library, so that nothing is downloaded; it
-needs more tokens a word than a model's. Give --tokenizer to use that of a local model.
+The tokenizer is a byte-level BPE of 8,192 entries in transformers' own fast tokenizer class,
+trained in a few seconds on the sources of Python's standard library, so that nothing is downloaded;
+it needs more tokens a word than a model's. Give --tokenizer to use that of a local model.
+Columns: seconds of wall time; peak memory of the process, and how much of it the drawing added; the
+size of the file; the shortest and the mean sample as a fraction of the length.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
-import sys
 import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,6 +27,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from harness.scoring import generators
 from harness.scoring.ruler.tasks import TASKS
+from harness.scoring.sources import cache_folder
+
+LINE = "{:<22}{:>9}{:>10}{:>8}{:>8}{:>8}{:>8}"
 
 
 def byte_level(vocabulary: int = 8192, files: int = 120) -> PreTrainedTokenizerFast:
@@ -43,23 +49,21 @@ def byte_level(vocabulary: int = 8192, files: int = 120) -> PreTrainedTokenizerF
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-def measure(folder: str, cache: str, task: str, length: int, samples: int) -> str:
+def measure(tokenizer: str, cache: str, task: str, length: int, samples: int) -> str:
     """Draw one task into a cache of its own and read the lengths back; a line of the table."""
-    import os
-
+    Path(cache).mkdir()
+    Path(cache, "sources").symlink_to(cache_folder() / "sources")
     os.environ["EVICTBENCH_CACHE"] = cache
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    loaded = AutoTokenizer.from_pretrained(tokenizer)
     options = {"generator": "ruler", "task": task, "length": length, "samples": samples}
     before, start = _peak(), time.perf_counter()
-    path = generators.prepare("ruler", options, tokenizer, "bench", 42, progress=False)
-    wall = time.perf_counter() - start
+    path = generators.prepare("ruler", options, loaded, "bench", 42, progress=False)
+    wall, peak = time.perf_counter() - start, _peak()
     file = next((path / "data").glob("*.parquet"))
     lengths = pq.read_table(file, columns=["length"])["length"].to_pylist()
-    fill = f"{min(lengths) / length:.3f} {sum(lengths) / len(lengths) / length:.3f}"
-    size = file.stat().st_size / 2**20
-    return (
-        f"{task:<22}{wall:>8.1f} {_peak():>9.0f} {_peak() - before:>9.0f} {fill:>12} {size:>8.1f}"
-    )
+    shares = (min(lengths) / length, sum(lengths) / len(lengths) / length)
+    figures = [f"{v:.1f}" for v in (wall, peak, peak - before, file.stat().st_size / 2**20)]
+    return LINE.format(task, *figures, *(f"{share:.3f}" for share in shares))
 
 
 def _peak() -> float:
@@ -71,7 +75,7 @@ def _tasks(wanted: list[str]) -> Iterator[str]:
     for name in wanted or [f"ruler_{name}" for name in TASKS]:
         missing = generators.needs_hub({"generator": "ruler", "task": name, "length": 4096})
         if missing:
-            print(f"{name:<22}needs {missing}: put a copy into the cache to measure it")
+            print(f"{name:<22}needs {missing}, a download, and is left out")
         else:
             yield name
 
@@ -89,16 +93,12 @@ def main() -> None:
         if not args.tokenizer:
             byte_level().save_pretrained(folder)
         print(f"RULER at {args.length:,} tokens, {args.samples} samples a task")
-        print(
-            f"{'task':<22}{'seconds':>8} {'peak MiB':>9} {'of it':>9} {'min mean':>12} {'MiB':>8}"
-        )
+        print(LINE.format("task", "seconds", "peak MiB", "added", "file", "least", "mean"))
         context = multiprocessing.get_context("spawn")
         for task in _tasks(args.tasks):
-            cache = f"{scratch}/{task}"
-            with context.Pool(1) as pool:
-                job = (folder, cache, task, args.length, args.samples)
-                print(pool.apply(measure, job))
-                sys.stdout.flush()
+            job = (folder, f"{scratch}/{task}", task, args.length, args.samples)
+            with ProcessPoolExecutor(1, context) as pool:
+                print(pool.submit(measure, *job).result(), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,13 @@
 """Print one RULER sample of each task, shortened in the middle.
 
-    python scripts/show_ruler.py --length 4096 --tokenizer path/of/a/model
+    python -m scripts.show_ruler --length 4096 --tokenizer path/of/a/model
 
-Without --tokenizer the one of scripts/bench_ruler.py is trained, which takes a few seconds.
+Without --tokenizer that of scripts/bench_ruler.py is trained, which takes a few seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from transformers import AutoTokenizer
 
