@@ -9,11 +9,12 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Mapping
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.scoring.hub import require_dataset
+from harness.scoring.hub import PATIENCE
 
 ROOT = "EVICTBENCH_DATA"  # names the folder that holds <owner>/<name>/<file>, own copies
 HUB = re.compile(r"(?:zip://(.+)::)?hf://datasets/([^/@]+/[^/@]+)/(.+)$")
@@ -101,17 +102,35 @@ def _cached(repository: str, file: str) -> Path | None:
 
 
 def _downloaded(task: str, repository: str, file: str) -> Path:
+    """Fetch a file into the hub's cache; asked first, since a download retries for 24 s offline."""
     from huggingface_hub import hf_hub_download
 
-    require_dataset(task, repository)
+    reason = "which cannot be reached"
     try:
-        return Path(hf_hub_download(repository, file, repo_type="dataset"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"task={task} needs {file} of the data set {repository}, which the Hugging Face hub "
-            f"does not give ({type(error).__name__}): copy it to ${ROOT}/{repository}/{file} and "
-            f"set {ROOT}."
-        ) from error
+        offered = _offered(repository)
+        if offered is not None and file in offered:
+            return Path(hf_hub_download(repository, file, repo_type="dataset"))
+        if offered is not None:
+            reason = "which has no such file there"
+    except Exception as error:  # the hub's client has changed the library that raises
+        reason = f"which refuses it ({type(error).__name__})"
+    raise UserError(
+        f"task={task} needs {file} of the data set {repository} from the Hugging Face hub, "
+        f"{reason}: connect, or set {ROOT} to a folder with a copy at {repository}/{file}."
+    )
+
+
+def _offered(repository: str) -> list[str] | None:
+    """The files of a data set on the hub; None where no answer comes in time."""
+    from huggingface_hub import HfApi
+
+    pool = ThreadPool(1)  # a name look-up knows no timeout of its own
+    question = pool.apply_async(HfApi().dataset_info, (repository,), {"timeout": PATIENCE})
+    question.wait(PATIENCE)
+    pool.close()
+    if not question.ready() or not question.successful():
+        return None
+    return [file.rfilename for file in question.get().siblings or ()]
 
 
 def _converted() -> Path:

@@ -5,8 +5,6 @@ import zipfile
 
 import pytest
 
-from harness.errors import UserError
-from harness.scoring import datafiles
 from harness.scoring.longbench.data import bucket
 from tests.scoring.longbench_data import CASES, E_TASKS, LENGTHS, row, write_longbench
 from tests.scoring.tasks import build, members, own_data, score, settings
@@ -139,14 +137,3 @@ def test_another_archive_in_the_same_place_is_read_anew(tmp_path) -> None:
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("data/trec.jsonl", json.dumps(row("trec", 5)) + "\n")
         assert len(build("longbench_trec").eval_docs_no_media) == 1
-
-
-def test_a_missing_archive_is_one_sentence(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("EVICTBENCH_DATA", str(tmp_path))
-    monkeypatch.setattr(datafiles, "_cached", lambda repository, file: None)
-    monkeypatch.setattr("harness.scoring.hub._cached", lambda repository: False)
-    monkeypatch.setattr("harness.scoring.hub._reachable", lambda repository: False)
-    read = settings("longbench_trec")["dataset_kwargs"]
-    assert datafiles.repositories(read) == ["THUDM/LongBench"]
-    with pytest.raises(UserError, match=r"task=longbench needs the data set THUDM/LongBench"):
-        datafiles.local("longbench", read)
