@@ -11,6 +11,7 @@ import pytest
 import harness.scoring
 from harness.scoring import datafiles
 
+ROOT = Path(harness.scoring.__file__).parents[2]
 FOLDER = Path(harness.scoring.__file__).parent / "tasks"
 
 

@@ -3,11 +3,12 @@
 import hashlib
 
 import pytest
+import yaml
 
 from harness.scoring import datafiles
 from harness.scoring.infinitebench.prompts import PROMPTS, doc_to_text, fields
 from tests.scoring.infinitebench_data import CASES, MEDIAN, row, write_infinitebench
-from tests.scoring.tasks import build, members, own_data, score, settings
+from tests.scoring.tasks import ROOT, build, members, own_data, score, settings
 
 TOKENS = {
     "passkey": 6,
@@ -127,3 +128,12 @@ def test_a_question_in_another_form_is_refused() -> None:
         fields("code_run", {"context": "", "input": "What is func 1", "options": []})
     with pytest.raises(ValueError, match="'Find it'"):
         doc_to_text({"context": "", "input": "Find it", "options": []}, {"prompt": "math_find"})
+
+
+@pytest.mark.parametrize("name", ["infinitebench", "infinitebench_10"])
+def test_the_run_file_names_the_group(name: str) -> None:
+    text = (ROOT / "conf" / "task" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert text.splitlines()[0] == f"# @package tasks.{name}"
+    read = yaml.safe_load(text)
+    assert (read["name"], read["lmms_task"], read["images"]) == (name, name, False)
+    assert members(read["lmms_task"])

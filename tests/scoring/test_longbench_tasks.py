@@ -4,10 +4,11 @@ import json
 import zipfile
 
 import pytest
+import yaml
 
 from harness.scoring.longbench.data import bucket
 from tests.scoring.longbench_data import CASES, E_TASKS, LENGTHS, row, write_longbench
-from tests.scoring.tasks import build, members, own_data, score, settings
+from tests.scoring.tasks import ROOT, build, members, own_data, score, settings
 
 ENGLISH = [
     *("narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique", "gov_report"),
@@ -137,3 +138,12 @@ def test_another_archive_in_the_same_place_is_read_anew(tmp_path) -> None:
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("data/trec.jsonl", json.dumps(row("trec", 5)) + "\n")
         assert len(build("longbench_trec").eval_docs_no_media) == 1
+
+
+@pytest.mark.parametrize("name", ["longbench", "longbench_16", "longbench_e"])
+def test_the_run_file_names_the_group(name: str) -> None:
+    text = (ROOT / "conf" / "task" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert text.splitlines()[0] == f"# @package tasks.{name}"
+    read = yaml.safe_load(text)
+    assert (read["name"], read["lmms_task"], read["images"]) == (name, name, False)
+    assert members(read["lmms_task"])
