@@ -102,7 +102,7 @@ _Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
 def _index() -> dict[str, Entry]:
     """Every name; where two files claim one, ours has it, then the deeper one, as in lmms-eval."""
     index: dict[str, Entry] = {}
-    for path in [path for root in (OURS, _theirs()) for path in _files(root)]:
+    for path in [path for root in (OURS, theirs()) for path in _files(root)]:
         for name, entry in _entries(path):
             known = index.setdefault(name, entry)
             if known is not entry and known.kind == entry.kind == "tag":
@@ -110,7 +110,8 @@ def _index() -> dict[str, Entry]:
     return index
 
 
-def _theirs() -> Path:
+def theirs() -> Path:
+    """The folder of lmms-eval's own tasks, found without importing it."""
     spec = find_spec("lmms_eval")
     assert spec is not None
     assert spec.submodule_search_locations

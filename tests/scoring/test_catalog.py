@@ -33,7 +33,7 @@ def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "ours").mkdir()
     (tmp_path / "theirs").mkdir()
     monkeypatch.setattr(catalog, "OURS", tmp_path / "ours")
-    monkeypatch.setattr(catalog, "_theirs", lambda: tmp_path / "theirs")
+    monkeypatch.setattr(catalog, "theirs", lambda: tmp_path / "theirs")
     catalog._index.cache_clear()
     catalog._keys.cache_clear()
     yield tmp_path
