@@ -5,7 +5,7 @@ from typing import Any
 
 from datasets import Features, Image, Value
 
-from tests.scoring.lmms_tasks import picture, write
+from tests.scoring.lmms_tasks import build, picture, write
 
 WORDS = {
     "en": ("red", "green", "dark blue", "yellow"),
@@ -14,6 +14,7 @@ WORDS = {
 ASKED = {"en": "What is the color of shape {}?", "cn": "形状{}是什么颜色"}
 HINT = {"en": "Look closely.", "cn": "请仔细看。"}
 LEVELS = ("perception", "reasoning")
+CULTURE = ("index", "question", "answer", *"ABCD", "category", "image", "source")  # of cc
 
 
 def rows(language: str, questions: int, missing: Any = None) -> list[dict[str, Any]]:
@@ -58,3 +59,16 @@ def folder(root: Path, config: str, split: str, rows: list[dict[str, Any]]) -> P
     texts = {name: Value("string") for name in rows[0]}
     features = Features({**texts, "index": Value("int64"), "image": Image()})
     return write(root, config, split, rows, features)
+
+
+def made(root: Path, name: str, questions: int = 7, missing: Any = None) -> Any:
+    """The task `name` on questions of its language, in the schema of its data set."""
+    language = "en" if "_en_" in name else "cn"
+    config = {"mmbench_cn_cc_static": "cc"}.get(name, language)
+    split = "dev" if "_dev" in name else "test"
+    table = rows(language, questions, missing)
+    if config == "cc":
+        table = [{column: row[column] for column in CULTURE} for row in table]
+    if "submission" in name:
+        table = [{**row, "answer": missing, "split": "test"} for row in table]
+    return build(name, folder(root, config, split, table))

@@ -35,6 +35,8 @@ TABLE = [
     ("a red bird", CATS, "C", "C"),
     ("A picture of the ocean at night", CATS, "A", None),  # an article far from the end
     ("B is what I see on the left", CATS, "B", None),  # one letter, far from the end
+    ("B is on the left", CATS, "B", None),  # fifth from the end
+    ("B is the left", CATS, "B", "B"),  # fourth from the end
     ("The correct answer is **B**. Here is why: it has fur and whiskers.", CATS, "B", "B"),
     ("The answer is blue", CATS, None, "B"),  # the strict rule does not look behind the letter
     ("Absolutely not", CATS, "A", None),
