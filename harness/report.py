@@ -42,7 +42,7 @@ def write(samples: pd.DataFrame, folder: Path, meta: Mapping[str, object]) -> di
     means = stats.means(cells)
     curves = _curves(cells, "curve")
     averages = _curves(means, "curve-mean") if len(means) else {}
-    grids = {f"heatmap-{_plain(task)}": rows for task, rows in heatmap.grids(samples)}
+    grids = _grids(samples)
     text = summary.text(
         samples,
         cells,
@@ -50,12 +50,12 @@ def write(samples: pd.DataFrame, folder: Path, meta: Mapping[str, object]) -> di
         meta,
         [f"{name}.png" for name in curves],
         {rows["task"].iloc[0]: f"{name}.png" for name, rows in averages.items()},
-        {rows["task"].iloc[0]: f"{name}.png" for name, rows in grids.items()},
+        {task: f"{name}.png" for name, rows in grids.items() for task in rows["task"].unique()},
     )
     folder.mkdir(parents=True, exist_ok=True)
     frames = {"samples": samples, "cells": cells, "abilities": abilities}
     paths = _write_tables(folder, frames | ({"means": means} if len(means) else {}))
-    drawn = _draw(folder, curves | averages, plots.curve) | _draw(folder, grids, heatmap.draw)
+    drawn = _draw(folder, curves | averages, plots.curve) | _draw(folder, grids, heatmap.heatmap)
     paths["summary"] = folder / "summary.md"
     with replacing(paths["summary"]) as part:
         part.write_text(text, encoding="utf-8")
@@ -113,6 +113,24 @@ def _curves(cells: pd.DataFrame, stem: str) -> dict[str, pd.DataFrame]:
         twins = sum(other == name or other.startswith(f"{name}~") for other in names)
         names[f"{name}~{twins + 1}" if twins else name] = rows
     return names
+
+
+def _grids(samples: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Names of heatmaps and their rows: tasks whose kinds of row are a length and a depth.
+
+    The lengths of one group of tasks share a picture.
+    """
+    if not {"category", "l2_category"} <= set(samples.columns):
+        return {}
+    owner = samples["task"] if "group" not in samples else samples["group"].fillna(samples["task"])
+    found: dict[str, pd.DataFrame] = {}
+    for (model, name, protocol), rows in samples.groupby(["model", owner, "protocol"], sort=False):
+        kinds = rows[["category", "l2_category"]].drop_duplicates()
+        numbers = kinds.apply(pd.to_numeric, errors="coerce")
+        if numbers.notna().all(axis=None) and numbers["l2_category"].nunique() > 1:
+            parts = (tables.short(model), str(name), protocol)
+            found["-".join(["heatmap", *map(_plain, parts)])] = rows
+    return found
 
 
 def _plain(text: str) -> str:

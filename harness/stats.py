@@ -98,7 +98,8 @@ def summarise(samples: pd.DataFrame) -> pd.DataFrame:
     counts are means over rows. A question is right in the circular sense when every one of its
     rotations is; questions of which a cell lacks a rotation that other cells have are left out of
     that share. A flip is a parsed answer that differs from the full cache's on the same row
-    (unparsed against unparsed is none); nan where the full cache has no parsed answer to compare with.
+    (unparsed against unparsed is none); nan where the full cache has no parsed answer to compare
+    with.
 
     Order: as the (model, task, protocol) groups first appear; in each the full cache, the blank
     image, then methods by first appearance, ratios and budgets ascending.

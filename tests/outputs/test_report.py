@@ -184,9 +184,7 @@ def test_focus_is_the_strongest_setting(make_sweep, make_cell):
 def test_doubts_are_spelled_out(make_sweep, make_cell):
     def text(samples: pd.DataFrame) -> str:
         return paragraph(
-            summary.text(
-                samples, stats.summarise(samples), stats.abilities(samples), {}, ["c.png"]
-            )
+            summary.text(samples, stats.summarise(samples), stats.abilities(samples), {}, ["c.png"])
         )
 
     samples = make_sweep()
