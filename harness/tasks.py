@@ -81,7 +81,8 @@ def _members(label: str, task: TaskConfig) -> list[Task]:
         for member in members:
             data = None if task.data is None else {**task.data, "task": member, "length": length}
             name = f"{label if single else member}{suffix}"
-            group = None if single else f"{label}{suffix}"
+            alone = single and len(each) == 1
+            group = None if alone else label if single else f"{label}{suffix}"
             found.append(Task(name, replace(task, lmms_task=member), group, data))
     return found
 
@@ -113,5 +114,6 @@ def with_data(task: Task, config: Config) -> TaskConfig:
 
     model = config.model
     reader, digest = tokenizer.load(model.pretrained, model.revision, model.trust_remote_code)
-    folder = generators.prepare(task.data, reader, digest)
+    name, seed = str(task.data.get("generator")), config.seed
+    folder = generators.prepare(name, task.data, reader, digest, seed)
     return replace(task.config, overrides={**task.config.overrides, "dataset_path": str(folder)})

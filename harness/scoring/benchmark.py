@@ -22,7 +22,7 @@ from lmms_eval.tasks import TaskManager
 
 from harness.config import TaskConfig
 from harness.errors import UserError
-from harness.scoring import catalog
+from harness.scoring import catalog, datafiles
 from harness.scoring.hub import require_dataset
 from harness.scoring.scorers import Judgement, Question, scorer_for
 
@@ -196,7 +196,10 @@ def _scratch() -> str:
 
 def _load(name: str, config: TaskConfig) -> Any:
     merged = settings(config)
-    require_dataset(name, str(merged["dataset_path"]), merged.get("dataset_kwargs"))
+    if (merged.get("dataset_kwargs") or {}).get("data_files"):
+        merged["dataset_kwargs"] = datafiles.local(name, merged["dataset_kwargs"])
+    else:
+        require_dataset(name, str(merged["dataset_path"]))
     task = ConfigurableMessagesTask(config=merged, model_name="evictbench")
     if task.OUTPUT_TYPE != "generate_until" or (task.config.repeats or 1) != 1:
         raise UserError(
