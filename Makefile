@@ -2,6 +2,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
+TASK ?=
 BENCH ?= branching
 export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
@@ -11,6 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@echo '  TASK=name chooses what sweep asks, e.g. make sweep TASK=ruler_mini or TASK=[mmbench_mini,ruler_mini]'
 	@echo '  ARGS="key=value ..." passes Hydra overrides to sweep, e.g. make sweep ARGS="limit=20"'
 
 $(VENV)/.run: pyproject.toml requirements/base.txt scripts/setup.sh
@@ -24,7 +26,7 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 setup: $(VENV)/.run ## create .venv and install evictbench
 
 sweep: $(VENV)/.run ## answer the embedded question: every method at every ratio
-	@$(PY) -m harness $(ARGS)
+	@$(PY) -m harness $(if $(TASK),'task=$(TASK)') $(ARGS)
 
 test: $(VENV)/.dev ## run the tests
 	@$(PY) -m pytest $(ARGS)

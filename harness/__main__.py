@@ -7,14 +7,17 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config import CONF, as_config, register
 from harness.errors import UserError
+from harness.scoring import catalog
 
 MULTIRUN = ("-m", "--multirun")  # argparse wants them before or after all settings, not between
 HELP = "`python -m harness --help` shows what there is"
@@ -65,7 +68,17 @@ def sentence(error: BaseException) -> str:
 
 def _unknown_choice(group: str, choice: str) -> str:
     options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    return f"{group}={choice} is not there: choose from {', '.join(options) or 'nothing'}."
+    other = ", or name any task or group of lmms-eval" if group == "task" else ""
+    return f"{group}={choice} is not there: choose from {', '.join(options) or 'nothing'}{other}."
+
+
+def _name_lmms_tasks(arguments: Sequence[str]) -> None:
+    """Make tasks of lmms-eval that have no file in conf/task choices of the group `task`."""
+    typed = [text.partition("=")[2] for text in arguments if text.startswith("task=")]
+    for name in re.findall(r"[\w.+-]+", " ".join(typed)):
+        if not (CONF / "task" / f"{name}.yaml").is_file() and catalog.find(name) is not None:
+            node = {"lmms_task": name}
+            ConfigStore.instance().store(name, node, "task", f"tasks.{name}")
 
 
 def _unknown_setting(name: str) -> str:
@@ -89,6 +102,7 @@ def main() -> int:
     _failures.clear()
     _started.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors its own way and exits with 1
+    _name_lmms_tasks(sys.argv[1:])
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda typed: typed not in MULTIRUN)
     try:
         _job()

@@ -20,7 +20,8 @@ TAILS = ("last_token", "suffix")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 KERNELS = ("auto", "triton", "torch")
 WANDB_MODES = ("offline", "online", "disabled")
-SCORERS = ("hits", "mmbench")
+SCORERS = ("auto", "mmbench")
+EXTRACTIONS = ("lmms_eval", "strict")
 SWEEP_WIDE = ("decode", "budget", "positions", "protect", "window_anchor")
 EMBEDDED = Path(__file__).resolve().parent / "embedded"
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -28,7 +29,11 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 @dataclass
 class ModelConfig:
-    """A transformers checkpoint: a local folder or a hub id; `caveat` goes into its summary."""
+    """A transformers checkpoint: a local folder or a hub id; `caveat` goes into its summary.
+
+    max_length: the longest prompt and answer together, in tokens; null: what the model's own
+    settings say.
+    """
 
     name: str = MISSING
     pretrained: str = MISSING
@@ -36,24 +41,27 @@ class ModelConfig:
     images: bool = True
     trust_remote_code: bool = False
     caveat: str | None = None
+    max_length: int | None = None
 
 
 @dataclass
 class TaskConfig:
-    """A task of lmms-eval and what this harness changes in it.
+    """A task or a group of tasks of lmms-eval, and what this harness changes in it.
 
-    `folder` is the sub-folder of lmms_eval/tasks that defines it (null: search all, about 9 s).
-    `overrides` replaces fields of the task's own YAML, such as dataset_path; `generation` is
-    merged into its generation arguments. `scorer` says how a sample becomes right or wrong.
+    lmms_task: its name in lmms-eval, one of this project's own tasks among them. images: whether
+    its prompts show images; null: as the task itself says. overrides: replaces fields of the
+    task's YAML, such as dataset_path. generation: merged into its generation arguments. scorer:
+    how an answer becomes a score. extraction: how MMBench answers are read. data: the generator of
+    its data and what that takes; `lengths` in it makes a task of each.
     """
 
-    name: str = MISSING
     lmms_task: str = MISSING
-    folder: str | None = None
-    scorer: str = "hits"
-    images: bool = True
+    images: bool | None = None
+    scorer: str = "auto"
+    extraction: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] | None = None
 
 
 @dataclass
@@ -98,17 +106,19 @@ class WandbConfig:
 class Config:
     """Everything a run depends on; `methods` maps a label to {method, parameters...}.
 
-    The names of SWEEP_WIDE are for every chosen method that has them and sets nothing else.
+    The names of SWEEP_WIDE are for every chosen method that has them and sets nothing else,
+    `extraction` for every MMBench task that sets none.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    task: TaskConfig = field(default_factory=TaskConfig)
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     methods: dict[str, Any] = field(default_factory=dict)
     ratios: Any = None
     budgets: Any = None
     limit: int | None = None
     blank_image: bool = True
+    extraction: str = "lmms_eval"
     decode: str | None = None
     budget: Any = None
     positions: str | None = None
@@ -123,8 +133,9 @@ class Config:
 
 
 def register() -> None:
-    """Make the schema and the resolvers `${embedded:...}` and `${marks:...}` known to Hydra."""
+    """Make the schema and the resolvers `embedded`, `marks` and `joined` known to Hydra."""
     ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("joined", lambda names: "+".join(names), replace=True)
     OmegaConf.register_new_resolver("embedded", lambda name: str(EMBEDDED / name), replace=True)
     OmegaConf.register_new_resolver("marks", _marks, replace=True)
 
@@ -150,8 +161,12 @@ def _refuse_unknown(node: Any, given: Any, prefix: str) -> None:
                 f"{prefix}{name} is not a setting: {prefix.rstrip('.') or 'the top level'} takes "
                 f"{', '.join(sorted(known))}."
             )
-        if is_dataclass(getattr(node, name)):
-            _refuse_unknown(getattr(node, name), value, f"{prefix}{name}.")
+        own = getattr(node, name)
+        if is_dataclass(own):
+            _refuse_unknown(own, value, f"{prefix}{name}.")
+        elif isinstance(own, dict) and any(map(is_dataclass, own.values())):
+            for key, inner in own.items():
+                _refuse_unknown(inner, value[key], f"{prefix}{name}.{key}.")
 
 
 def check(config: Config) -> tuple[list[float], list[int]]:
@@ -166,7 +181,8 @@ def check(config: Config) -> tuple[list[float], list[int]]:
     _one_of("protocol.name", config.protocol.name, PROTOCOLS)
     _one_of("protocol.tail", config.protocol.tail, TAILS)
     _one_of("dtype", config.dtype, DTYPES)
-    _one_of("task.scorer", config.task.scorer, SCORERS)
+    _one_of("extraction", config.extraction, EXTRACTIONS)
+    _check_tasks(config)
     _one_of("wandb.mode", config.wandb.mode, WANDB_MODES)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", config.device):
         raise UserError(f"device={config.device} is not a device: use auto, cpu, cuda or cuda:<n>.")
@@ -186,12 +202,31 @@ def check(config: Config) -> tuple[list[float], list[int]]:
     _check_count("engine.threads", config.engine.threads)
     _one_of("engine.kernels", config.engine.kernels, KERNELS)
     check_name("run.name", config.run.name)
-    if config.task.images and not config.model.images:
-        raise UserError(
-            f"task={config.task.name} shows images and model={config.model.name} reads text only: "
-            "choose an image-text model, or a text task."
-        )
     return amounts(config.ratios, config.budgets)
+
+
+def _check_tasks(config: Config) -> None:
+    if not config.tasks:
+        raise UserError("task=[] asks nothing: name at least one, such as task=mmbench_mini.")
+    for name, task in config.tasks.items():
+        check_name("tasks", name)
+        _one_of(f"tasks.{name}.scorer", task.scorer, SCORERS)
+        if task.extraction is not None:
+            _one_of(f"tasks.{name}.extraction", task.extraction, EXTRACTIONS)
+        if task.images:
+            refuse_images(name, config.model)
+    limit = config.model.max_length
+    if limit is not None and limit < 2:
+        raise UserError(f"model.max_length={limit} holds no prompt and answer: use more tokens.")
+
+
+def refuse_images(task: str, model: ModelConfig) -> None:
+    """Raise UserError where a task shows images and the model reads text only."""
+    if not model.images:
+        raise UserError(
+            f"task={task} shows images and model={model.name} reads text only: choose an "
+            "image-text model, or a text task."
+        )
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:

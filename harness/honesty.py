@@ -57,6 +57,8 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
     full, blank = (by_label.reindex([name]).iloc[0] for name in tables.REFERENCES.values())
     if pd.isna(full["accuracy"]):
         yield "The full cache was not run, so losses cannot be read off."
+    elif not samples["image_tokens"].any():
+        pass  # a text task has no blank image to compare with
     elif pd.isna(blank["accuracy"]):
         yield "The blank image was not run, so it is unknown how much the answers need the image."
     elif full["accuracy_low"] <= blank["accuracy_high"]:
@@ -71,6 +73,7 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
             "run is incomplete, and cells are not on equal ground."
         )
     rows = tables.compressed(cells)
+    yield from _truncated(samples)
     yield from _short_answers(samples, rows)
     yield from _fallbacks(samples, rows)
     real = set(rows.loc[~rows["vacuous"].astype(bool), "cell_key"])
@@ -79,6 +82,19 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
         yield (
             f"In cells that are not vacuous {percent(share)} % of the rows still had no scored "
             "token from the compacted cache."
+        )
+
+
+def _truncated(samples: pd.DataFrame) -> Iterator[str]:
+    """Prompts that did not fit the model and lost their middle, for all cells alike."""
+    if "truncated_tokens" not in samples:
+        return
+    lost = samples.drop_duplicates("row")["truncated_tokens"]
+    if lost.any():
+        yield (
+            f"{percent((lost > 0).mean())} % of the prompts were longer than the model's context "
+            f"allows and lost tokens in the middle of their text, {lost[lost > 0].mean():,.0f} on "
+            "average, before any method saw them."
         )
 
 

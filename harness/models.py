@@ -1,4 +1,4 @@
-"""Any transformers image-text or text model: loading it and building prompts from chat messages.
+"""Any transformers image-text or text model: loading it and building prompts from a chat.
 
 Knows model folders, tokenizers and processors. It must not know eviction, tasks or scoring.
 """
@@ -25,13 +25,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 )
 
+from harness import chat
+from harness.chat import Chat, Messages
 from harness.hub import locate
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALL = 50_000_000  # parameters
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-
-Messages = Sequence[Mapping[str, Any]]
 
 
 @dataclass
@@ -41,13 +41,14 @@ class Prompt:
     inputs: arguments of forward, input_ids [1, L] among them. modality [L]: 0 text, 1 image.
     suffix: trailing tokens that follow the last user text. context: tokens up to the end of the
     last image or of the text marked with `"context": True`, whichever is later; None without
-    either.
+    either. cut: tokens that were taken from the middle of the text to fit the model's context.
     """
 
     inputs: dict[str, Tensor]
     modality: Tensor
     suffix: int
     context: int | None
+    cut: int = 0
 
 
 @dataclass
@@ -78,54 +79,99 @@ class LoadedModel:
         """Text of the ids without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def prompt(self, messages: Messages) -> Prompt:
-        """Build the prompt of chat messages in lmms-eval's protocol.
+    @property
+    def context_limit(self) -> int | None:
+        """The longest prompt and answer together by the model's own settings, in tokens."""
+        text = self.model.config.get_text_config(decoder=True)
+        return getattr(text, "max_position_embeddings", None)
 
-        Each message is {"role", "content": [{"type": "image", "url": PIL image} or {"type": "text",
-        "text": str}]}; a final assistant message is continued. ValueError for images where the
-        model takes none, and for other content types.
+    def prompt(self, messages: Messages, room: int | None = None) -> Prompt:
+        """Build the prompt of chat messages in lmms-eval's protocol, see `harness.chat.read`.
+
+        A final assistant message is continued. A prompt of more than `room` tokens loses the
+        middle of its text where the messages allow it. ValueError, one sentence, for images where
+        the model takes none, and for a prompt that does not fit.
         """
-        chat, images = _normalise(messages)
-        if images and not self.takes_images:
+        said = chat.read(messages)
+        if said.images and not self.takes_images:
             raise ValueError(
-                f"{self.name} takes no images and the prompt has {len(images)}; choose an "
+                f"{self.name} takes no images and the prompt has {len(said.images)}; choose an "
                 "image-text model."
             )
-        rendered = self._render(chat)
-        encoded = self._encode(rendered, images)
+        rendered = self._render(said)
+        encoded = self._encode(rendered, said)
+        length = _length(encoded)
+        cut = 0
+        if room is not None and length > room:
+            said, rendered, encoded = self._shortened(said, length, room)
+            cut = length - _length(encoded)
+        return self._prompt(said, rendered, encoded, cut)
+
+    def _prompt(self, said: Chat, rendered: str, encoded: Mapping[str, Any], cut: int) -> Prompt:
         inputs = {name: self._place(value) for name, value in encoded.items()}
         ids = inputs["input_ids"]
         kinds = modality(self.model.config, ids[0])
-        ends = self._trailing(rendered, [_last_user_text(chat), _marked_text(messages)])
-        length = ids.shape[1]
-        marked = None if ends[1] is None else length - ends[1]
+        marked = said.context.strip() or None if said.context else None
+        ends = self._trailing(rendered, [said.last_user_text, marked])
+        behind = None if ends[1] is None else ids.shape[1] - ends[1]
         found = kinds.nonzero()
         last_image = int(found[-1]) + 1 if len(found) else None
-        context = max((c for c in (marked, last_image) if c is not None), default=None)
-        return Prompt(inputs, kinds, ends[0] or 0, context)
+        context = max((c for c in (behind, last_image) if c is not None), default=None)
+        return Prompt(inputs, kinds, ends[0] or 0, context, cut)
 
-    def _render(self, chat: list[dict[str, Any]]) -> str:
-        """The prompt as text; a text model without a chat template gets the plain text."""
-        if not self.takes_images:
-            chat = [{**m, "content": "".join(p["text"] for p in m["content"])} for m in chat]
-            if self.tokenizer.chat_template is None:
-                return "\n".join(m["content"] for m in chat)
-        continues = chat[-1]["role"] == "assistant"
-        return self.processor.apply_chat_template(
-            chat,
-            tokenize=False,
-            add_generation_prompt=not continues,
-            continue_final_message=continues,
+    def _shortened(self, said: Chat, length: int, room: int) -> tuple[Chat, str, Mapping[str, Any]]:
+        """The chat without the middle of its user text, as LongBench cuts before the template.
+
+        The first and the last half of the tokens that fit stay (arXiv 2308.14508, the released
+        pred.py); text decoded from tokens can come out longer, so it is cut until it fits.
+        """
+        text = said.only_user_text()
+        if not said.cuttable or text is None:
+            raise ValueError(
+                f"a prompt of {length:,} tokens does not fit the {room:,} that {self.name} takes "
+                "beside its answer; choose a task with shorter prompts or a model with a longer "
+                "context, or set model.max_length if it is longer than its settings say."
+            )
+        ids = self.tokenizer(text).input_ids
+        wanted = room - (length - len(ids))
+        while wanted > 1:
+            half = wanted // 2
+            shorter = said.with_user_text(self.decode(ids[:half]) + self.decode(ids[-half:]))
+            rendered = self._render(shorter)
+            encoded = self._encode(rendered, shorter)
+            excess = _length(encoded) - room
+            if excess <= 0:
+                return shorter, rendered, encoded
+            wanted -= excess
+        raise ValueError(
+            f"the chat template of {self.name} leaves no room for text in {room:,} tokens; set a "
+            "larger model.max_length."
         )
 
-    def _encode(self, rendered: str, images: list[Any]) -> Mapping[str, Any]:
+    def _render(self, said: Chat) -> str:
+        """The prompt as text; a text model without a chat template gets the plain text."""
+        if not said.template or (not self.takes_images and self.tokenizer.chat_template is None):
+            return said.plain()
+        messages = said.messages
         if not self.takes_images:
-            plain = self.tokenizer.chat_template is None
+            messages = [
+                {**m, "content": "".join(p["text"] for p in m["content"])} for m in messages
+            ]
+        return self.processor.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=not said.continues,
+            continue_final_message=said.continues,
+        )
+
+    def _encode(self, rendered: str, said: Chat) -> Mapping[str, Any]:
+        if not self.takes_images:
+            plain = not said.template or self.tokenizer.chat_template is None
             return self.tokenizer(rendered, return_tensors="pt", add_special_tokens=plain)
         bos = self.tokenizer.bos_token
         return self.processor(
             text=[rendered],
-            images=images or None,
+            images=said.images or None,
             return_tensors="pt",
             add_special_tokens=not (bos and rendered.startswith(bos)),
         )
@@ -152,6 +198,10 @@ class LoadedModel:
             None if start is None else sum(begin >= start for begin, _ in offsets)
             for start in starts
         ]
+
+
+def _length(encoded: Mapping[str, Any]) -> int:
+    return int(encoded["input_ids"].shape[1])
 
 
 def modality(config: Any, input_ids: Tensor) -> Tensor:
@@ -259,38 +309,3 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in _DTYPES:
         raise ValueError(f"dtype={name!r} is unknown; give auto or one of {', '.join(_DTYPES)}.")
     return _DTYPES[name]
-
-
-def _normalise(messages: Messages) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Messages with bare image entries, and the images in order."""
-    if not messages:
-        raise ValueError("the prompt has no messages; give at least one user message.")
-    chat: list[dict[str, Any]] = []
-    images: list[Any] = []
-    for message in messages:
-        content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        kept: list[dict[str, Any]] = []
-        for part in parts:
-            if part["type"] == "image":
-                images.append(part.get("url", part.get("image")))
-                kept.append({"type": "image"})
-            elif part["type"] == "text":
-                kept.append({"type": "text", "text": part["text"]})
-            else:
-                raise ValueError(
-                    f"content of type {part['type']!r} is not supported; give text and images."
-                )
-        chat.append({"role": message["role"], "content": kept})
-    return chat, images
-
-
-def _last_user_text(chat: list[dict[str, Any]]) -> str | None:
-    texts = [p["text"] for m in chat if m["role"] == "user" for p in m["content"] if "text" in p]
-    return texts[-1].strip() or None if texts else None
-
-
-def _marked_text(messages: Messages) -> str | None:
-    parts = [p for m in messages if not isinstance(m["content"], str) for p in m["content"]]
-    marked = [p["text"] for p in parts if p["type"] == "text" and p.get("context")]
-    return marked[-1].strip() or None if marked else None

@@ -64,7 +64,8 @@ def figure(cells: pd.DataFrame) -> Figure:
         if len(panels) > 1:
             axis.set_title(title, loc="left", fontsize=10, parse_math=False)
         if place == 0:
-            axis.set_ylabel("accuracy (%), 95 % interval over questions")
+            metric = cells["metric"].iloc[0]
+            axis.set_ylabel(f"{metric} (%), 95 % interval over questions", parse_math=False)
     picture.suptitle(_title(cells), x=0.01, ha="left", fontsize=11, parse_math=False)
     if rows["vacuous"].any():
         picture.supxlabel(HOLLOW, x=0.01, ha="left", fontsize=9)

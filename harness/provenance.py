@@ -18,6 +18,7 @@ from harness.store import Store
 
 PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "evictbench")
 SOURCES = ("methods", "harness/engine", "harness/models.py")
+OWN = ("task", "data", "generation")  # settings that differ from task to task
 SOFTWARE, EARLIER = "software", "earlier_software"
 
 
@@ -53,19 +54,35 @@ def description(cell: Cell, context: Mapping[str, object]) -> dict[str, object]:
 
 
 def facts(
-    weights: str, context: Mapping[str, object], store: Store, cells: Iterable[Cell]
+    weights: str,
+    contexts: Mapping[str, Mapping[str, object]],
+    store: Store,
+    cells: Iterable[Cell],
 ) -> dict[str, object]:
-    """What the summary lists under provenance."""
+    """What the summary lists under provenance; `contexts` are the settings by task."""
     stored, answers = store.count()
     return {
         "command": " ".join(["python -m harness", *sys.argv[1:]]),
-        "settings": {**context, "weights": weights[:16], "data": str(context["data"])[:16]},
+        "settings": _shared(contexts) | {"weights": weights[:16]},
+        "tasks": {name: _own(context) for name, context in contexts.items()},
         "methods": {cell.label: changes(cell) for cell in cells if cell.evicts},
         "software": json.loads(store.get(SOFTWARE) or "{}"),
         **_earlier(store),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_accelerator()}",
         "store": f"{answers} answers of {stored} cells",
     }
+
+
+def _shared(contexts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    first = next(iter(contexts.values()))
+    return {name: value for name, value in first.items() if name not in OWN}
+
+
+def _own(context: Mapping[str, object]) -> str:
+    """What is special to a task, in one line."""
+    given = context["generation"]
+    said = ", ".join(f"{k}={v}" for k, v in given.items()) if isinstance(given, Mapping) else ""
+    return f"{context['task']}, data {str(context['data'])[:16]}, {said}"
 
 
 def changes(cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""What the samples say in numbers: accuracy, intervals, flips, bytes, abilities.
+"""What the samples say in numbers: scores, intervals, flips, bytes, abilities.
 
 Works on the samples frame alone (one row a cell and question row). It must not know of tensors, of
 lmms-eval, of Hydra or of how the numbers are shown.
@@ -16,11 +16,11 @@ GROUP = ["model", "task", "protocol"]
 CELL = [*GROUP, "method", "ratio", "budget", "control", "cell_key"]
 TIMINGS = ["prefill_s", "score_s", "compact_s", "decode_s"]
 CELL_COLUMNS = [
-    *GROUP, "method", "ratio", "budget", "control", "n_questions", "n_rows",
+    *GROUP, "group", "metric", "method", "ratio", "budget", "control", "n_questions", "n_rows",
     "accuracy", "accuracy_low", "accuracy_high", "circular_accuracy", "flip_rate",
     "exposed_tokens", "vacuous", "kept_fraction", "kept_fraction_image", "kept_fraction_text",
-    "cache_bytes", "full_cache_bytes", "unparsed_rate", "adaptive_active", "window_effective",
-    "fallback_rate", "cell_key", *TIMINGS,
+    "cache_bytes", "full_cache_bytes", "unparsed_rate", "truncated_rate", "adaptive_active",
+    "window_effective", "fallback_rate", "cell_key", *TIMINGS,
 ]  # fmt: skip
 ABILITY_COLUMNS = [
     *GROUP, "method", "ratio", "budget", "control", "level", "ability", "n_rows", "accuracy",
@@ -36,46 +36,49 @@ REQUIRED = [
 
 
 def accuracy_interval(
-    correct: pd.Series, cluster: pd.Series, confidence: float = 0.95
+    scores: pd.Series, cluster: pd.Series, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of a share of right rows when the rows of one question are not independent.
+    """Interval of a mean score in [0, 1] when the rows of one question are not independent.
 
     A Wilson interval at the effective sample size: the cluster-robust variance V of the mean
-    (statsmodels, clusters = questions, factor C / (C - 1)) gives n = p (1 - p) / V, at most the
-    number of rows, reduced by (z / t with C - 1 degrees of freedom)^2 because V itself is an
-    estimate from C questions (Korn and Graubard 1998, with Wilson's form in place of
+    (statsmodels, clusters = questions, factor C / (C - 1)) gives n = p (1 - p) / V, for scores of
+    0 and 1 at most the number of rows, reduced by (z / t with C - 1 degrees of freedom)^2 because
+    V itself is an estimate from C questions (Korn and Graubard 1998, with Wilson's form in place of
     Clopper-Pearson's). Wilson and not Wald, because Wald collapses to a point at 0 and 1 and leaves
     [0, 1] near them.
 
-    Where V says nothing (everything right, everything wrong, a single question) n is the number of
+    Where V says nothing (all scores the same, a single question) n is the number of
     questions, as if the rows of a question always fell together: wide rather than too narrow, so
     that a perfect score can have a lower end below that of a score with one slip.
 
     Args:
-        correct: booleans, one a row.
+        scores: right and wrong as 1 and 0, or graded, one a row.
         cluster: the question of each row, same length.
         confidence: coverage aimed at.
 
     Returns:
         (low, high) as fractions in [0, 1] around the mean; (nan, nan) without rows.
     """
-    right = np.asarray(correct, dtype=float)
-    if right.size == 0:
+    values = np.asarray(scores, dtype=float)
+    if values.size == 0:
         return float("nan"), float("nan")
     questions = pd.factorize(np.asarray(cluster))[0]
-    size = _effective_size(right, questions, confidence)
-    low, high = proportion_confint(right.mean() * size, size, 1 - confidence, method="wilson")
+    size = _effective_size(values, questions, confidence)
+    low, high = proportion_confint(values.mean() * size, size, 1 - confidence, method="wilson")
     # Wilson's ends at 0 and 1 are exact in theory and off by an ulp in floating point.
-    return min(max(0.0, float(low)), right.mean()), max(min(1.0, float(high)), right.mean())
+    return min(max(0.0, float(low)), values.mean()), max(min(1.0, float(high)), values.mean())
 
 
-def _effective_size(right: np.ndarray, questions: np.ndarray, confidence: float) -> float:
-    share, count = right.mean(), int(questions.max()) + 1
-    if share in (0.0, 1.0) or count == 1:
+def _effective_size(values: np.ndarray, questions: np.ndarray, confidence: float) -> float:
+    share, count = values.mean(), int(questions.max()) + 1
+    if np.ptp(values) == 0 or count == 1:
         return float(count)
-    fit = OLS(right, np.ones(right.size)).fit(cov_type="cluster", cov_kwds={"groups": questions})
+    fit = OLS(values, np.ones(values.size)).fit(cov_type="cluster", cov_kwds={"groups": questions})
     variance = float(fit.bse[0]) ** 2
-    rows = share * (1 - share) / max(variance, share * (1 - share) / right.size)
+    # Graded scores spread less than 0 and 1 with the same mean: their rows can count for more.
+    graded = bool(((values > 0) & (values < 1)).any())
+    least = 1e-12 if graded else share * (1 - share) / values.size
+    rows = share * (1 - share) / max(variance, least)
     tail = 0.5 + confidence / 2
     return float(rows * (norm.ppf(tail) / t.ppf(tail, count - 1)) ** 2)
 
@@ -90,11 +93,13 @@ def roles(frame: pd.DataFrame) -> pd.Series:
 def summarise(samples: pd.DataFrame) -> pd.DataFrame:
     """The cells table: a row a cell, columns `CELL_COLUMNS`.
 
-    Shares are fractions, times are seconds summed over the cell's rows, bytes and token counts are
-    means over rows. A question is right in the circular sense when every one of its rotations is;
-    questions of which a cell lacks a rotation that other cells have are left out of that share. A
-    flip is a parsed answer that differs from the full cache's on the same row (unparsed against
-    unparsed is none); nan where the full cache has no parsed answer to compare with.
+    `accuracy` is the mean score in the task's `metric`; with scores of 0 and 1 the share of right
+    rows. Shares are fractions, times are seconds summed over the cell's rows, bytes and token
+    counts are means over rows. A question is right in the circular sense when every one of its
+    rotations is; questions of which a cell lacks a rotation that other cells have are left out of
+    that share. A flip is a parsed answer that differs from the full cache's on the same row
+    (unparsed against unparsed is none); nan where the full cache has no parsed answer to compare
+    with.
 
     Order: as the (model, task, protocol) groups first appear; in each the full cache, the blank
     image, then methods by first appearance, ratios and budgets ascending.
@@ -107,7 +112,7 @@ def summarise(samples: pd.DataFrame) -> pd.DataFrame:
     frame["complete"] = _complete(frame)
     keys = frame.groupby(CELL, sort=False, dropna=False)
     cells = pd.DataFrame([_cell(rows) for _, rows in keys])
-    cells["budget"] = cells["budget"].astype("Int64")
+    cells = cells.astype({"budget": "Int64", "group": "string"})
     return _ordered(cells, frame)[CELL_COLUMNS]
 
 
@@ -133,9 +138,44 @@ def abilities(samples: pd.DataFrame) -> pd.DataFrame:
     return _ordered(table, frame)[ABILITY_COLUMNS]
 
 
+def means(cells: pd.DataFrame) -> pd.DataFrame:
+    """The mean of every group of tasks: a row a (model, group, protocol) and cell.
+
+    Columns as `cells`, with the group's name under `task`, `n_tasks`, and the counts and seconds
+    added up. Every task counts alike. The interval takes the tasks as independent: half its width
+    is the root of the sum of their squared half widths, over the number of tasks.
+
+    Args:
+        cells: `summarise(samples)`.
+    """
+    rows = cells[cells["group"].notna()]
+    if rows.empty:
+        return pd.DataFrame(columns=[*CELL_COLUMNS, "n_tasks"])
+    keys = ["model", "group", "protocol", "method", "ratio", "budget", "control"]
+    parts = rows.groupby(keys, sort=False, dropna=False)
+    return pd.DataFrame([_mean(part) for _, part in parts]).reset_index(drop=True)
+
+
+def _mean(rows: pd.DataFrame) -> pd.Series:
+    numbers = rows.select_dtypes("number").columns.difference(["ratio", "budget"])
+    first = rows.iloc[0].copy()
+    first[numbers] = rows[numbers].mean()
+    added = ["n_questions", "n_rows", *TIMINGS]
+    first[added] = rows[added].sum()
+    half = (rows["accuracy_high"] - rows["accuracy_low"]) / 2
+    spread = float(np.sqrt((half**2).sum()) / len(rows))
+    first["accuracy_low"] = max(0.0, first["accuracy"] - spread)
+    first["accuracy_high"] = min(1.0, first["accuracy"] + spread)
+    first["vacuous"] = bool(rows["vacuous"].any())
+    metrics = rows["metric"].unique()
+    first["metric"] = metrics[0] if len(metrics) == 1 else "mean score"
+    first["task"], first["n_tasks"] = first["group"], len(rows)
+    return first
+
+
 def _by_ability(frame: pd.DataFrame, level: str) -> pd.DataFrame:
     rows = frame[frame[level].notna()].rename(columns={level: "ability"})
-    table = rows.groupby([*CELL, "ability"], dropna=False)["correct"].agg(["size", "mean"])
+    table = rows.groupby([*CELL, "ability"], dropna=False)["score"].agg(["size", "mean"])
     table = table.rename(columns={"size": "n_rows", "mean": "accuracy"}).reset_index()
     return table.assign(level=level)
 
@@ -161,6 +201,10 @@ def _prepared(samples: pd.DataFrame) -> pd.DataFrame:
     known = frame.get("question_id", from_index)
     frame["question_id"] = known.fillna(from_index)
     frame["correct"] = frame["correct"].astype(bool)
+    frame["score"] = frame.get("score", frame["correct"]).astype(float)
+    frame["metric"] = frame.get("metric", "accuracy")
+    frame["group"] = frame.get("group", pd.Series(pd.NA, index=frame.index)).astype("string")
+    frame["truncated_tokens"] = frame.get("truncated_tokens", 0)
     frame["unparsed"] = frame["unparsed"].astype(bool)
     return frame
 
@@ -184,15 +228,15 @@ def _complete(frame: pd.DataFrame) -> pd.Series:
 
 
 def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
-    low, high = accuracy_interval(rows["correct"], rows["question_id"])
+    low, high = accuracy_interval(rows["score"], rows["question_id"])
     whole = rows[rows["complete"]]
     exposed = float(rows["exposed_tokens"].mean())
     evictable = rows["evictable_tokens"]
     return {
-        **rows.iloc[0][CELL],
+        **rows.iloc[0][[*CELL, "group", "metric"]],
         "n_questions": rows["question_id"].nunique(),
         "n_rows": len(rows),
-        "accuracy": rows["correct"].mean(),
+        "accuracy": rows["score"].mean(),
         "accuracy_low": low,
         "accuracy_high": high,
         "circular_accuracy": whole.groupby("question_id")["correct"].all().mean(),
@@ -205,6 +249,7 @@ def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
         "cache_bytes": rows["cache_bytes"].mean(),
         "full_cache_bytes": rows["full_cache_bytes"].mean(),
         "unparsed_rate": rows["unparsed"].mean(),
+        "truncated_rate": (rows["truncated_tokens"] > 0).mean(),
         "adaptive_active": rows["adaptive_active"].astype(float).mean(),
         "fallback_rate": rows["fallback"].notna().mean(),
         "window_effective": rows["window_effective"].astype(float).mean(),

@@ -15,7 +15,7 @@ from harness.errors import UserError
 
 FILE_NAME = "responses.sqlite"
 APPLICATION_ID = 0x45564354  # "EVCT": tells this store from any other SQLite file
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: What is stored for each (cell, row); the order is that of the table's columns.
 FIELDS: dict[str, str] = {
@@ -33,6 +33,7 @@ FIELDS: dict[str, str] = {
     "window_effective": "INTEGER",
     "adaptive_active": "REAL",
     "fallback": "TEXT",
+    "truncated_tokens": "INTEGER NOT NULL DEFAULT 0",
     "letter_logits": "TEXT NOT NULL",
     "prefill_s": "REAL NOT NULL",
     "score_s": "REAL NOT NULL",
@@ -93,6 +94,8 @@ class Store:
             db.execute("PRAGMA synchronous=NORMAL")
             if fresh:
                 _create(db)
+            elif _pragma(db, "user_version") == 1:
+                _add_truncated(db)
         except (sqlite3.DatabaseError, OSError) as error:
             if db is not None:
                 db.close()
@@ -204,7 +207,7 @@ def _check_sound(db: sqlite3.Connection) -> None:
     """Raise sqlite3.DatabaseError unless this is one of our files and its pages are sound."""
     if _pragma(db, "application_id") != APPLICATION_ID:
         raise sqlite3.DatabaseError("it was not made by this program")
-    if _pragma(db, "user_version") != SCHEMA_VERSION:
+    if _pragma(db, "user_version") not in (1, SCHEMA_VERSION):
         raise sqlite3.DatabaseError("it was made by another version of this program")
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
@@ -224,6 +227,18 @@ def _create(db: sqlite3.Connection) -> None:
         "COMMIT",
     )
     for statement in statements:
+        db.execute(statement)
+
+
+def _add_truncated(db: sqlite3.Connection) -> None:
+    """Bring a store of version 1, whose prompts were never cut, to version 2."""
+    column = FIELDS["truncated_tokens"]
+    for statement in (
+        "BEGIN IMMEDIATE",
+        f"ALTER TABLE responses ADD COLUMN truncated_tokens {column}",
+        "PRAGMA user_version = 2",
+        "COMMIT",
+    ):
         db.execute(statement)
 
 

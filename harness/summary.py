@@ -3,11 +3,11 @@
 Turns a samples frame and its cells into Markdown. Knows no files and draws nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 
-from harness import honesty, stats, tables
+from harness import honesty, markdown, overview, stats, tables
 from harness.tables import escape, percent
 
 QUESTION = (
@@ -23,12 +23,14 @@ EXAMPLES = 10
 SPOKEN_FOR = {"question", "name", "caveat", "told"}  # keys of meta that stand in the text itself
 
 
-def markdown(
+def text(
     samples: pd.DataFrame,
     cells: pd.DataFrame,
     abilities: pd.DataFrame,
     meta: Mapping[str, object],
     curves: Iterable[str],
+    means: Mapping[str, str] | None = None,
+    grids: Mapping[str, str] | None = None,
 ) -> str:
     """The whole summary.
 
@@ -40,10 +42,14 @@ def markdown(
             about the settings) are spoken; all other entries, nested ones with dotted names, are
             listed as provenance.
         curves: file names of the pictures, one a (model, task, protocol) group.
+        means: file name of the curve of each group of tasks.
+        grids: file name of the heatmap of each task that has one.
     """
     lines = [f"# {escape(meta.get('name', 'Accuracy against cache compression'))}", ""]
     lines += [f"**Asked:** {escape(meta.get('question', QUESTION), 400)}", ""]
     parts = list(tables.groups(cells))
+    if len(parts) > 1:
+        lines += overview.section(cells, stats.means(cells), focus(cells), means or {})
     for (key, group), picture in zip(parts, curves, strict=True):
         model, task, protocol = map(escape, key)
         if len(parts) > 1:
@@ -52,20 +58,25 @@ def markdown(
         kinds = abilities[(abilities[stats.GROUP] == list(key)).all(axis=1)]
         lines += [" ".join(honesty.sentences(own, group, meta)), ""]
         lines += [honesty.window(group), *_reading(group), ""]
-        lines += [f"![accuracy against compression]({picture})", ""]
+        lines += [f"![score against compression]({picture})", ""]
+        if key[1] in (grids or {}):
+            lines += [f"![score by length and depth]({(grids or {})[key[1]]})", ""]
         lines += list(_sections(own, group, kinds))
     return "\n".join([*lines, "## Provenance", "", *_provenance(meta), ""])
 
 
 def _sections(samples: pd.DataFrame, cells: pd.DataFrame, abilities: pd.DataFrame) -> Iterator[str]:
-    yield from _titled("Accuracy in percent, with 95 % intervals over questions", _accuracy(cells))
-    yield from _titled(
-        "Circular accuracy in percent (a question counts when all its rotations are right)",
-        _pivot(cells, lambda cell: percent(cell["circular_accuracy"]), cells),
-    )
+    metric = escape(cells["metric"].iloc[0])
+    title = f"{metric[0].upper()}{metric[1:]} in percent, with 95 % intervals over questions"
+    yield from _titled(title, markdown.scores(cells))
+    if (cells["n_rows"] > cells["n_questions"]).any():
+        yield from _titled(
+            "Circular accuracy in percent (a question counts when all its rotations are right)",
+            markdown.pivot(cells, lambda cell: percent(cell["circular_accuracy"]), cells),
+        )
     yield from _titled(
         "Answers that differ from the full cache's on the same row, in percent",
-        _pivot(cells, lambda cell: percent(cell["flip_rate"])),
+        markdown.pivot(cells, lambda cell: percent(cell["flip_rate"])),
     )
     yield from _titled("Measured cells", [*_measured(cells), "", SHARED])
     if not abilities.empty:
@@ -96,8 +107,7 @@ def _reading(cells: pd.DataFrame) -> Iterator[str]:
     yield "".join(
         [
             f"\nAt {focus(cells)}: ",
-            f"best {escape(best['label'])} {percent(best['accuracy'])} % {_brackets(best)}, ",
-            f"worst {escape(worst['label'])} {percent(worst['accuracy'])} % {_brackets(worst)}",
+            f"best {_named(best)}, worst {_named(worst)}",
             *(
                 f", {cell['label']} {percent(cell['accuracy'])} %"
                 for _, cell in tables.references(cells).iterrows()
@@ -105,6 +115,10 @@ def _reading(cells: pd.DataFrame) -> Iterator[str]:
             ".",
         ]
     )
+
+
+def _named(cell: pd.Series) -> str:
+    return f"{escape(cell['label'])} {percent(cell['accuracy'])} % {markdown.brackets(cell)}"
 
 
 def focus(cells: pd.DataFrame) -> str:
@@ -115,43 +129,6 @@ def focus(cells: pd.DataFrame) -> str:
     return "0.9" if "0.9" in names else (names[-1] if names else "")
 
 
-def _table(header: list[str], body: Iterable[list[str]], words: int = 1) -> list[str]:
-    """A Markdown table whose first `words` columns are text and the others numbers."""
-    rule = ["---"] * words + ["---:"] * (len(header) - words)
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *body)]
-
-
-def _accuracy(cells: pd.DataFrame) -> list[str]:
-    def text(cell: pd.Series) -> str:
-        return f"{percent(cell['accuracy'])}{_mark(cell)} {_brackets(cell)}"
-
-    table = _pivot(cells, text, cells)
-    return [*table, "", tables.VACUOUS_NOTE + "."] if cells["vacuous"].any() else table
-
-
-def _mark(cell: pd.Series) -> str:
-    return f" **{tables.VACUOUS}**" if cell["vacuous"] else ""
-
-
-def _brackets(cell: pd.Series) -> str:
-    return escape(tables.interval(cell))
-
-
-def _pivot(
-    cells: pd.DataFrame,
-    text: Callable[[pd.Series], str],
-    references: pd.DataFrame | None = None,
-) -> list[str]:
-    """Method x ratio; the references on top, in the first column of numbers."""
-    columns, body = tables.grid(cells, text)
-    lines = [[escape(label), *values] for label, *values in body]
-    if references is not None:
-        top = tables.references(references)
-        blanks = [""] * max(0, len(columns) - 1)
-        lines = [[cell["label"], text(cell), *blanks] for _, cell in top.iterrows()] + lines
-    return _table(["ratio evicted", *(columns or ["0"])], lines)
-
-
 def _measured(cells: pd.DataFrame) -> list[str]:
     header = [
         "method", "ratio", "cache KiB", "of full %", "kept %", "image %", "text %",
@@ -159,14 +136,14 @@ def _measured(cells: pd.DataFrame) -> list[str]:
     ]  # fmt: skip
     top = tables.references(cells)
     rows = pd.concat([top, tables.compressed(cells)])
-    return _table(header, [_measures(cell) for _, cell in rows.iterrows()])
+    return markdown.table(header, [_measures(cell) for _, cell in rows.iterrows()])
 
 
 def _measures(cell: pd.Series) -> list[str]:
     parts = ("kept_fraction", "kept_fraction_image", "kept_fraction_text")
     window = cell["window_effective"]
     return [
-        escape(cell["label"]) + _mark(cell),
+        escape(cell["label"]) + markdown.mark(cell),
         tables.setting(cell),
         f"{cell['cache_bytes'] / 1024:,.1f}",
         percent(cell["cache_bytes"] / cell["full_cache_bytes"]),
@@ -192,7 +169,7 @@ def _by_ability(abilities: pd.DataFrame, place: str) -> list[str]:
         + [percent(line[name]) for name in names.unique()]
         for (level, ability), line in wide.iterrows()
     ]
-    return _table(["ability", "level", "rows", *map(escape, names.unique())], body, words=2)
+    return markdown.table(["ability", "level", "rows", *map(escape, names.unique())], body, words=2)
 
 
 def _examples(samples: pd.DataFrame) -> list[str]:
@@ -211,13 +188,13 @@ def _examples(samples: pd.DataFrame) -> list[str]:
         for _, line in changed.head(EXAMPLES).iterrows()
     ]
     header = ["method", "ratio", "question", "right", "full cache said", "cell said"]
-    return _table(header, body, words=len(header)) if body else []
+    return markdown.table(header, body, words=len(header)) if body else []
 
 
 def _provenance(meta: Mapping[str, object]) -> list[str]:
     items = [(name, value) for name, value in _flat(meta) if name not in SPOKEN_FOR]
     body = [[escape(name), escape(value, 300)] for name, value in items]
-    return _table(["what", "value"], body, words=2)
+    return markdown.table(["what", "value"], body, words=2)
 
 
 def _flat(meta: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

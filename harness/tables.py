@@ -110,7 +110,9 @@ def _block(key: tuple[str, str, str], cells: pd.DataFrame) -> str:
     fit = (WIDTH - name) // width
     for start in range(0, len(columns), fit):
         part = slice(start, start + fit)
-        head = "accuracy in %, ratio evicted" if name >= 28 else "accuracy %"
+        metric = cells["metric"].iloc[0]
+        head = f"{metric} in %, ratio evicted" if name >= 28 else f"{metric} %"
+        head = _cut(head, name)
         lines += ["", f"{head:<{name}}" + "".join(f"{text:>{width}}" for text in columns[part])]
         lines += [
             f"{_cut(label, name):<{name}}" + "".join(f"{text:>{width}}" for text in values[part])

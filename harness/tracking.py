@@ -25,11 +25,11 @@ from harness.errors import UserError
 Mode = Literal["offline", "online", "disabled"]
 MODES: dict[str, Mode] = {"offline": "offline", "online": "online", "disabled": "disabled"}
 SAMPLE_COLUMNS = [
-    "row", "question_id", "image", "category", "question", "answer", "method", "ratio", "text",
-    "parsed", "correct", "exposed_tokens", "kept_fraction",
+    "task", "row", "question_id", "image", "category", "question", "answer", "method", "ratio",
+    "text", "parsed", "score", "correct", "exposed_tokens", "kept_fraction",
 ]  # fmt: skip
 REMEDY = "log in with `wandb login`, or use wandb.mode=offline and `wandb sync` later."
-Picture = Callable[[int], Image.Image | None]
+Picture = Callable[[str, int], Image.Image | None]
 
 
 def log_run(
@@ -55,7 +55,8 @@ def log_run(
     Args:
         samples: a row a cell and question row.
         cells: `stats.summarise(samples)`.
-        images: the picture of a row (doc id), None where it has none; asked once a shown row.
+        images: the picture of a task's row (doc id), None where it has none; asked once a shown
+            row.
         config: the job's settings.
         folder: the run folder.
         mode: "offline", "online" or "disabled".
@@ -201,9 +202,9 @@ def _sample_table(
     shown = pd.concat([tables.references(cells), tables.compressed(cells)])
     shown = shown[stats.roles(shown).ne("method") | shown.apply(tables.setting, axis=1).eq(place)]
     table = wandb.Table(columns=SAMPLE_COLUMNS, allow_mixed_types=True)
-    for _, group in tables.groups(samples):
+    for (_, task, _), group in tables.groups(samples):
         rows = _first_rows(group, questions)
-        pictures = {row: _picture(images(row)) for row in rows}
+        pictures = {row: _picture(images(task, row)) for row in rows}
         here = group[group["row"].isin(rows) & group["cell_key"].isin(shown["cell_key"])]
         for _, line in here.sort_values("row", kind="stable").iterrows():
             line["image"] = pictures[line["row"]]

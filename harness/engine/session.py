@@ -194,6 +194,7 @@ class _Answers:
         filled: Prefill,
     ) -> None:
         self.engine = engine
+        self.cut = prompt.cut
         self.prompt_ids = prompt.inputs["input_ids"]
         self.positions = positions
         self.modality = modality
@@ -314,6 +315,7 @@ class _Answers:
             fallback=kept.fallback,
             letter_logits=dict(zip(letters, self.letter_logits[i], strict=True)),
             timings=timings,
+            truncated_tokens=self.cut,
         )
 
     def _free_tokens(self, cell: Cell) -> float:

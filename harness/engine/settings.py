@@ -140,7 +140,8 @@ class BranchResult:
     window, adaptive: as in methods.Selection, the adaptive share as a mean over layers.
     fallback: the pattern that replaced the method's own where that did not fit, or None.
     letter_logits: at the first answer token. timings: seconds of prefill, score, compact and
-    decode, the batch's cost divided by its branches.
+    decode, the batch's cost divided by its branches. truncated_tokens: what the prompt lost to fit
+    the model's context before any of this.
     """
 
     text: str
@@ -159,3 +160,4 @@ class BranchResult:
     fallback: str | None = None
     letter_logits: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+    truncated_tokens: int = 0

@@ -151,6 +151,7 @@ def stored(result: Any) -> dict[str, object]:
         "window_effective": None if result.window is None else int(result.window),
         "adaptive_active": None if result.adaptive is None else float(result.adaptive),
         "fallback": result.fallback,
+        "truncated_tokens": int(result.truncated_tokens),
         "letter_logits": json.dumps({k: float(v) for k, v in result.letter_logits.items()}),
         **{f"{step}_s": float(result.timings[step]) for step in STEPS},
     }

@@ -9,13 +9,12 @@ import json
 import shutil
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from inspect import signature
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import lmms_eval
 from lmms_eval import utils
 from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
 from lmms_eval.api.task import ConfigurableMessagesTask
@@ -23,10 +22,9 @@ from lmms_eval.tasks import TaskManager
 
 from harness.config import TaskConfig
 from harness.errors import UserError
+from harness.scoring import catalog, datafiles
 from harness.scoring.hub import require_dataset
 from harness.scoring.scorers import Judgement, Question, scorer_for
-
-TASKS = Path(lmms_eval.__file__).parent / "tasks"
 
 
 class Benchmark:
@@ -36,26 +34,37 @@ class Benchmark:
     `questions[i]` and lmms-eval's document i belong to `rows[i]`.
     """
 
-    def __init__(self, config: TaskConfig, limit: int | None = None) -> None:
-        """Load the task and keep `limit` whole questions.
+    def __init__(self, name: str, config: TaskConfig, limit: int | None = None) -> None:
+        """Load the single task `config.lmms_task` and keep `limit` whole questions.
 
         Raises:
             UserError: the task, its data or its scorer is not there, or does not fit.
         """
-        self.manager = manager_for(config)
-        self.task = _load(config, self.manager)
+        self.name = name
+        self.manager = index_of(config.lmms_task)
+        self.task = _load(name, config)
         self.split = str(self.task.config.test_split or self.task.config.validation_split)
-        self.scorer = scorer_for(config.scorer, self.task)
-        documents = list(self.task.eval_docs_no_media)
+        self.scorer = scorer_for(config, self.task)
+        documents = self.task.eval_docs_no_media
         questions = [self.scorer.question(self.task, d, i) for i, d in enumerate(documents)]
         self.fingerprint = _fingerprint(self.task, self.split, documents)
         self.rows = choose(questions, limit)
         self.questions: list[Question] = [questions[row] for row in self.rows]
-        self._documents = [documents[row] for row in self.rows]
         self._tags = parse_reasoning_tags_config(task_value=self.task.config.reasoning_tags)
         self._built = False
         self._judged: dict[tuple[int, str], Judgement] = {}
         _restrict(self.task, self.split, self.rows)
+        self._documents = self.task.eval_docs_no_media  # read when asked for: they can be long
+
+    @property
+    def metric(self) -> str:
+        """What tables call a sample's score."""
+        return self.scorer.shown
+
+    @cached_property
+    def shows_images(self) -> bool:
+        """Whether prompts hold images, as the first one does."""
+        return self.image(self.rows[0]) is not None
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -96,16 +105,16 @@ class Benchmark:
         ours = self.scorer.total(self.questions, self.judge(texts))
         if ours is not None and abs(ours - theirs) > 1e-6:
             raise RuntimeError(
-                f"lmms-eval scores the full cache {theirs} and the hits read from its extraction "
-                f"come to {ours}"
+                f"lmms-eval scores the full cache of {self.name} {theirs} and the samples read "
+                f"from its own functions come to {ours}"
             )
         return theirs
 
     def image(self, row: int) -> Any:
-        """The image of a row of the whole data set as PIL, or None where the task shows none."""
-        document = self.task.eval_docs[self.rows.index(row)]
-        visuals = self.task.doc_to_visual(document) if self.task.config.doc_to_visual else []
-        return visuals[0] if visuals else None
+        """The first image of a row of the whole data set as PIL, None where it shows none."""
+        messages = self.task.doc_to_messages(self.task.eval_docs[self.rows.index(row)])
+        parts = [p for m in messages if not isinstance(m["content"], str) for p in m["content"]]
+        return next((part["url"] for part in parts if part["type"] == "image"), None)
 
     def _filtered(self, texts: Sequence[str]) -> list[str]:
         """Send answers through the task's own filters, as lmms-eval does before scoring."""
@@ -149,39 +158,32 @@ def cli_arguments(output: Path) -> Namespace:
     return Namespace(output_path=str(output), process_with_media=False, reasoning_tags=None)
 
 
-def manager_for(config: TaskConfig) -> TaskManager:
-    """lmms-eval's index of the tasks in the configured folder; UserError if it has no such one."""
-    if config.folder is None:
-        return TaskManager()
-    folder = TASKS / config.folder
-    if not folder.is_dir():
-        raise UserError(
-            f"task.folder={config.folder} is not a folder of lmms-eval's tasks: give the one that "
-            "defines the task, or null to search all of them."
-        )
-    return TaskManager(include_path=str(folder), include_defaults=False)
+def index_of(lmms_task: str) -> TaskManager:
+    """lmms-eval's index of the folder that defines a task: all of them would take 8 seconds."""
+    return TaskManager(include_path=str(_yaml_of(lmms_task).parent), include_defaults=False)
 
 
-def settings(config: TaskConfig, manager: TaskManager) -> dict[str, Any]:
+def settings(config: TaskConfig) -> dict[str, Any]:
     """The task's own YAML with this project's overrides, as lmms-eval takes it.
 
     Raises:
         UserError: lmms-eval has no such task.
     """
-    found = manager.task_index.get(config.lmms_task)
-    if found is None or found["type"] != "task":
-        place = "" if config.folder is None else f" in its folder {config.folder}"
-        raise UserError(
-            f"task.lmms_task={config.lmms_task} is not a task of lmms-eval{place}: "
-            "`lmms-eval tasks` lists them."
-        )
-    merged = {**utils.load_yaml_config(found["yaml_path"], mode="full"), **config.overrides}
+    merged = {**utils.load_yaml_config(str(_yaml_of(config.lmms_task)), mode="full")}
+    merged |= config.overrides
     if Path(str(merged["dataset_path"])).is_dir():
         # datasets caches a local folder under its name alone and would serve an earlier content.
         own = {"cache_dir": mkdtemp(dir=_scratch())}
         merged["dataset_kwargs"] = {**(merged.get("dataset_kwargs") or {}), **own}
     merged["generation_kwargs"] = {**(merged.get("generation_kwargs") or {}), **config.generation}
     return merged
+
+
+def _yaml_of(lmms_task: str) -> Path:
+    found = catalog.find(lmms_task)
+    if found is None:
+        raise UserError(f"{lmms_task} is not a task of lmms-eval: `lmms-eval tasks` lists them.")
+    return found
 
 
 @cache
@@ -192,14 +194,17 @@ def _scratch() -> str:
     return folder
 
 
-def _load(config: TaskConfig, manager: TaskManager) -> Any:
-    merged = settings(config, manager)
-    require_dataset(config.name, str(merged["dataset_path"]))
+def _load(name: str, config: TaskConfig) -> Any:
+    merged = settings(config)
+    if (merged.get("dataset_kwargs") or {}).get("data_files"):
+        merged["dataset_kwargs"] = datafiles.local(name, merged["dataset_kwargs"])
+    else:
+        require_dataset(name, str(merged["dataset_path"]))
     task = ConfigurableMessagesTask(config=merged, model_name="evictbench")
     if task.OUTPUT_TYPE != "generate_until" or (task.config.repeats or 1) != 1:
         raise UserError(
-            f"task={config.name} asks for {task.OUTPUT_TYPE}, {task.config.repeats} times a row: "
-            "only generate_until tasks with one answer a row can be answered from an evicted cache."
+            f"task={name} asks for {task.OUTPUT_TYPE}, {task.config.repeats} times a row: only "
+            "generate_until tasks with one answer a row can be answered from an evicted cache."
         )
     return task
 
@@ -215,11 +220,15 @@ def _restrict(task: Any, split: str, rows: Sequence[int]) -> None:
 def _fingerprint(task: Any, split: str, documents: Iterable[Mapping[str, Any]]) -> str:
     """sha256 over every field and image of the whole split and the prompt made from each row."""
     digest = hashlib.sha256()
+    own = callable(task.config.doc_to_messages)
+    media = task.dataset_no_image[split].column_names != task.dataset[split].column_names
     for batch in task.dataset[split].with_format("arrow").iter(batch_size=256):
         for row in batch.to_pylist():
             _feed(digest, row)
     for document in documents:
         digest.update(str(task.doc_to_text(document)).encode())
+        if own and not media:
+            _feed(digest, task.doc_to_messages(document))
     return digest.hexdigest()
 
 

@@ -32,6 +32,7 @@ class Bridge:
             UserError: it cannot be loaded, or lacks what the engine needs.
         """
         engine = engine or EngineConfig()
+        self.max_length = model.max_length
         try:
             check_device(models.device_of(device), engine.kernels, engine.cuda_graphs)
             self.loaded = models.load(
@@ -69,10 +70,22 @@ class Bridge:
         """
         try:
             wanted = Generation.from_kwargs(generation)
-            prompt = self.loaded.prompt(messages)
+            prompt = self.loaded.prompt(messages, self._room(wanted))
             return self.engine.run(prompt, [self._branch(c) for c in cells], wanted, letters)
         except ValueError as error:
             raise UserError(str(error)) from error
+
+    def _room(self, wanted: Generation) -> int | None:
+        """Tokens that a prompt may have beside its answer; None where the model sets no limit."""
+        limit = self.max_length or self.loaded.context_limit
+        if limit is None:
+            return None
+        if limit <= wanted.max_new_tokens:
+            raise ValueError(
+                f"{limit:,} tokens of context leave no prompt beside {wanted.max_new_tokens:,} new "
+                "tokens; set a larger model.max_length or a smaller max_new_tokens."
+            )
+        return limit - wanted.max_new_tokens
 
     def _branch(self, cell: Cell) -> Branch:
         """Cells of one variant share a policy object, so that it measures a layer once."""

@@ -25,14 +25,18 @@ def require_dataset(task: str, path: str) -> None:
         if not any(Path(path).expanduser().rglob("*.parquet")):
             raise UserError(
                 f"task={task} has no parquet file under {path}: build it, or point "
-                "task.overrides.dataset_path at the data."
+                f"tasks.{task}.overrides.dataset_path at the data."
             )
     elif not _cached(path) and not _reachable(path):
-        raise UserError(
-            f"task={task} needs the data set {path} from the Hugging Face hub, which is not in the "
-            "local cache and cannot be reached: connect, log in if it is private, or choose "
-            "task=mmbench_mini, which needs no network."
-        )
+        raise UserError(_missing(task, path))
+
+
+def _missing(task: str, repository: str) -> str:
+    return (
+        f"task={task} needs the data set {repository} from the Hugging Face hub, which is not in "
+        "the local cache and cannot be reached: connect, log in if it is private, or choose a task "
+        "that needs no network, such as mmbench_mini, ruler_mini or longbench_mini."
+    )
 
 
 def _cached(repository: str) -> bool:

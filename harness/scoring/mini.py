@@ -9,7 +9,7 @@ from lmms_eval.api.task import ConfigurableMessagesTask
 from omegaconf import OmegaConf
 
 from harness.config import CONF, TaskConfig, register
-from harness.scoring.benchmark import manager_for, settings
+from harness.scoring.benchmark import settings
 
 
 class MMBenchMini(ConfigurableMessagesTask):
@@ -21,4 +21,4 @@ class MMBenchMini(ConfigurableMessagesTask):
         node = OmegaConf.load(CONF / "task" / "mmbench_mini.yaml")
         typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TaskConfig), node))
         assert isinstance(typed, TaskConfig)
-        super().__init__(config=settings(typed, manager_for(typed)), model_name="evictbench")
+        super().__init__(config=settings(typed), model_name="evictbench")

@@ -9,12 +9,14 @@ import pandas as pd
 
 from harness.grid import Cell
 from harness.scoring.benchmark import Benchmark
+from harness.scoring.scorers import Judgement
 from harness.store import Store
 
 COLUMNS = (
-    "model", "task", "protocol", "method", "ratio", "budget", "control", "cell_key", "row",
-    "index", "question_id", "category", "l2_category", "question", "answer", "text", "parsed",
-    "unparsed", "correct", "exposed_tokens", "prompt_tokens", "image_tokens", "evictable_tokens",
+    "model", "task", "group", "protocol", "method", "ratio", "budget", "control", "cell_key",
+    "row", "index", "question_id", "category", "l2_category", "question", "answer", "text",
+    "parsed", "unparsed", "metric", "score", "correct", "exposed_tokens", "prompt_tokens",
+    "truncated_tokens", "image_tokens", "evictable_tokens",
     "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
     "window_effective", "adaptive_active", "fallback", "letter_logits",
     "prefill_s", "score_s", "compact_s", "decode_s",
@@ -22,7 +24,10 @@ COLUMNS = (
 
 
 def table(
-    store: Store, benchmark: Benchmark, cells: Mapping[str, Cell], names: Mapping[str, str]
+    store: Store,
+    benchmark: Benchmark,
+    cells: Mapping[str, Cell],
+    names: Mapping[str, str | None],
 ) -> pd.DataFrame:
     """Score every cell of a complete store.
 
@@ -30,17 +35,18 @@ def table(
         store: holds an answer for each cell and each of the benchmark's rows.
         benchmark: reads and scores the answers.
         cells: by cell key, in the order of the table.
-        names: the constant columns model, task and protocol.
+        names: the constant columns model, task, group and protocol.
 
     Returns:
         The columns `COLUMNS`, sorted by cell and row. ratio is 0 for the full cache and its
-        control and NaN where a budget was given; budget is null where a ratio was given.
+        control and NaN where a budget was given; budget is null where a ratio was given. An
+        answer of which the task tells no reading stands as it is under `parsed`.
     """
     asked = pd.DataFrame([vars(question) for question in benchmark.questions])
     asked = asked.drop(columns="letters").rename(columns={"text": "question"})
     asked.insert(0, "row", benchmark.rows)
     parts = [_cell(store, benchmark, key, cell, asked) for key, cell in cells.items()]
-    frame = pd.concat(parts, ignore_index=True).assign(**names)
+    frame = pd.concat(parts, ignore_index=True).assign(**names, metric=benchmark.metric)
     return _typed(frame)[list(COLUMNS)]
 
 
@@ -57,10 +63,17 @@ def _cell(
         budget=cell.budget,
         control=cell.control,
         cell_key=key,
-        parsed=[judgement.parsed for judgement in judged],
+        parsed=[_reading(j, text) for j, text in zip(judged, found["text"], strict=True)],
         unparsed=[judgement.unparsed for judgement in judged],
+        score=[float(judgement.score) for judgement in judged],
         correct=[judgement.correct for judgement in judged],
     )
+
+
+def _reading(judgement: Judgement, text: str) -> str | None:
+    if judgement.parsed is None and not judgement.unparsed:
+        return text.strip()
+    return judgement.parsed
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -73,5 +86,6 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
             "fallback": "string",
             "ratio": "float64",
             "parsed": "string",
+            "group": "string",
         }
     )

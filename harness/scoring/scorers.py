@@ -1,4 +1,4 @@
-"""How one answer of one question row becomes right or wrong, for any task of lmms-eval.
+"""How one answer of one question row becomes a score, for any task of lmms-eval.
 
 Knows lmms-eval's task objects and documents; must not know models, methods or the store. What is
 special to one family of tasks sits in its own file (`mmbench.py`).
@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.config import SCORERS
+from harness.config import SCORERS, TaskConfig
 from harness.errors import UserError
 
 Document = Mapping[str, Any]
+SHOWN = 500  # characters of the beginning and of the end of a long question
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,23 @@ class Question:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The answer as the task reads it, whether it is right, and whether it could not be read."""
+    """The answer as the task reads it, its score in [0, 1], and whether it could not be read."""
 
     parsed: str | None
-    correct: bool
+    score: float
     unparsed: bool = False
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer has the full score."""
+        return self.score >= 1
 
 
 class Scorer(Protocol):
     """The task-specific part of scoring."""
 
     metric: str  # the metric of lmms-eval's task that a cell's score must equal
+    shown: str  # what tables call the score
 
     def question(self, task: Any, document: Document, row: int) -> Question:
         """Describe a row of the data set."""
@@ -51,8 +58,8 @@ class Scorer(Protocol):
         """What lmms-eval's aggregation of a cell must come to; None where its rule is unknown."""
 
 
-class Hits:
-    """Tasks whose process_results gives 0 or 1 a sample under its first metric."""
+class Scores:
+    """Tasks whose own functions give each answer a number in [0, 1]."""
 
     def __init__(self, task: Any) -> None:
         """Take the task's first metric.
@@ -63,38 +70,48 @@ class Hits:
         metrics = list(task.aggregation())
         if not metrics:
             raise UserError(f"The task {task.task_name} has no metric: choose a task that scores.")
-        self.metric = metrics[0]
+        self.metric = self.shown = metrics[0]
+        given = task.config.metadata if isinstance(task.config.metadata, dict) else {}
+        self._columns = [given.get(name) for name in ("category", "l2_category")]
 
     def question(self, task: Any, document: Document, row: int) -> Question:
-        """Every row is a question of its own, without abilities and option letters."""
-        answer = str(task.doc_to_target(document))
-        return Question(row, row, None, None, str(task.doc_to_text(document)), answer)
+        """Every row is a question of its own; the task's metadata names the columns of its kind."""
+        kinds = [None if name is None else str(document[name]) for name in self._columns]
+        text, answer = str(task.doc_to_text(document)), str(task.doc_to_target(document))
+        return Question(row, row, kinds[0], kinds[1], shortened(text), shortened(answer))
 
     def judge(self, document: Document, metrics: Mapping[str, Any]) -> Judgement:
         """The number itself; what the task made of the text stays unknown.
 
         Raises:
-            UserError: the metric is not 0 or 1 for a sample.
+            UserError: the metric is not a number in [0, 1].
         """
         value = metrics.get(self.metric)
-        if not isinstance(value, (int, float)) or value not in (0, 1):
+        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise UserError(
                 f"The metric {self.metric} gives {value!r} for a sample, and this harness compares "
-                "right with wrong: choose a task with a 0 or 1 a sample, or add a scorer for it."
+                "scores from 0 to 1: choose a task with such a metric, or add a scorer for it."
             )
-        return Judgement(None, bool(value))
+        return Judgement(None, float(value))
 
     def total(self, questions: Sequence[Question], judged: Sequence[Judgement]) -> float | None:
         """Unknown: a task aggregates as it likes."""
         return None
 
 
-def scorer_for(name: str, task: Any) -> Scorer:
+def shortened(text: str) -> str:
+    """A long text without its middle, for tables: a prompt can have a million characters."""
+    if len(text) <= 2 * SHOWN:
+        return text
+    return f"{text[:SHOWN]} [{len(text) - 2 * SHOWN:,} characters] {text[-SHOWN:]}"
+
+
+def scorer_for(config: TaskConfig, task: Any) -> Scorer:
     """The scorer that a task's settings name; UserError when there is none of that name."""
-    if name == "hits":
-        return Hits(task)
-    if name == "mmbench":
+    if config.scorer == "auto":
+        return Scores(task)
+    if config.scorer == "mmbench":
         from harness.scoring.mmbench import MMBench
 
-        return MMBench()
-    raise UserError(f"task.scorer={name} is not known: use one of {', '.join(SCORERS)}.")
+        return MMBench(config.extraction or "lmms_eval")
+    raise UserError(f"scorer={config.scorer} is not known: use one of {', '.join(SCORERS)}.")

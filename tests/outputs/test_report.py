@@ -45,7 +45,7 @@ def test_output_is_repeatable(make_sweep, tmp_path):
 def test_summary_says_what_was_run(make_sweep, tmp_path):
     text = report.write(make_sweep(), tmp_path, META)["summary"].read_text()
     for part in (
-        summary.QUESTION, "![accuracy against compression](curve.png)", "The model is a stand-in.",
+        summary.QUESTION, "![score against compression](curve.png)", "The model is a stand-in.",
         "| versions.torch | 9.9.9 |", "| command | make sweep 'ratios=\\[0.5,0.9\\]' |",
         "| full cache |", "| blank image |", "| ratio evicted | 0.5 | 0.9 |", "| ability | level |",
     ):  # fmt: skip
@@ -76,7 +76,7 @@ def test_inert_window_is_named(make_sweep, active, inert):
     samples = make_sweep()
     for method, share in active.items():
         samples.loc[samples["method"] == method, "adaptive_active"] = share
-    text = summary.markdown(
+    text = summary.text(
         samples, stats.summarise(samples), stats.abilities(samples), META, ["curve.png"]
     )
     assert (honesty.INERT in text) == inert
@@ -89,7 +89,7 @@ def test_only_the_labels_that_never_left_the_pool_are_called_inert(make_sweep):
         for method, share in active.items():
             samples.loc[samples["method"] == method, "adaptive_active"] = share
         cells = stats.summarise(samples)
-        text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+        text = summary.text(samples, cells, stats.abilities(samples), META, ["curve.png"])
         return text.split("in this share of heads: ")[1].split("\n")[0]
 
     mixed = sentence(restkv=0.0, restkv_mean=0.0, restkv_relative=0.739)
@@ -109,7 +109,7 @@ def test_a_fallback_is_named_with_its_share(make_sweep):
     assert cells.loc[cells["fallback_rate"] > 0, ["method", "ratio"]].values.tolist() == [
         ["lacache", 0.9]
     ]
-    text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+    text = summary.text(samples, cells, stats.abilities(samples), META, ["curve.png"])
     assert "lacache at 0.9 did not fit so few tokens in 50.0 % of the rows; streaming_llm's" in text
     assert "lacache at 0.5 did not fit" not in text
 
@@ -118,7 +118,7 @@ def test_a_fallback_is_named_with_its_share(make_sweep):
 def test_one_token_answers_cannot_show_what_happens_while_generating(make_sweep, tokens, said):
     samples = make_sweep(methods=("h2o",), exposed_tokens=tokens)
     cells = stats.summarise(samples)
-    text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+    text = summary.text(samples, cells, stats.abilities(samples), META, ["curve.png"])
     assert ("cannot show what holding a budget while generating costs" in text) == said
 
 
@@ -126,7 +126,7 @@ def test_methods_whose_answers_are_short_are_named(make_sweep):
     samples = make_sweep(methods=("h2o", "tova"), exposed_tokens=1)
     samples.loc[samples["method"].eq("tova"), "exposed_tokens"] = 3
     cells = stats.summarise(samples)
-    text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+    text = summary.text(samples, cells, stats.abilities(samples), META, ["curve.png"])
     assert "No answer of h2o has more than one scored token" in text
 
 
@@ -134,7 +134,7 @@ def test_what_a_run_was_told_is_said_in_full_beside_the_caveat(make_sweep):
     samples = make_sweep(methods=("h2o",))
     cells = stats.summarise(samples)
     meta = {**META, "caveat": "c" * 590, "told": ["decode=grow does not apply to one.", "b" * 500]}
-    text = summary.markdown(samples, cells, stats.abilities(samples), meta, ["curve.png"])
+    text = summary.text(samples, cells, stats.abilities(samples), meta, ["curve.png"])
     assert "c" * 590 + " decode=grow does not apply to one. " + "b" * 500 in text
     assert "| told |" not in text
 
@@ -143,7 +143,7 @@ def test_a_pyramid_without_a_slope_is_named(make_sweep):
     samples = make_sweep(methods=("snapkv",), ratios=(0.3, 0.9))
     samples.loc[samples["ratio"].eq(0.3), "fallback"] = "uniform"
     cells = stats.summarise(samples)
-    text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+    text = summary.text(samples, cells, stats.abilities(samples), META, ["curve.png"])
     assert "The pyramid of snapkv at 0.3 was uniform in 100.0 % of the rows" in text
     assert "snapkv at 0.9 was uniform" not in text
     assert "was used" not in text
@@ -156,7 +156,7 @@ def test_text_that_exceeds_the_budget_is_named_with_what_was_kept(make_sweep):
     # 11 of 101 were asked for; (3 * 11 + 51) / 4 are 20.8 %
     samples.loc[some, ["fallback", "kept_tokens"]] = ["all_text", 51.0]
     cells = stats.summarise(samples)
-    text = summary.markdown(samples, cells, stats.abilities(samples), META, ["curve.png"])
+    text = summary.text(samples, cells, stats.abilities(samples), META, ["curve.png"])
     said = "more is kept than was asked for: "
     assert f"{said}snapkv at 0.9 (20.8 % kept, 25.0 % of the rows)." in text
     assert "best h2o" in text  # snapkv keeps more and is not compared
@@ -184,9 +184,7 @@ def test_focus_is_the_strongest_setting(make_sweep, make_cell):
 def test_doubts_are_spelled_out(make_sweep, make_cell):
     def text(samples: pd.DataFrame) -> str:
         return paragraph(
-            summary.markdown(
-                samples, stats.summarise(samples), stats.abilities(samples), {}, ["c.png"]
-            )
+            summary.text(samples, stats.summarise(samples), stats.abilities(samples), {}, ["c.png"])
         )
 
     samples = make_sweep()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness import __main__ as program
-from harness import sweep
+from harness import collect
 from tests.run.fakes import FakeEngine, write_mmbench
 
 Program = Callable[..., int]
@@ -29,7 +29,7 @@ def overrides(data: Path, weights: Path, tmp_path: Path) -> list[str]:
     """A small run in a folder of its own: 3 methods at 2 ratios."""
     return [
         f"model.pretrained={weights}",
-        f"task.overrides.dataset_path={data}",
+        f"tasks.mmbench_mini.overrides.dataset_path={data}",
         "method=[random,snapkv,restkv]",
         "ratios=[0.5,0.9]",
         f"run.dir={tmp_path}",
@@ -42,7 +42,7 @@ def overrides(data: Path, weights: Path, tmp_path: Path) -> list[str]:
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """The fake engine that sweeps of this test use."""
     fake = FakeEngine()
-    monkeypatch.setattr(sweep, "load_engine", lambda job, context: fake)
+    monkeypatch.setattr(collect, "load_engine", lambda *loading: fake)
     return fake
 
 

@@ -3,10 +3,10 @@
 import sys
 
 from harness import __main__ as program
-from harness import sweep
+from harness import collect
 from tests.run.fakes import FakeEngine
 
 if __name__ == "__main__":
     pause = float(sys.argv.pop(1))
-    sweep.load_engine = lambda job, context: FakeEngine(pause)
+    collect.load_engine = lambda *loading: FakeEngine(pause)
     sys.exit(program.main())

@@ -59,10 +59,16 @@ BAD = [
     ("engine.threads=many", "engine.threads=many", "auto"),
     ("engine.kernels=cuda", "engine.kernels=cuda", "auto, triton, torch"),
     ("run.name=a/b", "run.name='a/b'", "letters"),
-    ("task.scorer=foo", "task.scorer=foo", "mmbench"),
-    ("task.overrides.dataset_path=/nowhere", "/nowhere", "dataset_path"),
-    ("task.lmms_task=foo", "task.lmms_task=foo", "lmms-eval tasks"),
-    ("+task.generation.num_beams=2", "num_beams=2", "1"),
+    ("task=[]", "task=[]", "mmbench_mini"),
+    ("task=mmbench_mni", "task=mmbench_mni", "task or group of lmms-eval"),
+    ("tasks.mmbench_mini.scorer=foo", "tasks.mmbench_mini.scorer=foo", "mmbench"),
+    ("tasks.mmbench_mini.overrides.dataset_path=/nowhere", "/nowhere", "dataset_path"),
+    ("tasks.mmbench_mini.lmms_task=mmbench_foo", "lmms_task=mmbench_foo", "mmbench_en"),
+    ("tasks.mmbench_mini.extraction=foo", "extraction=foo", "strict"),
+    ("+tasks.mmbench_mini.generation.num_beams=2", "num_beams=2", "1"),
+    ("+tasks.mmbench_mini.speed=2", "tasks.mmbench_mini.speed", "lmms_task"),
+    ("extraction=foo", "extraction=foo", "strict"),
+    ("model.max_length=1", "model.max_length=1", "more tokens"),
     ("model=llama_3_1_8b", "llama_3_1_8b", "image-text"),
     ("model.pretrained=/nowhere", "/nowhere", "folder"),
     ("model.images=maybe", "'maybe'", "bool"),
@@ -88,6 +94,8 @@ def test_bad_input_ends_in_one_sentence(
     earlier.parent.mkdir()
     earlier.write_text("earlier")
     base = [o for o in overrides if o.split("=")[0] != typed.split("=")[0]]
+    if typed.startswith("task="):
+        base = [o for o in base if not o.startswith("tasks.")]
     if typed == "model=llama_3_1_8b":
         base = [o for o in base if not o.startswith("model.")]
     assert call(*base, typed) == 2
@@ -132,7 +140,7 @@ def compose(
 
 
 def parameters_of(job: sweep.Job) -> dict[str, dict[str, object]]:
-    return {cell.label: dict(cell.params) for cell in job.cells if cell.evicts}
+    return {cell.label: dict(cell.params) for cell in job.cells(images=True) if cell.evicts}
 
 
 CHOSEN = "method=[random,streaming_llm,snapkv,h2o,tova,restkv_mean]"
@@ -272,7 +280,7 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., swe
         if (base := bases[label]) != "full"
     }
     assert parameters_of(job) == expected
-    assert {cell.label: cell.method for cell in job.cells if cell.evicts} == {
+    assert {cell.label: cell.method for cell in job.cells(images=True) if cell.evicts} == {
         label: bases[label] for label in expected
     }
 
@@ -301,7 +309,7 @@ def test_an_experiment_varies_one_parameter_of_each_method(
 ) -> None:
     found: dict[str, list[dict[str, object]]] = {}
     job = compose(f"experiment={experiment}")
-    for cell in job.cells:
+    for cell in job.cells(images=True):
         if cell.evicts and cell.ratio == 0.9:
             found.setdefault(cell.method, []).append(dict(cell.params))
     assert found.keys() == compared

@@ -9,7 +9,7 @@ from harness.config import TaskConfig
 from harness.errors import UserError
 from harness.scoring.benchmark import Benchmark, choose
 from harness.scoring.mmbench import MMBench, mmbench_evaluator
-from harness.scoring.scorers import Hits, Judgement, Question
+from harness.scoring.scorers import Judgement, Question, Scores
 from tests.run.fakes import write_mmbench
 
 # Answers as models write them: letters, forms, option texts, refusals, and traps for an extraction.
@@ -22,7 +22,7 @@ TEXTS = (
 
 def task(data: Path, **changes: object) -> TaskConfig:
     overrides = {"dataset_path": str(data), "dataset_kwargs": {}}
-    config = TaskConfig("mini", "mmbench_en_dev_static", "mmbench", "mmbench", True, overrides)
+    config = TaskConfig("mmbench_en_dev_static", scorer="mmbench", overrides=overrides)
     for name, value in changes.items():
         setattr(config, name, value)
     return config
@@ -30,7 +30,7 @@ def task(data: Path, **changes: object) -> TaskConfig:
 
 @pytest.fixture(scope="module")
 def benchmark(data: Path) -> Benchmark:
-    return Benchmark(task(data))
+    return Benchmark("mini", task(data))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -99,7 +99,7 @@ def test_a_limit_takes_whole_questions_and_larger_ones_contain_smaller_ones(
 def test_a_limited_benchmark_scores_its_own_rows(
     benchmark: Benchmark, data: Path, tmp_path: Path
 ) -> None:
-    small = Benchmark(task(data), limit=4)
+    small = Benchmark("mini", task(data), limit=4)
     assert small.fingerprint == benchmark.fingerprint
     assert small.questions == [benchmark.questions[row] for row in small.rows]
     assert len(small.task.eval_docs) == len(small.rows)
@@ -109,31 +109,31 @@ def test_a_limited_benchmark_scores_its_own_rows(
 
 
 def test_the_fingerprint_follows_questions_images_and_prompts(data: Path, tmp_path: Path) -> None:
-    same = Benchmark(task(write_mmbench(tmp_path / "same")))
-    more = Benchmark(task(write_mmbench(tmp_path / "more", 10)))
+    same = Benchmark("mini", task(write_mmbench(tmp_path / "same")))
+    more = Benchmark("mini", task(write_mmbench(tmp_path / "more", 10)))
     asked = {"default": {"pre_prompt": "", "post_prompt": "\nOne letter."}}
     config = task(data)
     config.overrides["lmms_eval_specific_kwargs"] = asked
-    reworded = Benchmark(config)
-    prints = [b.fingerprint for b in (Benchmark(task(data)), same, more, reworded)]
+    reworded = Benchmark("mini", config)
+    prints = [b.fingerprint for b in (Benchmark("mini", task(data)), same, more, reworded)]
     assert prints[0] == prints[1]
     assert len(set(prints[1:])) == 3
 
 
 def test_data_that_changed_in_place_is_read_anew(tmp_path: Path) -> None:
     folder = write_mmbench(tmp_path / "mmbench", 3)
-    before = Benchmark(task(folder))
+    before = Benchmark("mini", task(folder))
     (folder / "en" / "dev-00000-of-00001.parquet").unlink()
     (folder / "en").rmdir()
     write_mmbench(folder, 5)
-    after = Benchmark(task(folder))
+    after = Benchmark("mini", task(folder))
     assert len({q.question_id for q in before.questions}) == 3
     assert len({q.question_id for q in after.questions}) == 5
     assert before.fingerprint != after.fingerprint
 
 
 def test_generation_arguments_of_the_task_can_be_changed(data: Path) -> None:
-    changed = Benchmark(task(data, generation={"max_new_tokens": 3}))
+    changed = Benchmark("mini", task(data, generation={"max_new_tokens": 3}))
     assert changed.generation["max_new_tokens"] == 3
     assert changed.generation["until"] == ["ASSISTANT:"]
 
@@ -141,30 +141,34 @@ def test_generation_arguments_of_the_task_can_be_changed(data: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"lmms_task": "mmbench_foo"}, "lmms_task=mmbench_foo is not a task"),
-        ({"lmms_task": "mmbench_en"}, "lmms_task=mmbench_en is not a task"),  # a group
-        ({"folder": "foo"}, "folder=foo is not a folder"),
+        ({"lmms_task": "mmbench_foo"}, "mmbench_foo is not a task"),
         ({"overrides": {"dataset_path": "/nowhere"}}, "no parquet file under /nowhere"),
     ],
 )
 def test_a_task_that_is_not_there_is_refused(data: Path, changes: dict, told: str) -> None:
     with pytest.raises(UserError, match=told):
-        Benchmark(task(data, **changes))
+        Benchmark("mini", task(data, **changes))
+
+
+class _Config:
+    metadata = None
 
 
 class _Task:
+    config = _Config()
     task_name = "toy"
 
     def aggregation(self) -> dict[str, object]:
         return {"exact_match": np.mean, "other": np.mean}
 
 
-def test_tasks_with_a_hit_a_sample_need_no_scorer_of_their_own() -> None:
-    scorer = Hits(_Task())
-    assert scorer.judge({}, {"exact_match": 1, "other": 0.5}) == Judgement(None, True)
-    assert scorer.judge({}, {"exact_match": 0.0}) == Judgement(None, False)
-    with pytest.raises(UserError, match=r"exact_match gives 0\.4"):
-        scorer.judge({}, {"exact_match": 0.4})
+def test_tasks_with_a_score_a_sample_need_no_scorer_of_their_own() -> None:
+    scorer = Scores(_Task())
+    assert scorer.judge({}, {"exact_match": 1, "other": 0.5}).correct
+    assert scorer.judge({}, {"exact_match": 0.4}) == Judgement(None, 0.4)
+    assert not scorer.judge({}, {"exact_match": 0.4}).correct
+    with pytest.raises(UserError, match=r"exact_match gives 40"):
+        scorer.judge({}, {"exact_match": 40})
 
 
 def test_circular_accuracy_needs_every_rotation() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from harness import sweep
+from harness import collect
 from harness.grid import BLANK_IMAGE
 from harness.scoring.samples import COLUMNS
 from harness.store import FILE_NAME, Store
@@ -78,10 +78,10 @@ def test_a_second_run_computes_nothing_and_loads_no_model(
     first, calls = samples(tmp_path), len(engine.calls)
     assert calls == 2 * ROWS  # once for all cells, once for the grey image
 
-    def refuse(job: object, context: object) -> None:
+    def refuse(*loading: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(sweep, "load_engine", refuse)
+    monkeypatch.setattr(collect, "load_engine", refuse)
     assert call(*overrides) == 0
     pd.testing.assert_frame_equal(samples(tmp_path), first)
 
