@@ -57,10 +57,11 @@ def accuracy_interval(
         confidence: coverage aimed at.
 
     Returns:
-        (low, high) as fractions in [0, 1] around the mean; (nan, nan) without rows.
+        (low, high) as fractions in [0, 1] around the mean; (nan, nan) without rows, and where some
+        score is not known.
     """
     values = np.asarray(scores, dtype=float)
-    if values.size == 0:
+    if values.size == 0 or np.isnan(values).any():
         return float("nan"), float("nan")
     questions = pd.factorize(np.asarray(cluster))[0]
     size = _effective_size(values, questions, confidence)
@@ -230,16 +231,19 @@ def _complete(frame: pd.DataFrame) -> pd.Series:
 def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
     low, high = accuracy_interval(rows["score"], rows["question_id"])
     whole = rows[rows["complete"]]
+    secret = bool(rows["score"].isna().any())
     exposed = float(rows["exposed_tokens"].mean())
     evictable = rows["evictable_tokens"]
     return {
         **rows.iloc[0][[*CELL, "group", "metric"]],
         "n_questions": rows["question_id"].nunique(),
         "n_rows": len(rows),
-        "accuracy": rows["score"].mean(),
+        "accuracy": rows["score"].mean(skipna=False),
         "accuracy_low": low,
         "accuracy_high": high,
-        "circular_accuracy": whole.groupby("question_id")["correct"].all().mean(),
+        "circular_accuracy": (
+            float("nan") if secret else whole.groupby("question_id")["correct"].all().mean()
+        ),
         "flip_rate": rows["flip"].mean(),
         "exposed_tokens": exposed,
         "vacuous": roles(rows.head(1)).item() == "method" and exposed == 0,

@@ -22,7 +22,7 @@ from lmms_eval.tasks import TaskManager
 
 from harness.config import TaskConfig
 from harness.errors import UserError
-from harness.scoring import catalog, datafiles
+from harness.scoring import catalog, datafiles, generic, mmbench_submission
 from harness.scoring.hub import require_dataset
 from harness.scoring.scorers import Judgement, Question, scorer_for
 
@@ -40,7 +40,7 @@ class Benchmark:
         Raises:
             UserError: the task, its data or its scorer is not there, or does not fit.
         """
-        self.name = name
+        self.name, self.config = name, config
         self.manager = index_of(config.lmms_task)
         self.task = _load(name, config)
         self.split = str(self.task.config.test_split or self.task.config.validation_split)
@@ -92,23 +92,34 @@ class Benchmark:
             return float(function(items, args=cli_arguments(output)))
         return float(function(items))
 
-    def verify(self, texts: Sequence[str], output: Path) -> float:
-        """Let lmms-eval aggregate a cell and compare with the hits read here.
+    def verify(self, texts: Sequence[str], output: Path) -> float | None:
+        """Let lmms-eval aggregate a cell and compare with the scores read here.
 
         Returns:
-            lmms-eval's score.
+            lmms-eval's score; None where what it adds up is not known here.
 
         Raises:
             RuntimeError: the two disagree, which would make every table wrong.
         """
-        theirs = self.aggregate(texts, output)
         ours = self.scorer.total(self.questions, self.judge(texts))
-        if ours is not None and abs(ours - theirs) > 1e-6:
+        if ours is None:
+            return None
+        theirs = self.aggregate(texts, output)
+        if abs(ours - theirs) > 1e-6:
             raise RuntimeError(
                 f"lmms-eval scores the full cache of {self.name} {theirs} and the samples read "
                 f"from its own functions come to {ours}"
             )
         return theirs
+
+    @property
+    def secret(self) -> bool:
+        """Whether the data set keeps the right answers to itself."""
+        return self.config.scorer == "mmbench" and not any(q.answer for q in self.questions)
+
+    def submit(self, texts: Sequence[str], path: Path) -> Path:
+        """Write one cell's answers for the server that knows the right ones."""
+        return mmbench_submission.write(self._documents, self._filtered(texts), path)
 
     def image(self, row: int) -> Any:
         """The first image of a row of the whole data set as PIL, None where it shows none."""
@@ -196,6 +207,8 @@ def _scratch() -> str:
 
 def _load(name: str, config: TaskConfig) -> Any:
     merged = settings(config)
+    if config.scorer == "auto":
+        generic.check(name, merged)
     if (merged.get("dataset_kwargs") or {}).get("data_files"):
         merged["dataset_kwargs"] = datafiles.local(name, merged["dataset_kwargs"])
     else:

@@ -5,18 +5,19 @@ A question is the group of rows with one index modulo 1,000,000, its rotations; 
 it only if every rotation is right.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
 from lmms_eval.tasks.mmbench.en_utils import mmbench_evaluator
 
+from harness.config import EXTRACTIONS
 from harness.errors import UserError
 from harness.scoring import strict
 from harness.scoring.scorers import Document, Judgement, Question
 
 ROTATION = 1_000_000
-EXTRACTIONS = ("lmms_eval", "strict")
 OPTIONS = "ABCD"
 COLUMNS = {"index", "question", "answer", "category", "image", *OPTIONS}
 
@@ -29,6 +30,7 @@ class MMBench:
     """
 
     metric = "gpt_eval_score"
+    shown = "accuracy"
 
     def __init__(self, extraction: str = "lmms_eval") -> None:
         """Choose who reads an answer.
@@ -62,8 +64,11 @@ class MMBench:
 
     def judge(self, document: Document, metrics: Mapping[str, Any]) -> Judgement:
         """Read the letter from what the task's process_results made of an answer."""
-        permissive, exact = self.both(document, metrics)
-        return permissive if self.extraction == "lmms_eval" else exact
+        read = self.both(document, metrics)
+        chosen, other = read if self.extraction == "lmms_eval" else read[::-1]
+        if not answer(document):
+            return Judgement(chosen.parsed, math.nan, chosen.unparsed)
+        return Judgement(chosen.parsed, chosen.score, chosen.unparsed, other.score)
 
     def both(self, document: Document, metrics: Mapping[str, Any]) -> tuple[Judgement, Judgement]:
         """The permissive and the strict judgement of one answer; they differ where it is odd."""

@@ -15,8 +15,8 @@ from harness.store import Store
 COLUMNS = (
     "model", "task", "group", "protocol", "method", "ratio", "budget", "control", "cell_key",
     "row", "index", "question_id", "category", "l2_category", "question", "answer", "text",
-    "parsed", "unparsed", "metric", "score", "correct", "exposed_tokens", "prompt_tokens",
-    "truncated_tokens", "image_tokens", "evictable_tokens",
+    "parsed", "unparsed", "metric", "score", "score_other", "correct", "exposed_tokens",
+    "prompt_tokens", "truncated_tokens", "image_tokens", "evictable_tokens",
     "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
     "window_effective", "adaptive_active", "fallback", "letter_logits",
     "prefill_s", "score_s", "compact_s", "decode_s",
@@ -66,6 +66,7 @@ def _cell(
         parsed=[_reading(j, text) for j, text in zip(judged, found["text"], strict=True)],
         unparsed=[judgement.unparsed for judgement in judged],
         score=[float(judgement.score) for judgement in judged],
+        score_other=[judgement.other for judgement in judged],
         correct=[judgement.correct for judgement in judged],
     )
 
@@ -87,5 +88,6 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
             "ratio": "float64",
             "parsed": "string",
             "group": "string",
+            "score_other": "Float64",
         }
     )

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from lmms_eval.api.metrics import mean
+
 from harness.config import SCORERS, TaskConfig
 from harness.errors import UserError
+from harness.scoring import generic
 
 Document = Mapping[str, Any]
 SHOWN = 500  # characters of the beginning and of the end of a long question
@@ -30,11 +33,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The answer as the task reads it, its score in [0, 1], and whether it could not be read."""
+    """The answer as the task reads it, its score in [0, 1], and whether it could not be read.
+
+    The score is nan where the right answer is secret. other: the score by another published reading
+    of the same answer, where there is one.
+    """
 
     parsed: str | None
     score: float
     unparsed: bool = False
+    other: float | None = None
 
     @property
     def correct(self) -> bool:
@@ -59,7 +67,7 @@ class Scorer(Protocol):
 
 
 class Scores:
-    """Tasks whose own functions give each answer a number in [0, 1]."""
+    """Any task whose own functions score each answer, see `generic.sample_score`."""
 
     def __init__(self, task: Any) -> None:
         """Take the task's first metric.
@@ -70,6 +78,7 @@ class Scores:
         metrics = list(task.aggregation())
         if not metrics:
             raise UserError(f"The task {task.task_name} has no metric: choose a task that scores.")
+        self.task = task
         self.metric = self.shown = metrics[0]
         given = task.config.metadata if isinstance(task.config.metadata, dict) else {}
         self._columns = [given.get(name) for name in ("category", "l2_category")]
@@ -81,22 +90,19 @@ class Scores:
         return Question(row, row, kinds[0], kinds[1], shortened(text), shortened(answer))
 
     def judge(self, document: Document, metrics: Mapping[str, Any]) -> Judgement:
-        """The number itself; what the task made of the text stays unknown.
+        """The score that the task's metrics hold, and the answer as it was read where they tell.
 
         Raises:
-            UserError: the metric is not a number in [0, 1].
+            UserError: they hold no number that is a score from 0 to 1.
         """
-        value = metrics.get(self.metric)
-        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise UserError(
-                f"The metric {self.metric} gives {value!r} for a sample, and this harness compares "
-                "scores from 0 to 1: choose a task with such a metric, or add a scorer for it."
-            )
-        return Judgement(None, float(value))
+        score, parsed = generic.sample_score(self.task, document, metrics)
+        return Judgement(parsed, score)
 
     def total(self, questions: Sequence[Question], judged: Sequence[Judgement]) -> float | None:
-        """Unknown: a task aggregates as it likes."""
-        return None
+        """The mean score where the task's aggregation is the mean; else a task does as it likes."""
+        if self.task.aggregation()[self.metric] is not mean:
+            return None
+        return sum(judgement.score for judgement in judged) / len(judged)
 
 
 def shortened(text: str) -> str:
