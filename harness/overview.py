@@ -56,7 +56,7 @@ def _tasks(cells: pd.DataFrame, means: pd.DataFrame, place: str) -> list[str]:
 def _with_means(cells: pd.DataFrame, means: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every task and, behind the last task of a group, the group's mean."""
     parts = list(tables.groups(cells))
-    owners = [(key[0], rows["group"].iloc[0], key[2]) for key, rows in parts]
+    owners = [(key[0], rows["group"].fillna("").iloc[0], key[2]) for key, rows in parts]
     averages = dict(tables.groups(means))
     for place, (key, rows) in enumerate(parts):
         yield escape(key[1]), rows

@@ -154,7 +154,9 @@ def means(cells: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=[*CELL_COLUMNS, "n_tasks"])
     keys = ["model", "group", "protocol", "method", "ratio", "budget", "control"]
     parts = rows.groupby(keys, sort=False, dropna=False)
-    return pd.DataFrame([_mean(part) for _, part in parts]).reset_index(drop=True)
+    table = pd.DataFrame([_mean(part) for _, part in parts]).reset_index(drop=True)
+    whole = {"n_questions": "int64", "n_rows": "int64", "n_tasks": "int64", "budget": "Int64"}
+    return table.astype(whole)
 
 
 def _mean(rows: pd.DataFrame) -> pd.Series:

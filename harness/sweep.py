@@ -201,14 +201,19 @@ def summarise(
 
     config = job.config
     write_config(job)
-    facts = {"name": config.run.name, "caveat": config.model.caveat, "told": job.told}
+    facts = {
+        "name": config.run.name,
+        "question": question(config),
+        "caveat": config.model.caveat,
+        "told": job.told,
+    }
     meta = {k: v for k, v in facts.items() if v} | provenance.facts(
         job.weights, {one.task.name: one.context for one in asked}, store, job.cells(images=False)
     )
     meta |= {"rows computed this time": computed, "seconds this time": round(seconds)}
     paths = report.write(frame, job.folder, meta)
     cells = stats.summarise(frame)
-    say(f"\n{report.console_table(cells)}\n")
+    say(f"\n{report.console_table(cells, stats.means(cells))}\n")
     rows = [one.benchmark.rows for one in asked]
     fresh = provenance.digest([*cells["cell_key"], rows, config.wandb.mode])
     if config.wandb.mode != "disabled" and store.get(LOGGED) != fresh:
@@ -227,6 +232,17 @@ def summarise(
         paths = {**paths, "wandb": where} if where else paths
     for name, path in paths.items():
         say(f"{name:<10} {path}")
+
+
+def question(config: Config) -> str | None:
+    """What a run without MMBench asks; None for the question that the others ask."""
+    if any(task.scorer == "mmbench" for task in config.tasks.values()):
+        return None
+    names = ", ".join(config.tasks)
+    return (
+        f"How much of its score on {names} does {config.model.name} keep when its KV cache is "
+        "evicted, by which method?"
+    )
 
 
 def _pictures(asked: Sequence[Asked]) -> Any:

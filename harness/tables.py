@@ -87,13 +87,22 @@ def escape(text: object, limit: int = 80) -> str:
     return re.sub(r"([\\`*\[\]|~$!])", r"\\\1", html.escape(line, quote=False))
 
 
-def console_table(cells: pd.DataFrame) -> str:
-    """Accuracy in percent for a terminal of 100 columns, a block for each model, task, protocol.
+def console_table(cells: pd.DataFrame, means: pd.DataFrame | None = None) -> str:
+    """Scores in percent for a terminal of 100 columns, a block for each model, task, protocol.
 
     The full cache and the blank image come first with their 95 % intervals, then a line a method
-    and a column a ratio. Vacuous cells carry a "v".
+    and a column a ratio. Vacuous cells carry a "v". Where `means` of groups are given, they stand
+    for the tasks of the groups.
     """
-    return "\n\n".join(_block(key, rows) for key, rows in groups(cells))
+    blocks = [_block(key, rows) for key, rows in groups(cells)]
+    if means is not None and len(means):
+        alone = cells[cells["group"].isna()]
+        blocks = [_block(key, rows) for key, rows in groups(alone)]
+        blocks += [
+            _block((model, f"mean of the {rows['n_tasks'].max()} tasks of {name}", protocol), rows)
+            for (model, name, protocol), rows in groups(means)
+        ]
+    return "\n\n".join(blocks)
 
 
 def _block(key: tuple[str, str, str], cells: pd.DataFrame) -> str:
@@ -102,7 +111,8 @@ def _block(key: tuple[str, str, str], cells: pd.DataFrame) -> str:
     lines = [f"{short(model)} · {task} · {protocol} · {size}"[:WIDTH]]
     columns, body = grid(cells, _terminal)
     names = [row[0] for row in body] + list(REFERENCES.values())
-    name = min(max(map(len, names)), 34)
+    metric = str(cells["metric"].iloc[0])
+    name = min(max(map(len, [*names, f"{metric} %"])), 34)
     for _, cell in references(cells).iterrows():
         value = f"{percent(cell['accuracy']):>8}  {interval(cell)}"
         lines.append(f"{cell['label']:<{name}}{value}")
@@ -110,9 +120,7 @@ def _block(key: tuple[str, str, str], cells: pd.DataFrame) -> str:
     fit = (WIDTH - name) // width
     for start in range(0, len(columns), fit):
         part = slice(start, start + fit)
-        metric = cells["metric"].iloc[0]
         head = f"{metric} in %, ratio evicted" if name >= 28 else f"{metric} %"
-        head = _cut(head, name)
         lines += ["", f"{head:<{name}}" + "".join(f"{text:>{width}}" for text in columns[part])]
         lines += [
             f"{_cut(label, name):<{name}}" + "".join(f"{text:>{width}}" for text in values[part])
