@@ -1,8 +1,10 @@
 """Train harness/embedded/tiny_vlm from nothing: `python scripts/train_tiny_vlm.py`.
 
-Tower, projector, words, letters, then all of it with a falling learning rate; every stage but the
-last moves on by its accuracy. Questions come from other seeds than the benchmark's. Writes the
-model in half precision, its processor, and training.json with the seed, times and accuracies.
+Three parts, each of which can begin from the folder that the one before it wrote (--start):
+pictures (tower, projector, words, letters, a falling learning rate), texts (new words, then longer
+and longer texts, with some pictures so that they are not forgotten), and both together with a
+falling learning rate. Texts and scenes come from other seeds than the benchmarks'. Writes the
+model in half precision, its processor, and training.json with seeds, times and accuracies.
 """
 
 from __future__ import annotations
@@ -11,36 +13,65 @@ import argparse
 import json
 import platform
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 import transformers
+from torch import nn
+from transformers import AutoModelForImageTextToText
 
 from harness.embedded import TINY_VLM
 from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
-from scripts.tiny_vlm import attention_hints, build, language, tower
+from scripts.build_text_mini import SEED as TEXT_BENCHMARK_SEED
+from scripts.tiny_vlm import attention_hints, build, language, recall, tower, wiring
 from scripts.tiny_vlm.language import Pool, Stage
+from scripts.tiny_vlm.recall import Reading
 
+PARTS = ("pictures", "texts", "both")
 WORDS = Stage(False, scenes=32, questions=10, goal=0.9, max_steps=800, rate=2e-3)
 LETTERS = Stage(True, scenes=16, questions=8, goal=0.9, max_steps=700, rate=1.5e-3)
 FINISH = replace(LETTERS, max_steps=600, decay=True, partial=True)
+KINDS = ("niah", "tracking", "needle", "key_value", "retrieval", "few_shot")
+SHORT = Reading((128, 160), KINDS, 2500, 6, goal=0.97, max_steps=300, rate=1.5e-3, pictures=4)
+LONGER = (
+    SHORT,
+    replace(SHORT, lengths=(128, 192, 256), max_steps=400),
+    replace(SHORT, lengths=(192, 256, 384, 512), max_steps=500),
+)
+BOTH = replace(
+    SHORT,
+    lengths=(128, 256, 512, 768, 1024),
+    kinds=(*KINDS, "count"),
+    max_steps=2000,
+    pictures=1,
+    decay=True,
+    partial=True,
+    most_weight=0.8,
+)
+
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long each part may take; the defaults made the shipped weights."""
+    """How long each stage may take; the defaults made the shipped weights."""
 
     tower_steps: int = 1000
     projector_steps: int = 600
-    pool: int = 20_000  # scenes to draw questions from
+    pool: int = 20_000  # scenes to draw questions from while pictures are learned
     words: Stage = WORDS
     letters: Stage = LETTERS
     finish: Stage = FINISH
+    kept: int = 2000  # scenes to draw questions from afterwards
+    texts: tuple[Reading, ...] = field(default=LONGER)
+    both: Reading = BOTH
 
 
-def _machine() -> str:
+def machine() -> str:
     """The GPU's name, or the CPU's with the number of threads in use."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
@@ -51,36 +82,88 @@ def _machine() -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
-def train(folder: Path, seed: int, plan: Plan) -> dict[str, object]:
-    """Run every stage and write the folder; returns what training.json records."""
-    start = time.perf_counter()
-
-    def log(text: str) -> None:
-        print(f"[{time.perf_counter() - start:6.0f} s] {text}", flush=True)
-
-    model = build.model(seed).to("cuda" if torch.cuda.is_available() else "cpu")
-    rng = Random(seed)
-    record: dict[str, object] = {"seed": seed, "benchmark_seed": BENCHMARK_SEED}
-    record["tower"] = tower.train_tower(model, rng, steps=plan.tower_steps, batch=48, log=log)
-    record["projector_explains"] = tower.align_projector(
-        model, rng, steps=plan.projector_steps, batch=64, log=log
-    )
+def pictures(model: nn.Module, rng: Random, plan: Plan, log: Log) -> dict[str, Any]:
+    """Part 1; returns accuracies by stage and kind."""
+    record: dict[str, Any] = {
+        "tower": tower.train_tower(model, rng, steps=plan.tower_steps, batch=48, log=log),
+        "projector_explains": tower.align_projector(
+            model, rng, steps=plan.projector_steps, batch=64, log=log
+        ),
+    }
     pool, held_out = Pool.draw(model, rng, plan.pool), Pool.draw(model, rng, 48)
-    model.model.language_model.set_attn_implementation(attention_hints.NAME)
     for name in ("words", "letters", "finish"):
         record[name] = language.train(model, pool, held_out, getattr(plan, name), rng, log)
+    return record
+
+
+def read(
+    model: nn.Module, rng: Random, plan: Plan, stages: tuple[Reading, ...], log: Log, save
+) -> dict[str, Any]:
+    """Parts 2 and 3; returns accuracies by the longest texts of a stage, and kind."""
+    pool, held_out = Pool.draw(model, rng, plan.kept), Pool.draw(model, rng, 48)
+    record = {}
+    for stage in stages:
+        known = recall.train(model, pool, held_out, stage, rng, log, save)
+        record[f"{max(stage.lengths)} tokens"] = known
+    return record
+
+
+def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> dict[str, Any]:
+    """Run one part and write the folder; returns what training.json records of it."""
+    began = time.perf_counter()
+
+    def log(text: str) -> None:
+        print(f"[{time.perf_counter() - began:6.0f} s] {text}", flush=True)
+
+    rng, generator = Random(seed), torch.Generator().manual_seed(seed)
+    history: dict[str, Any] = {}
+    if part == "pictures":
+        model = build.model(seed)
+    else:
+        assert start is not None
+        model = AutoModelForImageTextToText.from_pretrained(start, dtype=torch.float32)
+        history = json.loads((start / "training.json").read_text())["parts"]
+    if part == "texts":
+        wiring.extend(model, generator)
+        wiring.wire(model, generator)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.model.language_model.set_attn_implementation(attention_hints.NAME)
+
+    def save() -> None:
+        model.save_pretrained(folder)
+
+    if part == "pictures":
+        record = pictures(model, rng, plan, log)
+    else:
+        stages = plan.texts if part == "texts" else (plan.both,)
+        record = read(model, rng, plan, stages, log, save)
     model.model.language_model.set_attn_implementation("sdpa")
-    record |= {
-        "seconds": round(time.perf_counter() - start),
-        "machine": _machine(),
+    record = {
+        "seconds": round(time.perf_counter() - began),
+        "machine": machine(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-    }
+    } | record
     model.half().save_pretrained(folder)
     build.processor().save_pretrained(folder)
-    folder.joinpath("training.json").write_text(json.dumps(record, indent=1) + "\n")
+    parts = history | {part: record}
+    whole = {
+        "seed": seed,
+        "benchmark_seed": BENCHMARK_SEED,
+        "text_benchmark_seed": TEXT_BENCHMARK_SEED,
+        "seconds": sum(each["seconds"] for each in parts.values()),
+        "parts": parts,
+    }
+    folder.joinpath("training.json").write_text(json.dumps(whole, indent=1) + "\n")
     log(f"wrote {folder}")
     return record
+
+
+def train(folder: Path, seed: int, plan: Plan, parts=PARTS, start: Path | None = None) -> None:
+    """Run the parts one after another, each from what the one before it wrote."""
+    for part in parts:
+        run(part, start, folder, seed, plan)
+        start = folder
 
 
 def main() -> None:
@@ -88,10 +171,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=TINY_VLM)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--part", choices=("all", *PARTS), default="all")
+    parser.add_argument("--start", type=Path, help="folder of the part before (not for pictures)")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
     args = parser.parse_args()
-    if args.seed == BENCHMARK_SEED:
-        parser.error(f"seed {args.seed} made the benchmark; take another one")
-    train(args.folder, args.seed, Plan())
+    if args.seed in (BENCHMARK_SEED, TEXT_BENCHMARK_SEED):
+        parser.error(f"seed {args.seed} made a benchmark; take another one")
+    if args.part in PARTS[1:] and args.start is None:
+        parser.error(f"part {args.part} begins from the part before it; give its folder as --start")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    parts = PARTS if args.part == "all" else (args.part,)
+    train(args.folder, args.seed, Plan(), parts, args.start)
 
 
 if __name__ == "__main__":

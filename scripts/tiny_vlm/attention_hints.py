@@ -28,11 +28,25 @@ class Hint:
     wanted: Tensor  # bool [m, keys]
 
 
-_hints: list[Hint] = []
+@dataclass
+class PackedHint:
+    """In `layer`, `heads` at query `at[b, i]` of row b should look at `wanted[b, i]`.
+
+    For rows in which several questions follow one text: `visible` says what a query may see.
+    """
+
+    layer: int
+    heads: tuple[int, ...]
+    at: Tensor  # [B, m], -1 pads
+    wanted: Tensor  # bool [B, m, keys]
+    visible: Tensor  # bool [B, m, keys]
+
+
+_hints: list[Hint | PackedHint] = []
 _losses: list[Tensor] = []
 
 
-def set_hints(hints: list[Hint]) -> None:
+def set_hints(hints: list[Hint] | list[PackedHint]) -> None:
     """Use these hints from now on; an empty list turns the extra work off."""
     _hints[:] = hints
     _losses.clear()
@@ -60,14 +74,27 @@ def _loss(hint: Hint, query: Tensor, key: Tensor, scaling: float) -> Tensor:
     return -torch.stack(mass).clamp_min(1e-6).log().mean()
 
 
+def _packed_loss(hint: PackedHint, query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    group = query.shape[1] // key.shape[1]
+    at = hint.at.clamp_min(0)[..., None].expand(-1, -1, query.shape[3])
+    used, mass = hint.at >= 0, []
+    for head in hint.heads:
+        q = query[:, head].gather(1, at)  # [B, m, d]
+        logits = q @ key[:, head // group].transpose(1, 2) * scaling  # [B, m, keys]
+        share = logits.masked_fill(~hint.visible, -1e9).softmax(-1)
+        mass.append((share * hint.wanted).sum(-1)[used])
+    return -torch.stack(mass).clamp_min(1e-6).log().mean()
+
+
 def hinted_attention(
     module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs
 ):
     """`sdpa`, and the loss of this layer's hints."""
     layer = getattr(module, "layer_idx", None)
     for hint in _hints:
-        if layer == hint.layer and key.shape[2] == hint.wanted.shape[1]:
-            _losses.append(_loss(hint, query, key, scaling))
+        if layer == hint.layer and key.shape[2] == hint.wanted.shape[-1]:
+            loss = _packed_loss if isinstance(hint, PackedHint) else _loss
+            _losses.append(loss(hint, query, key, scaling))
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
     )

@@ -16,11 +16,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from harness.embedded import questions, world
+from harness.embedded import questions, texts, world
 from harness.embedded.drawing import CELL, SIDE
+from harness.embedded.words import PATTERN
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
-PATTERN = r"[A-Za-z]+(?:-[A-Za-z]+)*|\d|\n|[^\sA-Za-z\d]"
 CHAT = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] | upper }}: "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -39,13 +39,18 @@ PHRASES = (
 )
 
 
-def vocabulary() -> list[str]:
+def picture_words() -> list[str]:
     """Every word that the world and its questions can say, in a fixed order."""
     things = [world.COLORS, world.SHAPES, world.DIGITS, world.WORDS, world.SIZES, world.CORNERS]
     things += [world.BACKGROUNDS, world.BRIGHTNESS, world.COUNTS]
     words = [word for group in things for word in group]
     said = " ".join((PHRASES, *questions.HINTS)).replace(".", " . ").split()
     return list(dict.fromkeys([*SPECIAL, "\n", *words, *said]))
+
+
+def vocabulary() -> list[str]:
+    """Those words, then what texts and their questions say besides."""
+    return list(dict.fromkeys([*picture_words(), *texts.vocabulary()]))
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -84,9 +89,11 @@ def processor() -> LlavaProcessor:
 
 
 def model(seed: int) -> LlavaForConditionalGeneration:
-    """The model with random weights; word embeddings are unit-norm so that they add up well."""
+    """The model of pictures with random weights; its word embeddings are unit-norm so that they
+    add up well.
+    """
     torch.manual_seed(seed)
-    words = vocabulary()
+    words = picture_words()
     vision = CLIPVisionConfig(
         hidden_size=96,
         intermediate_size=256,

@@ -209,7 +209,7 @@ def test_every_configured_task_is_there_and_needs_no_judge(monkeypatch: pytest.M
     }  # fmt: skip
     for path in files:
         node = OmegaConf.to_container(OmegaConf.load(path))
-        assert node["name"] == path.stem
+        assert path.read_text().startswith(f"# @package tasks.{path.stem}\n")
         assert node["scorer"] == "mmbench"
         assert node["images"]
         assert catalog.kind(node["lmms_task"]) == "task"
