@@ -22,7 +22,7 @@ from lmms_eval.tasks import TaskManager
 
 from harness.config import TaskConfig
 from harness.errors import UserError
-from harness.scoring import catalog, datafiles, generic, mmbench_submission
+from harness.scoring import catalog, datafiles, mmbench_submission
 from harness.scoring.hub import require_dataset
 from harness.scoring.scorers import Judgement, Question, scorer_for
 
@@ -112,11 +112,6 @@ class Benchmark:
             )
         return theirs
 
-    @property
-    def secret(self) -> bool:
-        """Whether the data set keeps the right answers to itself."""
-        return self.config.scorer == "mmbench" and not any(q.answer for q in self.questions)
-
     def submit(self, texts: Sequence[str], path: Path) -> Path:
         """Write one cell's answers for the server that knows the right ones."""
         return mmbench_submission.write(self._documents, self._filtered(texts), path)
@@ -180,7 +175,14 @@ def settings(config: TaskConfig) -> dict[str, Any]:
     Raises:
         UserError: lmms-eval has no such task.
     """
-    merged = {**utils.load_yaml_config(str(_yaml_of(config.lmms_task)), mode="full")}
+    try:
+        merged = {**utils.load_yaml_config(str(_yaml_of(config.lmms_task)), mode="full")}
+    except ImportError as error:
+        cause = error.__cause__ or error
+        raise UserError(
+            f"The task {config.lmms_task} of lmms-eval cannot be loaded ({cause}): install what it "
+            "needs, or choose another task."
+        ) from error
     merged |= config.overrides
     if Path(str(merged["dataset_path"])).is_dir():
         # datasets caches a local folder under its name alone and would serve an earlier content.
@@ -207,8 +209,6 @@ def _scratch() -> str:
 
 def _load(name: str, config: TaskConfig) -> Any:
     merged = settings(config)
-    if config.scorer == "auto":
-        generic.check(name, merged)
     if (merged.get("dataset_kwargs") or {}).get("data_files"):
         merged["dataset_kwargs"] = datafiles.local(name, merged["dataset_kwargs"])
     else:

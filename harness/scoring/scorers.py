@@ -13,8 +13,10 @@ from lmms_eval.api.metrics import mean
 from harness.config import SCORERS, TaskConfig
 from harness.errors import UserError
 from harness.scoring import generic
+from harness.scoring.judges import judge_of
 
 Document = Mapping[str, Any]
+ROWS = 20  # that tell which metric every row of a task has
 SHOWN = 500  # characters of the beginning and of the end of a long question
 
 
@@ -78,8 +80,8 @@ class Scores:
         metrics = list(task.aggregation())
         if not metrics:
             raise UserError(f"The task {task.task_name} has no metric: choose a task that scores.")
-        self.task = task
-        self.metric = self.shown = metrics[0]
+        self.task, self.metric = task, metrics[0]
+        self.shown = _shown(task) if len(metrics) > 1 else metrics[0]
         given = task.config.metadata if isinstance(task.config.metadata, dict) else {}
         self._columns = [given.get(name) for name in ("category", "l2_category")]
 
@@ -100,9 +102,20 @@ class Scores:
 
     def total(self, questions: Sequence[Question], judged: Sequence[Judgement]) -> float | None:
         """The mean score where the task's aggregation is the mean; else a task does as it likes."""
-        if self.task.aggregation()[self.metric] is not mean:
+        if self.shown != self.metric or self.task.aggregation()[self.metric] is not mean:
             return None
         return sum(judgement.score for judgement in judged) / len(judged)
+
+
+def _shown(task: Any) -> str:
+    """The metric that stands for the whole task: some give each kind of row one of its own."""
+    first = next(iter(task.aggregation()))
+    if judge_of(task.config.process_results):
+        return first
+    documents = task.eval_docs_no_media
+    rows = range(0, len(documents), max(1, len(documents) // ROWS))
+    results = [task.process_results(documents[row], [""]) for row in rows]
+    return generic.metric_of(task, results) or first
 
 
 def shortened(text: str) -> str:
@@ -114,10 +127,11 @@ def shortened(text: str) -> str:
 
 def scorer_for(config: TaskConfig, task: Any) -> Scorer:
     """The scorer that a task's settings name; UserError when there is none of that name."""
-    if config.scorer == "auto":
-        return Scores(task)
-    if config.scorer == "mmbench":
-        from harness.scoring.mmbench import MMBench
+    from harness.scoring import mmbench
 
-        return MMBench(config.extraction or "lmms_eval")
+    if config.scorer == "mmbench" or mmbench.fits(task.eval_docs_no_media[0]):
+        return mmbench.MMBench(config.extraction or "lmms_eval")
+    if config.scorer == "auto":
+        generic.check(task.task_name, vars(task.config))
+        return Scores(task)
     raise UserError(f"scorer={config.scorer} is not known: use one of {', '.join(SCORERS)}.")

@@ -1,0 +1,181 @@
+"""Several tasks in one run, and how names become tasks."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from harness import tasks
+from harness.config import Config, ModelConfig, TaskConfig
+from harness.errors import UserError
+from harness.store import FILE_NAME, Store
+from tests.run.conftest import Program
+from tests.run.fakes import FakeEngine
+
+
+def config(**chosen: TaskConfig) -> Config:
+    return Config(tasks=chosen)
+
+
+def test_a_group_becomes_its_members_under_their_own_names() -> None:
+    found = tasks.expand(config(some=TaskConfig("longbench_16")))
+    assert len(found) == 16
+    assert {task.group for task in found} == {"some"}
+    assert all(task.name == task.config.lmms_task for task in found)
+
+
+def test_a_single_task_keeps_the_name_it_was_chosen_by() -> None:
+    (found,) = tasks.expand(config(mine=TaskConfig("longbench_qasper")))
+    assert (found.name, found.group, found.config.lmms_task) == ("mine", None, "longbench_qasper")
+
+
+def test_every_length_of_generated_data_is_a_task_and_a_group() -> None:
+    data = {"generator": "ruler", "lengths": [4096, 8192], "samples": 2}
+    found = tasks.expand(config(ruler=TaskConfig("ruler", data=data)))
+    assert len(found) == 2 * 13
+    assert {task.group for task in found} == {"ruler_4096", "ruler_8192"}
+    last = found[-1]
+    assert last.name == f"{last.config.lmms_task}_8192"
+    assert last.data == {**data, "task": last.config.lmms_task, "length": 8192}
+
+
+def test_the_lengths_of_one_task_are_one_group() -> None:
+    data = {"generator": "needle", "lengths": [1024, 2048]}
+    found = tasks.expand(config(grid=TaskConfig("needle", data=data)))
+    assert [(task.name, task.group) for task in found] == [
+        ("grid_1024", "grid"),
+        ("grid_2048", "grid"),
+    ]
+
+
+@pytest.mark.parametrize("lengths", [[], 4096, ["a"], [0], [True], "4096"])
+def test_lengths_that_are_none_are_refused(lengths: object) -> None:
+    data = {"generator": "ruler", "lengths": lengths}
+    with pytest.raises(UserError, match=r"tasks\.r\.data\.lengths="):
+        tasks.expand(config(r=TaskConfig("ruler", data=data)))
+
+
+def test_a_task_that_two_groups_hold_is_refused() -> None:
+    with pytest.raises(UserError, match="is asked twice"):
+        tasks.expand(config(a=TaskConfig("longbench"), b=TaskConfig("longbench_16")))
+
+
+def test_an_unknown_name_is_refused_with_names_like_it() -> None:
+    with pytest.raises(UserError, match=r"lmms_task=longbench_qaspr .*longbench_qasper"):
+        tasks.expand(config(a=TaskConfig("longbench_qaspr")))
+
+
+def test_extraction_is_for_every_task_that_sets_none() -> None:
+    chosen = config(a=TaskConfig("mmbench_en_dev_static"), b=TaskConfig("mmstar"))
+    chosen.tasks["b"].extraction = "lmms_eval"
+    chosen.extraction = "strict"
+    assert [task.config.extraction for task in tasks.expand(chosen)] == ["strict", "lmms_eval"]
+
+
+@pytest.fixture
+def two(data: Path, overrides: list[str]) -> list[str]:
+    """A run of the same questions as two tasks, the second with another prompt length."""
+    base = [o for o in overrides if not o.startswith("tasks.")]
+    return [
+        *base,
+        "task=[mmbench_mini,mmbench_en_dev]",
+        f"tasks.mmbench_mini.overrides.dataset_path={data}",
+        f"tasks.mmbench_en_dev.overrides.dataset_path={data}",
+    ]
+
+
+def test_a_run_of_two_tasks_holds_a_table_of_each(
+    call: Program, engine: FakeEngine, two: list[str], tmp_path: Path, capsys
+) -> None:
+    assert call(*two) == 0
+    frame = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    assert list(frame["task"].unique()) == ["mmbench_mini", "mmbench_en_dev"]
+    counts = frame.groupby("task")["cell_key"].nunique()
+    assert counts.tolist() == [8, 8]
+    assert frame["cell_key"].nunique() == 16
+    text = (tmp_path / "run" / "summary.md").read_text()
+    assert "## All tasks" in text
+    assert text.count("## tiny_vlm on ") == 2
+    out = capsys.readouterr().out
+    assert "mmbench_en_dev: 8 cells x 27 rows, 27 to compute" in out
+
+
+def test_a_second_task_leaves_the_answers_of_the_first(
+    call: Program, engine: FakeEngine, overrides: list[str], two: list[str], tmp_path: Path
+) -> None:
+    assert call(*overrides) == 0
+    first = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    engine.calls.clear()
+    assert call(*two) == 0
+    assert len(engine.calls) == 2 * 27  # the second task alone
+    both = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    again = both[both["task"] == "mmbench_mini"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again, first)
+
+
+def test_strict_reading_needs_no_new_answers(
+    call: Program,
+    engine: FakeEngine,
+    overrides: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    odd = "Absolutely not"  # the permissive reading finds its first letter, the strict one nothing
+    monkeypatch.setattr(engine, "_say", lambda cell, text, letters: odd)
+    assert call(*overrides) == 0
+    before = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    engine.calls.clear()
+    assert call(*overrides, "extraction=strict") == 0
+    assert not engine.calls
+    after = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    assert after["text"].equals(before["text"])
+    assert after["score"].astype("Float64").equals(before["score_other"])
+    assert after["score_other"].equals(before["score"].astype("Float64"))
+    assert before["score"].mean() > after["score"].mean() == 0
+    assert after["unparsed"].all()
+    assert "Read by the other published rule" in (tmp_path / "run" / "summary.md").read_text()
+
+
+def test_a_store_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -> None:
+    import sqlite3
+
+    path = tmp_path / FILE_NAME
+    Store(path).close()
+    old = sqlite3.connect(path)
+    old.execute("ALTER TABLE responses DROP COLUMN truncated_tokens")
+    old.execute("PRAGMA user_version = 1")
+    old.execute(
+        "INSERT INTO responses VALUES ('k', 3, 'B', '[1]', 1, 9, 4, 8, 4, 2, 2, 10, 20, 4, 0.5, "
+        "NULL, '{}', 0.1, 0.2, 0.3, 0.4)"
+    )
+    old.commit()
+    old.close()
+    with Store(path) as store:
+        answer = store.read("k")[3]
+    assert answer["text"] == "B"
+    assert answer["letter_logits"] == "{}"
+    assert answer["truncated_tokens"] == 0
+
+
+def test_a_text_model_is_refused_an_image_task_by_what_the_task_shows(
+    call: Program, engine: FakeEngine, overrides: list[str], capsys
+) -> None:
+    unsaid = "tasks.mmbench_mini.images=null"
+    assert call(*overrides, unsaid, "model.images=false") == 2
+    told = capsys.readouterr().err
+    assert "task=mmbench_mini shows images and model=tiny_vlm reads text only" in told
+    assert not engine.calls
+
+
+def test_every_task_file_names_what_there_is() -> None:
+    from harness.config import CONF, register
+
+    register()
+    for path in sorted((CONF / "task").glob("*.yaml")):
+        lines = path.read_text().splitlines()
+        assert lines[0] == f"# @package tasks.{path.stem}"
+        assert lines[1].startswith("# ")
+        node = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path))
+        chosen = Config(model=ModelConfig(), tasks={path.stem: OmegaConf.to_object(node)})
+        assert tasks.expand(chosen), path.stem
