@@ -104,7 +104,7 @@ def test_image_prompts_equal_those_of_the_processor_itself(llava_folder):
 def test_a_marked_context_ends_later_than_the_image(llava_folder):
     loaded = load(str(llava_folder), device="cpu")
     chat = messages(picture())
-    chat[1]["content"].insert(1, {"type": "text", "text": "w30 w31 w32", "context": True})
+    chat[1]["content"].insert(1, {"type": "text", "text": "w30 w31 w32 ", "context": True})
     prompt = loaded.prompt(chat)
     tokens = loaded.tokenizer.convert_ids_to_tokens(prompt.inputs["input_ids"][0].tolist())
     assert tokens[prompt.context - 1] == "w32"
