@@ -16,8 +16,11 @@ from matplotlib.image import AxesImage
 
 from harness import stats, tables
 
-COLOURS = LinearSegmentedColormap.from_list("needle", ["#e5484d", "#f5d04c", "#2fa866"])
-COLOURS.set_bad("#e6e6e6")  # nothing was asked there
+COLOURS = LinearSegmentedColormap.from_list(
+    "needle",
+    ["#e5484d", "#f5d04c", "#2fa866"],
+    bad="#e6e6e6",  # grey: nothing was asked there
+)
 
 
 def heatmap(

@@ -101,7 +101,7 @@ def _reading(cells: pd.DataFrame) -> Iterator[str]:
     there = rows.apply(tables.setting, axis=1) == focus(cells)
     within = rows["kept_fraction"] <= rows["kept_fraction"][there].min() + 0.01
     rows = rows[~rows["vacuous"].astype(bool) & there & within]
-    if rows.empty:
+    if rows["accuracy"].dropna().empty:
         return
     best, worst = (rows.loc[rows["accuracy"].agg(which)] for which in ("idxmax", "idxmin"))
     yield "".join(
