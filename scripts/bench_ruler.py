@@ -5,8 +5,8 @@
 The tokenizer is a byte-level BPE of 8,192 entries in transformers' own fast tokenizer class,
 trained in a few seconds on the sources of Python's standard library, so that nothing is downloaded;
 it needs more tokens a word than a model's. Give --tokenizer to use that of a local model.
-Columns: seconds of wall time; peak memory of the process, and how much of it the drawing added; the
-size of the file; the shortest and the mean sample as a fraction of the length.
+Columns: seconds of wall and of processor time; peak memory of the process, and how much of it the
+drawing added; the size of the file; the shortest and the mean sample as a fraction of the length.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from harness.scoring import generators
 from harness.scoring.ruler.tasks import TASKS
 from harness.scoring.sources import cache_folder
 
-LINE = "{:<22}{:>9}{:>10}{:>8}{:>8}{:>8}{:>8}"
+LINE = "{:<22}{:>9}{:>9}{:>10}{:>8}{:>8}{:>8}{:>8}"
 
 
 def byte_level(vocabulary: int = 8192, files: int = 120) -> PreTrainedTokenizerFast:
@@ -56,13 +56,13 @@ def measure(tokenizer: str, cache: str, task: str, length: int, samples: int) ->
     os.environ["EVICTBENCH_CACHE"] = cache
     loaded = AutoTokenizer.from_pretrained(tokenizer)
     options = {"generator": "ruler", "task": task, "length": length, "samples": samples}
-    before, start = _peak(), time.perf_counter()
+    before, start = _peak(), (time.perf_counter(), time.process_time())
     path = generators.prepare("ruler", options, loaded, "bench", 42, progress=False)
-    wall, peak = time.perf_counter() - start, _peak()
-    file = next((path / "data").glob("*.parquet"))
-    lengths = pq.read_table(file, columns=["length"])["length"].to_pylist()
+    wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+    peak, size = _peak(), next((path / "data").glob("*.parquet")).stat().st_size / 2**20
+    lengths = pq.read_table(path / "data", columns=["length"])["length"].to_pylist()
     shares = (min(lengths) / length, sum(lengths) / len(lengths) / length)
-    figures = [f"{v:.1f}" for v in (wall, peak, peak - before, file.stat().st_size / 2**20)]
+    figures = [f"{v:.1f}" for v in (wall, cpu, peak, peak - before, size)]
     return LINE.format(task, *figures, *(f"{share:.3f}" for share in shares))
 
 
@@ -93,7 +93,7 @@ def main() -> None:
         if not args.tokenizer:
             byte_level().save_pretrained(folder)
         print(f"RULER at {args.length:,} tokens, {args.samples} samples a task")
-        print(LINE.format("task", "seconds", "peak MiB", "added", "file", "least", "mean"))
+        print(LINE.format("task", "seconds", "cpu s", "peak MiB", "added", "file", "least", "mean"))
         context = multiprocessing.get_context("spawn")
         for task in _tasks(args.tasks):
             job = (folder, f"{scratch}/{task}", task, args.length, args.samples)

@@ -36,6 +36,7 @@ class Ruler:
 
     version = 1
     features = COLUMNS
+    tasks = TASKS
     defaults: Mapping[str, Any] = MappingProxyType({"samples": SAMPLES})
 
     def needs(self, options: Mapping[str, Any]) -> tuple[str, ...]:
