@@ -27,5 +27,5 @@ else
   pip "torch==$torch"
 fi
 pip -r requirements/base.txt
-pip --no-deps lmms-eval==0.7.3
+pip --no-deps lmms-eval==0.7.3 lm-eval==0.4.13
 pip --no-deps --editable .
