@@ -77,8 +77,17 @@ def _name_lmms_tasks(arguments: Sequence[str]) -> None:
     typed = [text.partition("=")[2] for text in arguments if text.startswith("task=")]
     for name in re.findall(r"[\w.+-]+", " ".join(typed)):
         if not (CONF / "task" / f"{name}.yaml").is_file() and catalog.find(name) is not None:
-            node = {"lmms_task": name}
-            ConfigStore.instance().store(name, node, "task", f"tasks.{name}")
+            ConfigStore.instance().store(name, _named(name), "task", f"tasks.{name}")
+
+
+def _named(name: str) -> dict[str, object]:
+    """The settings of a task by its name; a member of one of our own families has its family's."""
+    path = catalog.find(name)
+    family = CONF / "task" / f"{path.parent.name if path else None}.yaml"
+    ours = path is not None and path.is_relative_to(catalog.OURS) and family.is_file()
+    given = OmegaConf.to_container(OmegaConf.load(family)) if ours else {}
+    assert isinstance(given, dict)
+    return {**{str(key): value for key, value in given.items()}, "lmms_task": name}
 
 
 def _unknown_setting(name: str) -> str:

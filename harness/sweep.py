@@ -230,8 +230,12 @@ def summarise(
         )
         store.put(LOGGED, fresh)
         paths = {**paths, "wandb": where} if where else paths
+    pictures = [path for path in paths.values() if path.suffix == ".png"]
+    if len(pictures) > 1:
+        say(f"pictures   {job.folder}/*.png, {len(pictures)} files")
     for name, path in paths.items():
-        say(f"{name:<10} {path}")
+        if path not in pictures or len(pictures) == 1:
+            say(f"{name:<10} {path}")
 
 
 def question(config: Config) -> str | None:

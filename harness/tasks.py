@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.config import Config, TaskConfig
 from harness.errors import UserError
-from harness.scoring import catalog
+from harness.scoring import catalog, datafiles
 from harness.scoring.hub import require_dataset
 
 LENGTHS = "lengths"
@@ -48,13 +48,32 @@ def expand(config: Config) -> list[Task]:
 
 
 def check_data(tasks: Sequence[Task]) -> None:
-    """Raise UserError where the data of a task cannot be had, before anything heavy loads."""
+    """Fetch or ask for all data that is not there yet, before anything heavy loads.
+
+    Raises:
+        UserError: the data of a task cannot be had.
+    """
     known: set[str] = set()
     for task in tasks:
-        path = task.config.overrides.get("dataset_path")
-        if path is not None and str(path) not in known:
-            known.add(str(path))
-            require_dataset(task.name, str(path))
+        if task.data is not None:
+            _fetch(task.name, task.data)
+            continue
+        fields = catalog.settings(task.config.lmms_task) | task.config.overrides
+        path, options = str(fields.get("dataset_path")), fields.get("dataset_kwargs") or {}
+        if options.get("data_files"):
+            datafiles.local(task.name, options)
+        elif path not in known and "class" not in fields:
+            known.add(path)
+            require_dataset(task.name, path)
+
+
+def _fetch(name: str, data: Mapping[str, Any]) -> None:
+    from harness.scoring import generators
+
+    try:
+        generators.fetch(data)
+    except UserError as error:
+        raise UserError(f"task={name}: {error}") from error
 
 
 def _with_extraction(task: TaskConfig, usual: str) -> TaskConfig:

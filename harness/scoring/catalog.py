@@ -54,6 +54,27 @@ def members(name: str) -> list[str]:
     return list(dict.fromkeys(_flat(name, ())))
 
 
+def settings(name: str) -> dict[str, Any]:
+    """The plain fields of a task's YAML and of the templates that it includes, functions as None.
+
+    Raises:
+        UserError: the name is not known.
+    """
+    path = find(name)
+    if path is None:
+        raise unknown(name)
+    return _fields(path)
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    own = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader) or {}
+    included = own.pop("include", [])
+    above: dict[str, Any] = {}
+    for one in reversed([included] if isinstance(included, str) else included):
+        above |= _fields(path.parent / one)
+    return above | own
+
+
 def names_like(name: str, count: int = 5) -> list[str]:
     """Known names to propose for one that is not: those that hold it, then similar ones."""
     names = list(_index())

@@ -76,6 +76,21 @@ def needs_hub(options: Mapping[str, Any]) -> str | None:
     return sources.missing(generator.needs(given), given.get("sources") or {})
 
 
+def fetch(options: Mapping[str, Any]) -> None:
+    """Download what these options need now, so that nothing is drawn in vain.
+
+    Args:
+        options: TaskConfig.data with "task" and "length".
+
+    Raises:
+        UserError: there is no such generator or task, or a source cannot be had.
+    """
+    generator = _generator(str(options.get("generator")))
+    given = {**generator.defaults, **options}
+    for source in generator.needs(given):
+        sources.read(source, given.get("sources") or {})
+
+
 def prepare(
     name: str,
     options: Mapping[str, Any],
