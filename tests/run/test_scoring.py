@@ -1,5 +1,6 @@
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -150,16 +151,24 @@ def test_a_task_that_is_not_there_is_refused(data: Path, changes: dict, told: st
         Benchmark("mini", task(data, **changes))
 
 
-class _Config:
-    metadata = None
-
-
 class _Task:
-    config = _Config()
+    """A task that only tells its metrics."""
+
     task_name = "toy"
+    config = SimpleNamespace(metadata=None, process_results=None)
+    eval_docs_no_media = ({"answer": "a"},)
 
     def aggregation(self) -> dict[str, object]:
         return {"exact_match": np.mean, "other": np.mean}
+
+    def higher_is_better(self) -> dict[str, bool]:
+        return {"exact_match": True, "other": True}
+
+    def doc_to_target(self, document: dict[str, str]) -> str:
+        return document["answer"]
+
+    def process_results(self, document: dict[str, str], results: list[str]) -> dict[str, float]:
+        return {"exact_match": float(results[0] == document["answer"]), "other": 0.5}
 
 
 def test_tasks_with_a_score_a_sample_need_no_scorer_of_their_own() -> None:
@@ -167,8 +176,8 @@ def test_tasks_with_a_score_a_sample_need_no_scorer_of_their_own() -> None:
     assert scorer.judge({}, {"exact_match": 1, "other": 0.5}).correct
     assert scorer.judge({}, {"exact_match": 0.4}) == Judgement(None, 0.4)
     assert not scorer.judge({}, {"exact_match": 0.4}).correct
-    with pytest.raises(UserError, match=r"exact_match gives 40"):
-        scorer.judge({}, {"exact_match": 40})
+    with pytest.raises(UserError, match="no score between 0 and 1"):
+        scorer.judge({"answer": "a"}, {"exact_match": 40})
 
 
 def test_circular_accuracy_needs_every_rotation() -> None:
