@@ -42,6 +42,7 @@ class Generator(Protocol):
     version: int
     features: Any  # datasets.Features
     defaults: Mapping[str, Any]
+    advice: str  # what else to do where a source is missing, such as ", or choose ..."
 
     def needs(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the sources that these options need."""
@@ -77,18 +78,18 @@ def needs_hub(options: Mapping[str, Any]) -> str | None:
 
 
 def fetch(options: Mapping[str, Any]) -> None:
-    """Download what these options need now, so that nothing is drawn in vain.
+    """Download what these options need and is not there yet, before anything is drawn.
 
     Args:
         options: TaskConfig.data with "task" and "length".
 
     Raises:
-        UserError: there is no such generator or task, or a source cannot be had.
+        UserError: it cannot be had, or there is no such generator or task.
     """
     generator = _generator(str(options.get("generator")))
     given = {**generator.defaults, **options}
-    for source in generator.needs(given):
-        sources.read(source, given.get("sources") or {})
+    for name in generator.needs(given):
+        sources.read(name, given.get("sources") or {}, generator.advice)
 
 
 def prepare(

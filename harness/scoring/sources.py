@@ -128,7 +128,7 @@ def _download(source: Source, name: str, advice: str) -> bytes:
     host = urllib.parse.urlsplit(source.url).hostname
     failed = UserError(
         f"{source.what} must be downloaded from {host}, which cannot be reached: connect once, or "
-        f"point tasks.<name>.data.sources.{name} at a local copy{advice}."
+        f"point tasks.<task>.data.sources.{name} at a local copy{advice}."
     )
     if not _reachable(source.url):
         raise failed
@@ -140,7 +140,7 @@ def _download(source: Source, name: str, advice: str) -> bytes:
     if source.sha256 and hashlib.sha256(content).hexdigest() != source.sha256:
         raise UserError(
             f"What {host} serves as {source.what} is not what it was: point "
-            f"tasks.<name>.data.sources.{name} at a local copy."
+            f"tasks.<task>.data.sources.{name} at a local copy."
         )
     return content
 

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 from datasets import load_dataset
+from omegaconf import OmegaConf
 
+from harness.config import CONF
 from harness.errors import UserError
-from harness.scoring import generators, sources
+from harness.scoring import catalog, generators, sources
 from tests.scoring import generated_data
 from tests.scoring.generated_data import tokenizer
 from tests.scoring.lmms_tasks import build, results
@@ -42,6 +44,7 @@ class Counted:
 
     version = 1
     features = generators.Ruler.features
+    advice = ""
     defaults: Mapping[str, Any] = {"samples": 5}
 
     def __init__(self) -> None:
@@ -102,8 +105,10 @@ def test_drawn_once(counted: Counted) -> None:
     ]
     counted.version = 2
     others.append(generators.prepare("counted", task, None, "f", 1, progress=False))
-    assert len({first, *others}) == 7
-    assert counted.drawn == 7
+    others.append(generators.prepare("counted", task, None, "f" * 12 + "a", 1, progress=False))
+    others.append(generators.prepare("counted", task, None, "f" * 12 + "b", 1, progress=False))
+    assert len({first, *others}) == 9
+    assert counted.drawn == 9
 
 
 def test_a_seed_among_the_options_goes_first(counted: Counted) -> None:
@@ -180,9 +185,12 @@ def test_a_source_out_of_reach_is_one_sentence(
     options = {**OPTIONS, "task": task}
     assert generators.needs_hub(options) == what.replace("\\", "")
     start = time.perf_counter()
-    with pytest.raises(UserError, match=f"^{what} must be downloaded from [a-z.]+, which cannot"):
+    message = f"^{what} must be downloaded from [a-z.]+, which cannot .* task=ruler_offline, which"
+    with pytest.raises(UserError, match=message):
         prepare(task=task)
-    assert time.perf_counter() - start < 2
+    with pytest.raises(UserError, match=message):
+        generators.fetch(options)
+    assert time.perf_counter() - start < 4
     assert not list(cache.rglob("*.parquet"))
 
 
@@ -232,7 +240,7 @@ def test_a_changed_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "x").write_bytes(b"other")
     changed = sources.Source("Essays", f"file://{tmp_path}/x", "essays.txt", bytes, "0" * 64)
     monkeypatch.setitem(sources.SOURCES, "essays", changed)
-    with pytest.raises(UserError, match=r"is not what it was: point data\.sources\.essays"):
+    with pytest.raises(UserError, match=r"is not what it was: .*data\.sources\.essays at"):
         sources.read("essays", {})
 
 
@@ -290,3 +298,26 @@ def test_tasks_of_lmms_eval_score_their_data(name: str, tmp_path: Path) -> None:
     assert (asked["max_new_tokens"], asked["until"], asked["do_sample"]) == (needed, [], False)
     assert rows[0][task.config.metadata["category"]] == 2048
     assert list(task.aggregation()) == ["string_match"]
+
+
+@pytest.mark.parametrize("label", ["ruler", "ruler_offline", "needle", "visual_needle"])
+def test_settings_of_a_run_fit_the_generator(label: str) -> None:
+    """Every option of the conf file is one of the generator's, every task of the group is there."""
+    task = OmegaConf.to_container(OmegaConf.load(CONF / "task" / f"{label}.yaml"))
+    assert (CONF / "task" / f"{label}.yaml").read_text().startswith(f"# @package tasks.{label}\n#")
+    data, members = task["data"], catalog.members(task["lmms_task"])
+    assert set(data) <= {*generators.GENERATORS[data["generator"]].defaults, *COMMON_OPTIONS}
+    needed = {generators.needs_hub({**data, "task": name, "length": 4096}) for name in members}
+    if label == "ruler":
+        assert members == [f"ruler_{name}" for name in generators.Ruler.tasks]
+        assert (data["samples"], data["seed"], data["lengths"]) == (500, 42, [4096])
+    if label == "ruler_offline":
+        every = catalog.members("ruler")
+        options = {"generator": "ruler", "length": 4096}
+        free = [n for n in every if generators.needs_hub({**options, "task": n}) is None]
+        assert members == free
+    if label in ("ruler_offline", "visual_needle"):
+        assert needed == {None}
+
+
+COMMON_OPTIONS = ("generator", "lengths", "seed", "sources")

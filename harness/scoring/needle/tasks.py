@@ -73,6 +73,7 @@ class Needle:
 
     version = 1
     features = Features({**COLUMNS, "depth": Value("float64")})
+    advice = ", or set tasks.<task>.data.haystack=noise, which needs none"
     defaults: Mapping[str, Any] = {
         "depths": grid.DEPTHS,
         "samples": 1,
@@ -100,8 +101,7 @@ class Needle:
         text = f" {NOISE}"
         if self.needs(options):
             given = options.get("sources") or {}
-            advice = ", or set data.haystack=noise, which needs none"
-            text = sources.read("essays", given, advice).decode()
+            text = sources.read("essays", given, self.advice).decode()
         recipe = Haystack(_sentences(text), depths, samples, needles, seed)
         name, length = str(options["task"]), int(options["length"])
         count, total = TokenCounter(tokenizer), self.total(options)

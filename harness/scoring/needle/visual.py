@@ -44,6 +44,7 @@ class VisualNeedle:
         }
     )
     defaults: Mapping[str, Any] = {"depths": grid.DEPTHS, "samples": 2}
+    advice = ""
 
     def needs(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """Nothing: all is drawn."""

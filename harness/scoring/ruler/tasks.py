@@ -37,6 +37,7 @@ class Ruler:
     version = 1
     features = COLUMNS
     tasks = TASKS
+    advice = ", or choose task=ruler_offline, which needs none"
     defaults: Mapping[str, Any] = MappingProxyType({"samples": SAMPLES})
 
     def needs(self, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -62,8 +63,7 @@ class Ruler:
         needed = self.needs(options)
         name = str(options["task"]).removeprefix("ruler_")
         given = options.get("sources") or {}
-        advice = ", or choose a task that needs none, such as ruler_niah_single_1"
-        content = sources.read(needed[0], given, advice) if needed else b""
+        content = sources.read(needed[0], given, self.advice) if needed else b""
         count, samples = TokenCounter(tokenizer), self.total(options)
         recipe = _recipe(name, count, int(options["length"]), seed, content)
         if isinstance(recipe, documents.Documents):
