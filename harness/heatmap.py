@@ -24,22 +24,20 @@ COLOURS = LinearSegmentedColormap.from_list(
 
 
 def heatmap(
-    samples: pd.DataFrame, path: Path, length: str = "context length (tokens)", title: str = ""
+    samples: pd.DataFrame, path: Path, length: str = "context length", title: str = ""
 ) -> None:
     """Write the `figure` of the samples to `path` as PNG, the same bytes for the same samples."""
     figure(samples, length, title).savefig(path, format="png", metadata={"Software": None})
 
 
-def figure(
-    samples: pd.DataFrame, length: str = "context length (tokens)", title: str = ""
-) -> Figure:
+def figure(samples: pd.DataFrame, length: str = "context length", title: str = "") -> Figure:
     """A row of panels a method, a panel a ratio or budget, the full cache first.
 
     Args:
         samples: one model and protocol, any number of lengths; columns method, ratio, budget,
             control, category (length), l2_category (depth in percent) and score (0 to 1) or, where
             that is missing, correct.
-        length: what the horizontal axis shows.
+        length: name of the horizontal axis; tokens, or images for the visual needle.
         title: above all panels.
     """
     rows = list(_rows(samples))
