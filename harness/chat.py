@@ -44,13 +44,19 @@ class Chat:
         ]
         return texts[-1].strip() or None if texts else None
 
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        """The messages before the beginning of the answer."""
+        return self.messages[:-1] if self.continues else self.messages
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the answer; it follows the prompt as it is, its spaces included."""
+        return _text_of(self.messages[-1]) if self.continues else ""
+
     def plain(self) -> str:
-        """All texts without any template, the beginning of the answer behind a space."""
-        texts = ["".join(part["text"] for part in m["content"]) for m in self.messages]
-        if not self.continues:
-            return "\n".join(texts)
-        prefix = texts.pop()
-        return "\n".join(texts) + (prefix if prefix[:1].isspace() else f" {prefix}")
+        """All texts without any template."""
+        return "\n".join(map(_text_of, self.asked)) + self.prefix
 
     def with_user_text(self, text: str) -> Chat:
         """The chat with another text in place of its only user text, the marked context moved.
@@ -75,6 +81,10 @@ class Chat:
 
     def _user_message(self) -> int:
         return next(i for i, m in enumerate(self.messages) if m["role"] == "user")
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    return "".join(part["text"] for part in message["content"])
 
 
 def read(messages: Messages) -> Chat:

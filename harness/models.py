@@ -152,17 +152,15 @@ class LoadedModel:
         """The prompt as text; a text model without a chat template gets the plain text."""
         if not said.template or (not self.takes_images and self.tokenizer.chat_template is None):
             return said.plain()
-        messages = said.messages
+        messages = said.asked
         if not self.takes_images:
             messages = [
                 {**m, "content": "".join(p["text"] for p in m["content"])} for m in messages
             ]
-        return self.processor.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=not said.continues,
-            continue_final_message=said.continues,
+        rendered = self.processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
         )
+        return rendered + said.prefix
 
     def _encode(self, rendered: str, said: Chat) -> Mapping[str, Any]:
         if not self.takes_images:

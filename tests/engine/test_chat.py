@@ -73,20 +73,18 @@ def test_a_prompt_without_the_template_is_its_text_behind_the_usual_first_token(
     assert said(loaded, prompt)[: prompt.context][-1] == "w2"
 
 
-def test_the_beginning_of_an_answer_is_continued(loaded):
-    prefix = {"role": "assistant", "content": [{"type": "text", "text": "w50 w51"}]}
+def test_the_beginning_of_an_answer_follows_the_generation_prompt_as_it_is(loaded):
+    prefix = {"role": "assistant", "content": [{"type": "text", "text": " w50 w51"}]}
     prompt = loaded.prompt([*ask("w1 w2"), prefix])
     tokens = said(loaded, prompt)
-    assert tokens[-2:] == ["w50", "w51"]
-    assert "w60" not in tokens  # no second turn is begun
+    assert tokens[-4:] == ["w60", "w61", "w50", "w51"]
     assert prompt.suffix == len(tokens) - tokens.index("w2") - 1
 
 
-def test_without_a_template_the_beginning_of_an_answer_follows_at_once():
-    prefix = {"role": "assistant", "content": "The answer is"}
-    assert chat.read([*ask("What?"), prefix]).plain() == "What? The answer is"
-    glued = {"role": "assistant", "content": "\nAnswer:"}
-    assert chat.read([*ask("What?"), glued]).plain() == "What?\nAnswer:"
+def test_without_a_template_the_beginning_of_an_answer_follows_the_text():
+    prefix = {"role": "assistant", "content": "\nAnswer: "}
+    assert chat.read([*ask("What?"), prefix]).plain() == "What?\nAnswer: "
+    assert chat.read(ask("What?")).plain() == "What?"
 
 
 @pytest.mark.parametrize("room", [14, 17, 20, 33])

@@ -145,5 +145,5 @@ def test_the_run_file_names_the_group(name: str) -> None:
     text = (ROOT / "conf" / "task" / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.splitlines()[0] == f"# @package tasks.{name}"
     read = yaml.safe_load(text)
-    assert (read["name"], read["lmms_task"], read["images"]) == (name, name, False)
+    assert (read["lmms_task"], read["images"]) == (name, False)
     assert members(read["lmms_task"])
