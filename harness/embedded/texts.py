@@ -8,23 +8,15 @@ Knows no models and no tokenizer but the rule that cuts words.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
+from harness.embedded.haystacks import NOISE, Query, Text, fit, weave
 from harness.embedded.words import KEYS, LABELS, NAMES, RELATIONS, TYPES, VALUES, pieces
 from harness.scoring.longbench.prompts import PROMPTS, halves
 
-NOISE = (  # RULER's repeated haystack, a sentence an entry
-    "The grass is green.",
-    "The sky is blue.",
-    "The sun is yellow.",
-    "Here we go.",
-    "There and back again.",
-)
 HOPS = 4  # RULER's default: a chain has HOPS + 1 variables
 VALUES_EACH = 4  # RULER's multi-value needle
-WRAPPING = 5  # tokens of the chat template: <s> USER : and ASSISTANT :
 
 # RULER's templates (NVIDIA/RULER scripts/data/synthetic/constants.py, Apache-2.0).
 NIAH = (
@@ -54,72 +46,7 @@ RETRIEVAL = PROMPTS["passage_retrieval_en"].replace("Here are 30", "Here are som
 COUNT, FEW_SHOT, QA = (PROMPTS[name] for name in ("passage_count", "trec", "hotpotqa"))
 
 
-@dataclass(frozen=True)
-class Query:
-    """One question about a text.
-
-    key: the word it asks about. input: the question alone, LongBench's column. after: what follows
-    the context in the user's message. prefix: how the assistant's turn begins, may be empty.
-    outputs: the answer's words. ordered: whether they must be said in this order.
-    """
-
-    key: str
-    input: str
-    after: str
-    prefix: str
-    outputs: tuple[str, ...]
-    ordered: bool = True
-
-
-@dataclass(frozen=True)
-class Text:
-    """A long text; `before` is the user's message up to its end, `context` the text alone.
-
-    wrapped: whether the chat template goes around it.
-    """
-
-    kind: str
-    before: str
-    context: str
-    queries: tuple[Query, ...]
-    wrapped: bool = True
-    classes: tuple[str, ...] = ()
-
-    def tokens(self, query: Query) -> int:
-        """Tokens of the prompt and the answer with its end."""
-        said = len(pieces(self.before + query.after)) + len(pieces(query.prefix))
-        return said + WRAPPING * self.wrapped + len(query.outputs) + 1
-
-
 Draw = Callable[..., Text]
-
-
-def weave(sentences: Sequence[tuple[float, str]], room: int) -> str:
-    """At most `room` tokens of noise and the sentences, each at its depth in [0, 1] of the noise.
-
-    Raises:
-        ValueError: the sentences alone need more than `room` tokens.
-    """
-    left = room - sum(len(pieces(text)) for _, text in sentences)
-    if left < 0:
-        raise ValueError(f"{room} tokens are too few for {len(sentences)} sentences; add {-left}")
-    noise: list[str] = []
-    while (size := len(pieces(NOISE[len(noise) % len(NOISE)]))) <= left:
-        noise.append(NOISE[len(noise) % len(NOISE)])
-        left -= size
-    out: list[str] = []
-    placed = sorted(sentences, key=lambda pair: pair[0])
-    for index in range(len(noise) + 1):
-        while placed and round(placed[0][0] * len(noise)) <= index:
-            out.append(placed.pop(0)[1])
-        out += noise[index : index + 1]
-    return " ".join(out)
-
-
-def _fit(kind: str, length: int, make: Callable[[int], Text]) -> Text:
-    """The text that `make` writes when its context may have what templates and answers leave."""
-    empty = make(-1)
-    return make(length - max(empty.tokens(query) for query in empty.queries))
 
 
 def _ruler(template: tuple[str, str], key: str, outputs: Sequence[str], ordered: bool) -> Query:
@@ -155,7 +82,7 @@ def niah(
         before = template[0].split("{context}")[0] + context
         return Text("niah", before, context, tuple(queries))
 
-    return _fit("niah", length, make)
+    return fit("niah", length, make)
 
 
 def tracking(rng: Random, length: int, chains: int = 1) -> Text:
@@ -176,7 +103,7 @@ def tracking(rng: Random, length: int, chains: int = 1) -> Text:
         context = weave(placed, room) if room >= 0 else ""
         return Text("tracking", TRACKING[0].split("{context}")[0] + context, context, queries)
 
-    return _fit("tracking", length, make)
+    return fit("tracking", length, make)
 
 
 def needle(rng: Random, length: int, keys: int = 1, depth: float | None = None) -> Text:
@@ -194,7 +121,7 @@ def needle(rng: Random, length: int, keys: int = 1, depth: float | None = None) 
         context = weave(placed, room) if room >= 0 else ""
         return Text("needle", before + context, context, tuple(queries))
 
-    return _fit("needle", length, make)
+    return fit("needle", length, make)
 
 
 def _longbench(
@@ -222,7 +149,7 @@ def key_value(rng: Random, length: int, keys: int = 8) -> Text:
         relation = rng.choice(RELATIONS)
         facts.append((rng.random(), f"The {relation} of the {key} is {value}."))
         asked.append((key, f"What is the {relation} of the {key}?", (value,)))
-    return _fit(
+    return fit(
         "key_value",
         length,
         lambda room: _longbench("key_value", QA, weave(facts, room) if room >= 0 else "", asked),
@@ -252,7 +179,7 @@ def retrieval(rng: Random, length: int, paragraphs: int = 6) -> Text:
         context = _paragraphs(rng, words, room) if room >= 0 else ""
         return _longbench("retrieval", RETRIEVAL, context, asked)
 
-    return _fit("retrieval", length, make)
+    return fit("retrieval", length, make)
 
 
 def count(rng: Random, length: int, paragraphs: int = 6, unique: int = 4) -> Text:
@@ -270,7 +197,7 @@ def count(rng: Random, length: int, paragraphs: int = 6, unique: int = 4) -> Tex
         context = "\n\n".join(f"Paragraph {i}:{body}" for i, body in enumerate(bodies, 1))
         return _longbench("count", COUNT, context, asked)
 
-    return _fit("count", length, make)
+    return fit("count", length, make)
 
 
 def few_shot(rng: Random, length: int, types: int = 4) -> Text:
@@ -306,7 +233,7 @@ def few_shot(rng: Random, length: int, types: int = 4) -> Text:
             "few_shot", FEW_SHOT, context, asked, wrapped=False, classes=tuple(names.values())
         )
 
-    return _fit("few_shot", length, make)
+    return fit("few_shot", length, make)
 
 
 KINDS: dict[str, Draw] = {
