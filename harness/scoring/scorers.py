@@ -48,8 +48,8 @@ class Judgement:
 
     @property
     def correct(self) -> bool:
-        """Whether the answer has the full score."""
-        return self.score >= 1
+        """Whether the answer has the full score; ROUGE's own falls short of 1 by a billionth."""
+        return self.score >= 1 - 1e-6
 
 
 class Scorer(Protocol):
