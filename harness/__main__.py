@@ -80,6 +80,13 @@ def _name_lmms_tasks(arguments: Sequence[str]) -> None:
             ConfigStore.instance().store(name, _named(name), "task", f"tasks.{name}")
 
 
+def _free(typed: str) -> str:
+    """A setting of a task that its file need not list; what takes it checks its name."""
+    return (
+        f"++{typed}" if re.match(r"tasks\.[^.=]+\.(overrides|generation|data)\.", typed) else typed
+    )
+
+
 def _named(name: str) -> dict[str, object]:
     """The settings of a task by its name; a member of one of our own families has its family's."""
     path = catalog.find(name)
@@ -111,6 +118,7 @@ def main() -> int:
     _failures.clear()
     _started.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors its own way and exits with 1
+    sys.argv[1:] = map(_free, sys.argv[1:])
     _name_lmms_tasks(sys.argv[1:])
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda typed: typed not in MULTIRUN)
     try:

@@ -126,6 +126,7 @@ def answer_all(
     with quiet.into(folder / LOG):
         model = Collector(engine, plan, store, tick)
         evaluate(model, one.benchmark, folder / "lmms_eval", seed)
+        one.benchmark.task._instances = None  # they hold every prompt
 
 
 @contextmanager

@@ -29,10 +29,12 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 @dataclass
 class ModelConfig:
-    """A transformers checkpoint: a local folder or a hub id; `caveat` goes into its summary.
+    """A transformers checkpoint: a local folder or a hub id; `caveat` goes into the summary of the
+    embedded one.
 
     max_length: the longest prompt and answer together, in tokens; null: what the model's own
-    settings say.
+    settings say. max_prompt: tokens to which the text of a task that may be cut is cut before the
+    chat template, LongBench's max_length; null: what max_length leaves.
     """
 
     name: str = MISSING
@@ -42,6 +44,7 @@ class ModelConfig:
     trust_remote_code: bool = False
     caveat: str | None = None
     max_length: int | None = None
+    max_prompt: int | None = None
 
 
 @dataclass
@@ -52,7 +55,8 @@ class TaskConfig:
     its prompts show images; null: as the task itself says. overrides: replaces fields of the
     task's YAML, such as dataset_path. generation: merged into its generation arguments. scorer:
     how an answer becomes a score. extraction: how MMBench answers are read. data: the generator of
-    its data and what that takes; `lengths` in it makes a task of each.
+    its data and what that takes; `lengths` in it makes a task of each. blank_image: the control;
+    null: as the run's.
     """
 
     lmms_task: str = MISSING
@@ -62,6 +66,7 @@ class TaskConfig:
     overrides: dict[str, Any] = field(default_factory=dict)
     generation: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] | None = None
+    blank_image: bool | None = None
 
 
 @dataclass
@@ -215,9 +220,10 @@ def _check_tasks(config: Config) -> None:
             _one_of(f"tasks.{name}.extraction", task.extraction, EXTRACTIONS)
         if task.images:
             refuse_images(name, config.model)
-    limit = config.model.max_length
-    if limit is not None and limit < 2:
-        raise UserError(f"model.max_length={limit} holds no prompt and answer: use more tokens.")
+    for name in ("max_length", "max_prompt"):
+        limit = getattr(config.model, name)
+        if limit is not None and limit < 2:
+            raise UserError(f"model.{name}={limit} holds no prompt: use more tokens.")
 
 
 def refuse_images(task: str, model: ModelConfig) -> None:

@@ -16,6 +16,10 @@ INERT = (
     "adaptive part"
 )
 UNIFORM = "uniform"  # the fallback of a pyramid without room for a slope
+RULES = {
+    "lmms_eval": "lmms-eval's permissive rule (extraction=lmms_eval)",
+    "strict": "VLMEvalKit's exact matching (extraction=strict)",
+}
 LITTLE = 0.05  # a score with nothing to lose
 ALL_TEXT = "all_text"  # the fallback of a policy that keeps all text, though it exceeds the budget
 
@@ -66,7 +70,7 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
         yield "The full cache was not run, so losses cannot be read off."
     elif not samples["image_tokens"].any():
         pass  # a text task has no blank image to compare with
-    elif pd.isna(blank["accuracy"]):
+    elif not stats.roles(samples).eq("blank").any():
         yield "The blank image was not run, so it is unknown how much the answers need the image."
     elif full["accuracy_low"] <= blank["accuracy_high"]:
         yield (
@@ -106,10 +110,17 @@ def _readings(samples: pd.DataFrame) -> Iterator[str]:
     differ = samples["score"] != samples["score_other"]
     full = samples[stats.roles(samples).eq("full")]
     whole = percent(full["score_other"].mean())
+    ours, other = (RULES[name] for name in _rules(samples))
     yield (
-        "Read by the other published rule (extraction= lmms_eval or strict), "
-        f"{percent(differ.mean())} % of the answers score otherwise, and the full cache {whole} %."
+        f"Answers are read by {ours}; read by {other}, {percent(differ.mean())} % of them score "
+        f"otherwise, and the full cache {whole} %."
     )
+
+
+def _rules(samples: pd.DataFrame) -> list[str]:
+    """The extraction in use and the other one."""
+    chosen = str(samples["extraction"].iloc[0])
+    return [chosen, *(name for name in RULES if name != chosen)]
 
 
 def _truncated(samples: pd.DataFrame) -> Iterator[str]:

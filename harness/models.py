@@ -75,6 +75,10 @@ class LoadedModel:
         """The last token id of each letter (some tokenizers write a space token before it)."""
         return [self.tokenizer.encode(x, add_special_tokens=False)[-1] for x in letters]
 
+    def ending_ids(self, stops: Sequence[str]) -> list[int]:
+        """Token ids that end an answer, the last one of each stop string among them."""
+        return sorted({*self.stop_ids, *self.letter_ids(stops)})
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
@@ -85,12 +89,14 @@ class LoadedModel:
         text = self.model.config.get_text_config(decoder=True)
         return getattr(text, "max_position_embeddings", None)
 
-    def prompt(self, messages: Messages, room: int | None = None) -> Prompt:
+    def prompt(
+        self, messages: Messages, room: int | None = None, longest: int | None = None
+    ) -> Prompt:
         """Build the prompt of chat messages in lmms-eval's protocol, see `harness.chat.read`.
 
-        A final assistant message is continued. A prompt of more than `room` tokens loses the
-        middle of its text where the messages allow it. ValueError, one sentence, for images where
-        the model takes none, and for a prompt that does not fit.
+        A final assistant message is continued. A text of more than `longest` tokens, and a prompt
+        of more than `room`, lose their middle where the messages allow it. ValueError, one
+        sentence, for images where the model takes none, and for a prompt that does not fit.
         """
         said = chat.read(messages)
         if said.images and not self.takes_images:
@@ -101,11 +107,25 @@ class LoadedModel:
         rendered = self._render(said)
         encoded = self._encode(rendered, said)
         length = _length(encoded)
-        cut = 0
-        if room is not None and length > room:
-            said, rendered, encoded = self._shortened(said, length, room)
-            cut = length - _length(encoded)
-        return self._prompt(said, rendered, encoded, cut)
+        if longest is not None and said.cuttable:
+            said = self._halves(said, longest)
+            rendered = self._render(said)
+            encoded = self._encode(rendered, said)
+        if room is not None and _length(encoded) > room:
+            said, rendered, encoded = self._shortened(said, _length(encoded), room)
+        return self._prompt(said, rendered, encoded, length - _length(encoded))
+
+    def _halves(self, said: Chat, count: int) -> Chat:
+        """The first and the last half of `count` tokens of the user text, if it has more.
+
+        As LongBench cuts before the template (arXiv 2308.14508, the released pred.py).
+        """
+        text = said.only_user_text() or ""
+        ids = self.tokenizer(text).input_ids
+        if len(ids) <= count:
+            return said
+        half = count // 2
+        return said.with_user_text(self.decode(ids[:half]) + self.decode(ids[-half:]))
 
     def _prompt(self, said: Chat, rendered: str, encoded: Mapping[str, Any], cut: int) -> Prompt:
         inputs = {name: self._place(value) for name, value in encoded.items()}
@@ -113,17 +133,16 @@ class LoadedModel:
         kinds = modality(self.model.config, ids[0])
         marked = said.context.strip() or None if said.context else None
         ends = self._trailing(rendered, [said.last_user_text, marked])
-        behind = None if ends[1] is None else ids.shape[1] - ends[1]
         found = kinds.nonzero()
-        last_image = int(found[-1]) + 1 if len(found) else None
-        context = max((c for c in (behind, last_image) if c is not None), default=None)
-        return Prompt(inputs, kinds, ends[0] or 0, context, cut)
+        after_images = ids.shape[1] - (int(found[-1]) + 1 if len(found) else 0)
+        # A text before the last image ends later than that: images are counted unexpanded there.
+        behind = [end for end in (ends[1], after_images if len(found) else None) if end is not None]
+        context = ids.shape[1] - min(behind) if behind else None
+        return Prompt(inputs, kinds, min(ends[0] or 0, after_images), context, cut)
 
     def _shortened(self, said: Chat, length: int, room: int) -> tuple[Chat, str, Mapping[str, Any]]:
-        """The chat without the middle of its user text, as LongBench cuts before the template.
-
-        The first and the last half of the tokens that fit stay (arXiv 2308.14508, the released
-        pred.py); text decoded from tokens can come out longer, so it is cut until it fits.
+        """The chat without the middle of its user text; text decoded from tokens can come out
+        longer, so it is cut until it fits.
         """
         text = said.only_user_text()
         if not said.cuttable or text is None:
@@ -132,11 +151,9 @@ class LoadedModel:
                 "beside its answer; choose a task with shorter prompts or a model with a longer "
                 "context, or set model.max_length if it is longer than its settings say."
             )
-        ids = self.tokenizer(text).input_ids
-        wanted = room - (length - len(ids))
+        wanted = room - (length - len(self.tokenizer(text).input_ids))
         while wanted > 1:
-            half = wanted // 2
-            shorter = said.with_user_text(self.decode(ids[:half]) + self.decode(ids[-half:]))
+            shorter = self._halves(said, wanted)
             rendered = self._render(shorter)
             encoded = self._encode(rendered, shorter)
             excess = _length(encoded) - room

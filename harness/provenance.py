@@ -17,7 +17,7 @@ from harness.grid import Cell
 from harness.store import Store
 
 PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "evictbench")
-SOURCES = ("methods", "harness/engine", "harness/models.py")
+SOURCES = ("methods", "harness/engine", "harness/models.py", "harness/chat.py")
 OWN = ("task", "data", "generation")  # settings that differ from task to task
 SOFTWARE, EARLIER = "software", "earlier_software"
 

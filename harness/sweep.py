@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from harness import provenance, tasks
 from harness.collect import LOG, Asked, collect, say
-from harness.config import Config, check, refuse_images
+from harness.config import EMBEDDED, Config, check, refuse_images
 from harness.errors import UserError
 from harness.grid import Cell, Variant, cell_key, expand
 from harness.identity import identify
@@ -43,9 +43,8 @@ class Job:
     folder: Path
     told: list[str]
 
-    def cells(self, images: bool) -> list[Cell]:
-        """The cells of a task that shows images, or none."""
-        blank = self.config.blank_image and images
+    def cells(self, blank: bool) -> list[Cell]:
+        """The cells of a task, with the blank image or without."""
         return expand(self.variants, self.ratios, self.budgets, blank)
 
 
@@ -102,7 +101,7 @@ def validate(config: Config) -> Job:
 def load_benchmarks(job: Job) -> list[Asked]:
     """Load every task with lmms-eval's output kept in the run folder."""
     names = ", ".join(job.config.tasks)
-    count = len(job.cells(images=False)) - 1
+    count = len(job.cells(blank=False)) - 1
     say(f"{job.folder}: {count} compressed cells, loading {names} with lmms-eval")
     for sentence in job.told:
         say(f"note: {sentence}")
@@ -121,7 +120,10 @@ def _asked(job: Job, task: Task) -> Asked:
     if images:
         refuse_images(task.name, job.config.model)
     context = settings_of(job, config.lmms_task, benchmark)
-    cells = {cell_key(cell, context): cell for cell in job.cells(images)}
+    blank = config.blank_image
+    if blank is None:
+        blank = job.config.blank_image
+    cells = {cell_key(cell, context): cell for cell in job.cells(images and blank)}
     return Asked(task, benchmark, context, cells)
 
 
@@ -141,7 +143,7 @@ def settings_of(job: Job, lmms_task: str, benchmark: Any) -> dict[str, object]:
     dtype = config.dtype
     if dtype == "auto":
         dtype = "bfloat16" if kind == "cuda" else "float32"
-    limit = config.model.max_length
+    limits = {name: getattr(config.model, name) for name in ("max_length", "max_prompt")}
     return {
         "weights": job.weights,
         "data": benchmark.fingerprint,
@@ -152,7 +154,7 @@ def settings_of(job: Job, lmms_task: str, benchmark: Any) -> dict[str, object]:
         "device": kind,
         "dtype": dtype,
         "seed": config.seed,
-        **({} if limit is None else {"max_length": limit}),
+        **{name: value for name, value in limits.items() if value is not None},
     }
 
 
@@ -184,7 +186,8 @@ def submit(one: Asked, frame: "pd.DataFrame", folder: Path) -> None:
     """Write a file a cell for a task whose right answers only its server knows."""
     for key, cell in one.cells.items():
         texts = list(frame[frame["cell_key"] == key]["text"])
-        kept = "" if not cell.evicts else f"-{cell.ratio or f'n{cell.budget}'}"
+        amount = f"n{cell.budget}" if cell.ratio is None else f"{cell.ratio:g}"
+        kept = f"-{amount}" if cell.evicts else ""
         one.benchmark.submit(texts, folder / one.task.name / f"{cell.label}{kept}.xlsx")
 
 
@@ -204,18 +207,19 @@ def summarise(
     facts = {
         "name": config.run.name,
         "question": question(config),
-        "caveat": config.model.caveat,
+        "caveat": config.model.caveat if is_embedded(config) else None,
         "told": job.told,
     }
     meta = {k: v for k, v in facts.items() if v} | provenance.facts(
-        job.weights, {one.task.name: one.context for one in asked}, store, job.cells(images=False)
+        job.weights, {one.task.name: one.context for one in asked}, store, job.cells(blank=False)
     )
     meta |= {"rows computed this time": computed, "seconds this time": round(seconds)}
     paths = report.write(frame, job.folder, meta)
     cells = stats.summarise(frame)
     say(f"\n{report.console_table(cells, stats.means(cells))}\n")
     rows = [one.benchmark.rows for one in asked]
-    fresh = provenance.digest([*cells["cell_key"], rows, config.wandb.mode])
+    scores = cells["accuracy"].tolist()
+    fresh = provenance.digest([*cells["cell_key"], rows, scores, config.wandb.mode])
     if config.wandb.mode != "disabled" and store.get(LOGGED) != fresh:
         where = tracking.log_run(
             frame,
@@ -236,6 +240,11 @@ def summarise(
     for name, path in paths.items():
         if path not in pictures or len(pictures) == 1:
             say(f"{name:<10} {path}")
+
+
+def is_embedded(config: Config) -> bool:
+    """Whether the model is the one that the caveat of its settings is about."""
+    return Path(config.model.pretrained).resolve().is_relative_to(EMBEDDED)
 
 
 def question(config: Config) -> str | None:

@@ -13,16 +13,19 @@ from harness.scoring import catalog, datafiles
 from harness.scoring.hub import require_dataset
 
 LENGTHS = "lengths"
+IN_TOKENS = ("ruler", "needle")  # generators whose lengths are those of prompt and answer
 
 
 @dataclass(frozen=True)
 class Task:
     """One row of the tables: `config.lmms_task` is a single task; `group` is whose mean it is in.
+    `label` is what it was chosen by.
 
     data: what its generator takes, one `length` in place of all, or None where nothing is made.
     """
 
     name: str
+    label: str
     config: TaskConfig
     group: str | None = None
     data: Mapping[str, Any] | None = None
@@ -56,7 +59,7 @@ def check_data(tasks: Sequence[Task]) -> None:
     known: set[str] = set()
     for task in tasks:
         if task.data is not None:
-            _fetch(task.name, task.data)
+            _fetch(task)
             continue
         fields = catalog.settings(task.config.lmms_task) | task.config.overrides
         path, options = str(fields.get("dataset_path")), fields.get("dataset_kwargs") or {}
@@ -67,13 +70,15 @@ def check_data(tasks: Sequence[Task]) -> None:
             require_dataset(task.name, path)
 
 
-def _fetch(name: str, data: Mapping[str, Any]) -> None:
+def _fetch(task: Task) -> None:
     from harness.scoring import generators
 
+    assert task.data is not None
     try:
-        generators.fetch(data)
+        generators.fetch(task.data)
     except UserError as error:
-        raise UserError(f"task={name}: {error}") from error
+        said = str(error).replace("tasks.<task>.", f"tasks.{task.label}.")
+        raise UserError(f"task={task.label}: {said}") from error
 
 
 def _with_extraction(task: TaskConfig, usual: str) -> TaskConfig:
@@ -92,7 +97,7 @@ def _members(label: str, task: TaskConfig) -> list[Task]:
     lengths = _lengths(label, task)
     single = members == [task.lmms_task]
     if single and lengths is None:
-        return [Task(label, task, None, task.data)]
+        return [Task(label, label, task, None, task.data)]
     found = []
     each: list[int] | list[None] = lengths or [None]
     for length in each:
@@ -102,8 +107,27 @@ def _members(label: str, task: TaskConfig) -> list[Task]:
             name = f"{label if single else member}{suffix}"
             alone = single and len(each) == 1
             group = None if alone else label if single else f"{label}{suffix}"
-            found.append(Task(name, replace(task, lmms_task=member), group, data))
+            found.append(Task(name, label, replace(task, lmms_task=member), group, data))
     return found
+
+
+def _check_room(task: Task, config: Config) -> None:
+    """Raise UserError where a text is made longer than the model's context."""
+    from harness import tokenizer
+
+    assert task.data is not None
+    if task.data.get("generator") not in IN_TOKENS:
+        return
+    model, length = config.model, int(task.data["length"])
+    limit = model.max_length or tokenizer.context(
+        model.pretrained, model.revision, model.trust_remote_code
+    )
+    if limit is not None and length > limit:
+        raise UserError(
+            f"task={task.name} asks prompts and answers of {length:,} tokens and "
+            f"model={model.name} takes {limit:,}: choose shorter tasks.{task.label}.data.lengths, "
+            "or set model.max_length if the model's own settings are too low."
+        )
 
 
 def _lengths(label: str, task: TaskConfig) -> list[int] | None:
@@ -134,5 +158,6 @@ def with_data(task: Task, config: Config) -> TaskConfig:
     model = config.model
     reader, digest = tokenizer.load(model.pretrained, model.revision, model.trust_remote_code)
     name, seed = str(task.data.get("generator")), config.seed
+    _check_room(task, config)
     folder = generators.prepare(name, task.data, reader, digest, seed)
     return replace(task.config, overrides={**task.config.overrides, "dataset_path": str(folder)})

@@ -1,18 +1,20 @@
-"""A model's tokenizer without its weights, for data that is made to a length in tokens.
+"""A model's tokenizer and context without its weights, for data made to a length in tokens.
 
 Knows model folders and the hub; must not know tasks.
 """
 
 import hashlib
 import json
+from functools import cache
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from harness.errors import UserError
 from harness.hub import locate
 
 
+@cache
 def load(pretrained: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, str]:
     """The tokenizer and 16 hex digits of how it splits text.
 
@@ -34,6 +36,20 @@ def load(pretrained: str, revision: str | None, trust_remote_code: bool) -> tupl
             "model folder or hub id, for the task's prompts are made to a length in its tokens."
         ) from error
     return tokenizer, fingerprint(tokenizer)
+
+
+@cache
+def context(pretrained: str, revision: str | None, trust_remote_code: bool) -> int | None:
+    """The longest prompt and answer by the model's own settings, in tokens; None without any."""
+    source = locate(pretrained, revision)
+    config = AutoConfig.from_pretrained(
+        source.name,
+        trust_remote_code=trust_remote_code,
+        local_files_only=source.local,
+        **({"revision": source.commit} if source.commit else {}),
+    )
+    text = config.get_text_config(decoder=True)
+    return getattr(text, "max_position_embeddings", None)
 
 
 def fingerprint(tokenizer: Any) -> str:

@@ -103,12 +103,13 @@ class Decoder:
         logits: Tensor | None,
         generation: Generation,
         rotary: Rotary | None = None,
+        barred: Sequence[int] = (),
     ) -> Decoded:
         """Decode `cells` branches of one prompt; rotary where the cache re-indexes positions.
 
         prompt_ids [1, L] and positions [1, L] or [3, 1, L] of the whole prompt, of which the last
         `tail` tokens are not in the cache. tail 0: `logits` [1, V] of the prefill give the first
-        token.
+        token. barred: ids that no answer begins with.
         """
         listener = CompactAttention(self.layout, cache)
         following = int(positions.max()) + 1
@@ -122,7 +123,7 @@ class Decoder:
             first = logits.expand(cells, -1)
             state = _Cells(cells, self.stop_ids, generation, self.to_text)
             history = prompt_ids.expand(cells, -1)
-            logits = first
+            logits = first if not barred else _without(first, barred)
             steps = Steps(lambda ids, place: self._step(cache, ids, place), cache, self.graphs)
             for step in range(generation.max_new_tokens):
                 tokens = self._choose(history, logits)
@@ -195,6 +196,11 @@ class _Cells:
             return False
         text = self.to_text(ids[-self.reach :])
         return any(stop in text for stop in self.until)
+
+
+def _without(logits: Tensor, ids: Sequence[int]) -> Tensor:
+    """The logits [cells, V] with these ids ruled out."""
+    return logits.index_fill(1, torch.tensor(ids, device=logits.device), -torch.inf)
 
 
 def _logits_processors(model: PreTrainedModel) -> LogitsProcessorList:

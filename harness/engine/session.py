@@ -252,6 +252,7 @@ class _Answers:
             None if self.tail else filled.logits,
             self.generation,
             filled.rotary,
+            engine.loaded.ending_ids(self.generation.until) if self.generation.nonempty else (),
         )
         self.compact_s += compacted - started
         self.decode_s += clock(device) - compacted

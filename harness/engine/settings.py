@@ -44,10 +44,14 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Generation:
-    """Greedy decoding of at most `max_new_tokens`; the text ends before any `until` string."""
+    """Greedy decoding of at most `max_new_tokens`; the text ends before any `until` string.
+
+    nonempty: the first token is neither a stop token nor the last token of an `until` string.
+    """
 
     max_new_tokens: int
     until: tuple[str, ...] = ()
+    nonempty: bool = False
 
     def __post_init__(self) -> None:
         """Refuse lengths below 1."""
@@ -70,14 +74,18 @@ class Generation:
             raise ValueError(f"until={until!r} is not text; give a string or a list of strings.")
         limit = rest.pop("max_new_tokens", None)
         limit = rest.pop("max_gen_toks", None) if limit is None else limit
+        least = rest.pop("min_new_tokens", None)
+        if least not in (None, 0, 1):
+            raise ValueError(f"min_new_tokens={least!r} is not supported; give 1 or leave it out.")
         _refuse_sampling(rest)
         for name, value in rest.items():
             if name not in _WITHOUT_EFFECT and value is not None:
                 raise ValueError(
                     f"generation argument {name}={value!r} is not supported; allowed are "
-                    "max_new_tokens, until and greedy settings of temperature and num_beams."
+                    "max_new_tokens, min_new_tokens, until and greedy settings of temperature and "
+                    "num_beams."
                 )
-        return cls(128 if limit is None else limit, tuple(s for s in stops if s))
+        return cls(128 if limit is None else limit, tuple(s for s in stops if s), bool(least))
 
     def cut(self, text: str) -> str:
         """The text before the first occurrence of every stop string."""

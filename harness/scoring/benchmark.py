@@ -10,19 +10,20 @@ import shutil
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
-from inspect import signature
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from huggingface_hub import get_token
 from lmms_eval import utils
+from lmms_eval.api.instance import Instance
 from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
 from lmms_eval.api.task import ConfigurableMessagesTask
 from lmms_eval.tasks import TaskManager
 
 from harness.config import TaskConfig
 from harness.errors import UserError
-from harness.scoring import catalog, datafiles, mmbench_submission
+from harness.scoring import catalog, datafiles, generic, mmbench_submission
 from harness.scoring.hub import require_dataset
 from harness.scoring.scorers import Judgement, Question, scorer_for
 
@@ -51,7 +52,6 @@ class Benchmark:
         self.rows = choose(questions, limit)
         self.questions: list[Question] = [questions[row] for row in self.rows]
         self._tags = parse_reasoning_tags_config(task_value=self.task.config.reasoning_tags)
-        self._built = False
         self._judged: dict[tuple[int, str], Judgement] = {}
         _restrict(self.task, self.split, self.rows)
         self._documents = self.task.eval_docs_no_media  # read when asked for: they can be long
@@ -63,8 +63,12 @@ class Benchmark:
 
     @cached_property
     def shows_images(self) -> bool:
-        """Whether prompts hold images, as the first one does."""
-        return self.image(self.rows[0]) is not None
+        """Whether prompts can hold images: the task names them, or its data set has some."""
+        media = self.task.dataset_no_image[self.split].column_names
+        return (
+            bool(self.task.config.doc_to_visual)
+            or media != self.task.dataset[self.split].column_names
+        )
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -75,22 +79,16 @@ class Benchmark:
         """Score one cell's answers, one text a row, in the order of `rows`."""
         return [self._judge(i, text) for i, text in enumerate(self._filtered(texts))]
 
-    def aggregate(self, texts: Sequence[str], output: Path) -> float:
-        """lmms-eval's own score of one cell (for MMBench: circular accuracy in percent).
+    def aggregate(self, texts: Sequence[str], output: Path) -> float | None:
+        """lmms-eval's own score of one cell (for MMBench: circular accuracy in percent), if any.
 
         Args:
             texts: one answer a row.
             output: folder for the files that lmms-eval's aggregation writes.
         """
-        metric = self.scorer.metric
-        items = [
-            self.task.process_results(document, [text])[metric]
-            for document, text in zip(self._documents, self._filtered(texts), strict=True)
-        ]
-        function = self.task.aggregation()[metric]
-        if "args" in signature(function).parameters:
-            return float(function(items, args=cli_arguments(output)))
-        return float(function(items))
+        pairs = zip(self._documents, self._filtered(texts), strict=True)
+        results = [self.task.process_results(document, [text]) for document, text in pairs]
+        return generic.aggregate(self.task, results, output)
 
     def verify(self, texts: Sequence[str], output: Path) -> float | None:
         """Let lmms-eval aggregate a cell and compare with the scores read here.
@@ -105,7 +103,7 @@ class Benchmark:
         if ours is None:
             return None
         theirs = self.aggregate(texts, output)
-        if abs(ours - theirs) > 1e-6:
+        if theirs is None or abs(ours - theirs) > 1e-6:
             raise RuntimeError(
                 f"lmms-eval scores the full cache of {self.name} {theirs} and the samples read "
                 f"from its own functions come to {ours}"
@@ -124,19 +122,17 @@ class Benchmark:
 
     def _filtered(self, texts: Sequence[str]) -> list[str]:
         """Send answers through the task's own filters, as lmms-eval does before scoring."""
-        if not self._built:
-            self.task.build_all_requests()
-            self._built = True
-        for instance in self.task.instances:
-            instance.resps = [texts[instance.doc_id]]
-            instance.filtered_resps = {}
+        instances = [
+            Instance(
+                "generate_until", (), 0, {"task": self.name, "doc_id": i, "repeats": 1}, [text]
+            )
+            for i, text in enumerate(texts)
+        ]
+        self.task._instances = instances  # lmms-eval's own hold every prompt as text
         self.task.apply_filters()
-        filtered = list(texts)
-        for instance in self.task.instances:
-            text = str(next(iter(instance.filtered_resps.values())))
-            text = strip_reasoning_tags(text, self._tags) if self._tags else text
-            filtered[instance.doc_id] = text
-        return filtered
+        self.task._instances = None
+        found = [str(next(iter(one.filtered_resps.values()))) for one in instances]
+        return [strip_reasoning_tags(text, self._tags) for text in found] if self._tags else found
 
     def _judge(self, position: int, text: str) -> Judgement:
         key = (position, text)
@@ -184,10 +180,13 @@ def settings(config: TaskConfig) -> dict[str, Any]:
             "needs, or choose another task."
         ) from error
     merged |= config.overrides
+    options = dict(merged.get("dataset_kwargs") or {})
+    if options.get("token") is True and get_token() is None:
+        del options["token"]  # it fails without a login, for public data as well
+    merged["dataset_kwargs"] = options
     if Path(str(merged["dataset_path"])).is_dir():
         # datasets caches a local folder under its name alone and would serve an earlier content.
-        own = {"cache_dir": mkdtemp(dir=_scratch())}
-        merged["dataset_kwargs"] = {**(merged.get("dataset_kwargs") or {}), **own}
+        options["cache_dir"] = mkdtemp(dir=_scratch())
     merged["generation_kwargs"] = {**(merged.get("generation_kwargs") or {}), **config.generation}
     return merged
 
@@ -213,7 +212,13 @@ def _load(name: str, config: TaskConfig) -> Any:
         merged["dataset_kwargs"] = datafiles.local(name, merged["dataset_kwargs"])
     else:
         require_dataset(name, str(merged["dataset_path"]))
-    task = ConfigurableMessagesTask(config=merged, model_name="evictbench")
+    try:
+        task = ConfigurableMessagesTask(config=merged, model_name="evictbench")
+    except TypeError as error:
+        raise UserError(
+            f"tasks.{name}.overrides names a field that no task of lmms-eval has ({error}): use "
+            "those of the task's YAML."
+        ) from error
     if task.OUTPUT_TYPE != "generate_until" or (task.config.repeats or 1) != 1:
         raise UserError(
             f"task={name} asks for {task.OUTPUT_TYPE}, {task.config.repeats} times a row: only "
@@ -234,15 +239,26 @@ def _fingerprint(task: Any, split: str, documents: Iterable[Mapping[str, Any]]) 
     """sha256 over every field and image of the whole split and the prompt made from each row."""
     digest = hashlib.sha256()
     own = callable(task.config.doc_to_messages)
-    media = task.dataset_no_image[split].column_names != task.dataset[split].column_names
     for batch in task.dataset[split].with_format("arrow").iter(batch_size=256):
         for row in batch.to_pylist():
             _feed(digest, row)
     for document in documents:
         digest.update(str(task.doc_to_text(document)).encode())
-        if own and not media:
-            _feed(digest, task.doc_to_messages(document))
+    if own:
+        for document in task.eval_docs:
+            _feed(digest, _said(task.doc_to_messages(document)))
     return digest.hexdigest()
+
+
+def _said(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Messages without their images, which the data set's own bytes stand for."""
+    kept = []
+    for message in messages:
+        parts = message["content"]
+        if not isinstance(parts, str):
+            parts = [{k: v for k, v in part.items() if k != "url"} for part in parts]
+        kept.append({**message, "content": parts})
+    return kept
 
 
 def _feed(digest: Any, value: Any) -> None:

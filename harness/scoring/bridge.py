@@ -32,7 +32,7 @@ class Bridge:
             UserError: it cannot be loaded, or lacks what the engine needs.
         """
         engine = engine or EngineConfig()
-        self.max_length = model.max_length
+        self.max_length, self.max_prompt = model.max_length, model.max_prompt
         try:
             check_device(models.device_of(device), engine.kernels, engine.cuda_graphs)
             self.loaded = models.load(
@@ -70,7 +70,7 @@ class Bridge:
         """
         try:
             wanted = Generation.from_kwargs(generation)
-            prompt = self.loaded.prompt(messages, self._room(wanted))
+            prompt = self.loaded.prompt(messages, self._room(wanted), self.max_prompt)
             return self.engine.run(prompt, [self._branch(c) for c in cells], wanted, letters)
         except ValueError as error:
             raise UserError(str(error)) from error

@@ -87,7 +87,7 @@ def fetch(options: Mapping[str, Any]) -> None:
         UserError: it cannot be had, or there is no such generator or task.
     """
     generator = _generator(str(options.get("generator")))
-    given = {**generator.defaults, **options}
+    given = _checked(str(options["generator"]), generator, {"seed": 0, **options})
     for name in generator.needs(given):
         sources.read(name, given.get("sources") or {}, generator.advice)
 
@@ -115,17 +115,8 @@ def prepare(
         UserError: an option is wrong, a source is not there, or the length is too short.
     """
     generator = _generator(name)
-    known = {"generator", "lengths", *generator.defaults, "task", "length", "seed", "sources"}
-    for key in options:
-        if key not in known:
-            raise UserError(
-                f"data.{key} is not an option of the generator {name}: it takes "
-                f"{', '.join(sorted(known - {'generator', 'task', 'length'}))}."
-            )
-    chosen = {**generator.defaults, **options}
-    for key in ("length", "samples"):
-        _count(key, chosen.get(key))
-    seed = int(chosen.pop("seed", seed))
+    chosen = _checked(name, generator, {"seed": seed, **options})
+    seed = chosen.pop("seed")
     folder = _folder(name, generator, chosen, fingerprint, seed)
     if folder.is_dir():
         return folder
@@ -136,6 +127,28 @@ def prepare(
             text = f"{chosen['task']}, length {chosen['length']}, seed {seed}"
             _write(folder, generator, rows, text, generator.total(chosen), progress)
     return folder
+
+
+def _checked(name: str, generator: Generator, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the generator's defaults; UserError for one that is not sound."""
+    known = {"generator", "lengths", *generator.defaults, "task", "length", "seed", "sources"}
+    for key in options:
+        if key not in known:
+            raise UserError(
+                f"data.{key} is not an option of the generator {name}: it takes "
+                f"{', '.join(sorted(known - {'generator', 'task', 'length'}))}."
+            )
+    chosen = {**generator.defaults, **options}
+    for key in ("length", "samples"):
+        _count(key, chosen.get(key))
+    if type(chosen["seed"]) is not int or chosen["seed"] < 0:
+        raise UserError(f"data.seed={chosen['seed']} is not a seed: use a whole number from 0.")
+    if not isinstance(chosen.get("sources") or {}, Mapping):
+        raise UserError(
+            f"data.sources={chosen['sources']} names no source: write data.sources.essays=<path>, "
+            "for example."
+        )
+    return chosen
 
 
 def _generator(name: str) -> Generator:

@@ -39,7 +39,7 @@ Metrics = Mapping[str, Any]
 
 
 def check(name: str, settings: Mapping[str, Any]) -> None:
-    """Refuse, before any data is loaded, a task whose answers cannot be scored here.
+    """Refuse, before any model is loaded, a task whose answers cannot be scored here.
 
     Args:
         name: the task, for the sentence.

@@ -92,9 +92,14 @@ class MMBench:
         return 100 * sum(right.values()) / len(right)
 
 
-def fits(document: Document) -> bool:
-    """Whether a row of a data set has MMBench's columns, so that this scorer can read it."""
-    return set(document) >= COLUMNS - {"image"} and str(document["index"]).isdigit()
+def fits(task: Any) -> bool:
+    """Whether a task is of MMBench's family: its columns, four options, and its own metric."""
+    columns = set(task.eval_docs_no_media.column_names)
+    return (
+        columns >= COLUMNS - {"image"}
+        and "E" not in columns
+        and MMBench.metric in task.aggregation()
+    )
 
 
 def answer(document: Document) -> str:

@@ -3,7 +3,7 @@ r"""MMBench's official tables as a data set that the MMBench tasks read: the way
 The hub repository that lmms-eval uses has V1.0 only; V1.1 comes as tables with images in base64
 (https://github.com/open-compass/MMBench). To ask them:
 
-    python -m harness.scoring.mmbench_tsv MMBench_DEV_EN_V11.tsv data/mmbench_v11/en/dev
+    python -m harness.scoring.mmbench_tsv MMBench_DEV_EN_V11.tsv data/mmbench_v11 en dev
     python -m harness task=mmbench_en_dev \
         tasks.mmbench_en_dev.overrides.dataset_path=data/mmbench_v11
 
@@ -27,31 +27,38 @@ TEXTS = (
     "comment", "split",
 )  # fmt: skip
 NEEDED = ("index", "question", "a", "b", "category", "image")
+HEAD = "---\nconfigs:"  # of the README that tells `datasets` what the folder holds
 _REFERENCE = 64  # an image field this short names the row that holds the image
 
 
-def convert(table: Path, target: Path) -> Path:
-    """Write `table` as `<folder>/<config>/<split>` and let the folder list what it has.
+def convert(table: Path, folder: Path, config: str, split: str) -> Path:
+    """Write `table` as a split of `folder` and let the folder list what it has.
 
     Args:
         table: a file of tab-separated values.
-        target: where the split goes, such as data/mmbench_v11/en/dev.
+        folder: of the data set, such as data/mmbench_v11.
+        config: en or cn.
+        split: dev or test.
 
     Returns:
         The parquet file.
 
     Raises:
-        UserError: the table is not there or is not one of MMBench's.
+        UserError: the table is not there or is not one of MMBench's, or the folder holds a README
+            that this did not write.
     """
+    card = folder / "README.md"
+    if card.exists() and not card.read_text(encoding="utf-8").startswith(HEAD):
+        raise UserError(f"{card} is not of a data set made here: choose a folder of its own.")
     if not table.is_file():
         raise UserError(f"There is no table {table}: download it from open-compass/MMBench first.")
     texts = {name: Value("string") for name in TEXTS}
     features = Features({"index": Value("int64"), **texts, "image": Image()})
     rows = list(_rows(table))
-    file = target.parent / f"{target.name}-00000-of-00001.parquet"
+    file = folder / config / f"{split}-00000-of-00001.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     Dataset.from_list(rows, features=features).to_parquet(str(file))
-    _list(target.parent.parent)
+    _list(folder)
     return file
 
 
@@ -77,12 +84,14 @@ def _rows(table: Path) -> Iterator[dict[str, Any]]:
 
 def _image(row: Mapping[str, str], images: Mapping[str, str]) -> bytes:
     held = row["image"]
+    if len(held) <= _REFERENCE and held not in images:
+        raise UserError(f"Row {row['index']} shows the image of row {held}, which is not there.")
     return base64.b64decode(images[held] if len(held) <= _REFERENCE else held)
 
 
 def _list(folder: Path) -> None:
     """The README whose head tells `datasets` the configurations and splits of the folder."""
-    lines = ["---", "configs:"]
+    lines = [HEAD]
     for config in sorted(path for path in folder.iterdir() if path.is_dir()):
         lines += [f"- config_name: {config.name}", "  data_files:"]
         for split in sorted(config.glob("*.parquet")):
@@ -92,9 +101,9 @@ def _list(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python -m harness.scoring.mmbench_tsv TABLE.tsv FOLDER/CONFIG/SPLIT")
+    if len(sys.argv) != 5:
+        sys.exit("usage: python -m harness.scoring.mmbench_tsv TABLE.tsv FOLDER CONFIG SPLIT")
     try:
-        print(convert(Path(sys.argv[1]), Path(sys.argv[2])))
+        print(convert(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))
     except UserError as error:
         sys.exit(f"error: {error}")

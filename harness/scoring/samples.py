@@ -15,8 +15,8 @@ from harness.store import Store
 COLUMNS = (
     "model", "task", "group", "protocol", "method", "ratio", "budget", "control", "cell_key",
     "row", "index", "question_id", "category", "l2_category", "question", "answer", "text",
-    "parsed", "unparsed", "metric", "score", "score_other", "correct", "exposed_tokens",
-    "prompt_tokens", "truncated_tokens", "image_tokens", "evictable_tokens",
+    "parsed", "unparsed", "metric", "extraction", "score", "score_other", "correct",
+    "exposed_tokens", "prompt_tokens", "truncated_tokens", "image_tokens", "evictable_tokens",
     "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
     "window_effective", "adaptive_active", "fallback", "letter_logits",
     "prefill_s", "score_s", "compact_s", "decode_s",
@@ -47,6 +47,7 @@ def table(
     asked.insert(0, "row", benchmark.rows)
     parts = [_cell(store, benchmark, key, cell, asked) for key, cell in cells.items()]
     frame = pd.concat(parts, ignore_index=True).assign(**names, metric=benchmark.metric)
+    frame["extraction"] = benchmark.config.extraction
     return _typed(frame)[list(COLUMNS)]
 
 
@@ -89,5 +90,6 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
             "parsed": "string",
             "group": "string",
             "score_other": "Float64",
+            "extraction": "string",
         }
     )

@@ -83,7 +83,9 @@ class Scores:
         self.task, self.metric = task, metrics[0]
         self.shown = _shown(task) if len(metrics) > 1 else metrics[0]
         given = task.config.metadata if isinstance(task.config.metadata, dict) else {}
-        self._columns = [given.get(name) for name in ("category", "l2_category")]
+        there = set(task.eval_docs_no_media.column_names)
+        named = [given.get(name) for name in ("category", "l2_category")]
+        self._columns = [name if name in there else None for name in named]
 
     def question(self, task: Any, document: Document, row: int) -> Question:
         """Every row is a question of its own; the task's metadata names the columns of its kind."""
@@ -129,7 +131,7 @@ def scorer_for(config: TaskConfig, task: Any) -> Scorer:
     """The scorer that a task's settings name; UserError when there is none of that name."""
     from harness.scoring import mmbench
 
-    if config.scorer == "mmbench" or mmbench.fits(task.eval_docs_no_media[0]):
+    if config.scorer == "mmbench" or mmbench.fits(task):
         return mmbench.MMBench(config.extraction or "lmms_eval")
     if config.scorer == "auto":
         generic.check(task.task_name, vars(task.config))

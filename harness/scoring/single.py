@@ -21,7 +21,8 @@ class EvictBench(lmms):
     """A model whose prompt cache is evicted by one method at one ratio or budget.
 
     model_args: pretrained, revision, method (default: the full cache), ratio (evicted fraction) or
-    budget (kept tokens), protocol, tail, dtype, kernels (auto, triton, torch), and any parameter of
+    budget (kept tokens), protocol, tail, dtype, kernels (auto, triton, torch), max_length and
+    max_prompt (tokens, as in the sweep's model settings), and any parameter of
     the method by its name, but for one: its parameter `budget`, how layers and heads share the kept
     tokens, is called `rule` here (rule=pyramid), because budget=16 is their number.
     """
@@ -41,6 +42,8 @@ class EvictBench(lmms):
         device: str | None = None,
         dtype: str = "auto",
         kernels: str = "auto",
+        max_length: int | None = None,
+        max_prompt: int | None = None,
         trust_remote_code: bool = False,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -60,6 +63,7 @@ class EvictBench(lmms):
         self.told = False
         self.cell = single_cell(method, ratio, budget, params, rule)
         model = ModelConfig(pretrained, pretrained, revision, False, trust_remote_code)
+        model.max_length, model.max_prompt = max_length, max_prompt
         rules, chosen = ProtocolConfig(protocol, tail), EngineConfig(kernels=kernels)
         self.bridge = Bridge(model, rules, device or "auto", dtype, chosen)
 

@@ -106,6 +106,7 @@ def write_whole(path: Path, content: bytes) -> None:
         try:
             file.write(content)
             file.close()
+            part.chmod(0o644)  # a temporary file is its owner's alone; the folder may be shared
             part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)

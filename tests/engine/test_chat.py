@@ -157,3 +157,48 @@ def test_the_limit_of_the_model_counts_prompt_and_answer(folder):
 def test_a_limit_that_leaves_no_prompt_is_refused(folder):
     with pytest.raises(UserError, match="leave no prompt"):
         bridge(folder, 4).answer(ask("w1"), [Cell("full", "full")], {"max_new_tokens": 4}, ())
+
+
+@pytest.mark.parametrize("count", [10, 13, 24])
+def test_a_text_is_cut_to_the_length_that_a_protocol_names(loaded, count):
+    """As LongBench's released pred.py: both halves of max_length tokens, whatever the template."""
+    text = " ".join(WORDS)
+    ids = loaded.tokenizer(text).input_ids
+    expected = loaded.decode(ids[: count // 2]) + loaded.decode(ids[-(count // 2) :])
+    prompt = loaded.prompt(ask(text, truncate="middle"), None, count)
+    assert said(loaded, prompt) == said(loaded, loaded.prompt(ask(expected)))
+    assert prompt.cut > 0
+    uncut = loaded.prompt(ask(text), None, count)
+    assert uncut.cut == 0  # a task that says nothing of it
+
+
+def test_an_answer_need_not_begin_with_what_ends_it(folder):
+    question, full = ask("w1 w2 w3"), [Cell("full", "full")]
+    asked = bridge(folder, None)
+    (usual,) = asked.answer(question, full, {"max_new_tokens": 4}, ())
+    stop = asked.loaded.tokenizer.convert_ids_to_tokens(usual.token_ids[0])
+    ending = {"max_new_tokens": 4, "until": [stop]}
+    (empty,) = asked.answer(question, full, ending, ())
+    assert empty.text == ""
+    (other,) = asked.answer(question, full, {**ending, "min_new_tokens": 1}, ())
+    assert other.token_ids[0] != usual.token_ids[0]
+    assert other.text
+    with pytest.raises(UserError, match="min_new_tokens=2"):
+        asked.answer(question, full, {**ending, "min_new_tokens": 2}, ())
+
+
+def test_images_behind_the_last_text_are_no_suffix(llava_folder_prompt):
+    prompt, images = llava_folder_prompt
+    assert prompt.context >= images
+    assert not prompt.modality[len(prompt.modality) - prompt.suffix :].any()
+
+
+@pytest.fixture(scope="module")
+def llava_folder_prompt():
+    """A prompt of the embedded model whose image follows its text, and where the image ends."""
+    from harness.embedded import TINY_VLM
+
+    image = Image.new("RGB", (128, 128))
+    parts = [{"type": "text", "text": "Look", "context": True}, {"type": "image", "url": image}]
+    prompt = load(str(TINY_VLM), device="cpu").prompt([{"role": "user", "content": parts}])
+    return prompt, int(prompt.modality.nonzero()[-1]) + 1

@@ -66,6 +66,8 @@ BAD = [
     ("tasks.mmbench_mini.lmms_task=mmbench_foo", "lmms_task=mmbench_foo", "mmbench_en"),
     ("tasks.mmbench_mini.extraction=foo", "extraction=foo", "strict"),
     ("+tasks.mmbench_mini.generation.num_beams=2", "num_beams=2", "1"),
+    ("tasks.mmbench_mini.overrides.speed=2", "speed", "YAML"),
+    ("tasks.mmbench_mini.generation.num_beams=2", "num_beams=2", "1"),
     ("+tasks.mmbench_mini.speed=2", "tasks.mmbench_mini.speed", "lmms_task"),
     ("extraction=foo", "extraction=foo", "strict"),
     ("model.max_length=1", "model.max_length=1", "more tokens"),
@@ -140,7 +142,7 @@ def compose(
 
 
 def parameters_of(job: sweep.Job) -> dict[str, dict[str, object]]:
-    return {cell.label: dict(cell.params) for cell in job.cells(images=True) if cell.evicts}
+    return {cell.label: dict(cell.params) for cell in job.cells(blank=True) if cell.evicts}
 
 
 CHOSEN = "method=[random,streaming_llm,snapkv,h2o,tova,restkv_mean]"
@@ -280,7 +282,7 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., swe
         if (base := bases[label]) != "full"
     }
     assert parameters_of(job) == expected
-    assert {cell.label: cell.method for cell in job.cells(images=True) if cell.evicts} == {
+    assert {cell.label: cell.method for cell in job.cells(blank=True) if cell.evicts} == {
         label: bases[label] for label in expected
     }
 
@@ -309,7 +311,7 @@ def test_an_experiment_varies_one_parameter_of_each_method(
 ) -> None:
     found: dict[str, list[dict[str, object]]] = {}
     job = compose(f"experiment={experiment}")
-    for cell in job.cells(images=True):
+    for cell in job.cells(blank=True):
         if cell.evicts and cell.ratio == 0.9:
             found.setdefault(cell.method, []).append(dict(cell.params))
     assert found.keys() == compared

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
 
 from harness.config import TaskConfig
 from harness.errors import UserError
@@ -156,7 +157,7 @@ class _Task:
 
     task_name = "toy"
     config = SimpleNamespace(metadata=None, process_results=None)
-    eval_docs_no_media = ({"answer": "a"},)
+    eval_docs_no_media = Dataset.from_list([{"answer": "a"}])
 
     def aggregation(self) -> dict[str, object]:
         return {"exact_match": np.mean, "other": np.mean}

@@ -134,7 +134,9 @@ def test_strict_reading_needs_no_new_answers(
     assert after["score_other"].equals(before["score"].astype("Float64"))
     assert before["score"].mean() > after["score"].mean() == 0
     assert after["unparsed"].all()
-    assert "Read by the other published rule" in (tmp_path / "run" / "summary.md").read_text()
+    text = (tmp_path / "run" / "summary.md").read_text()
+    assert "Answers are read by VLMEvalKit's exact matching" in text
+    assert f"{100 * before['score'].mean():.1f} % of them score otherwise" in text
 
 
 def test_a_store_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -> None:
@@ -179,3 +181,85 @@ def test_every_task_file_names_what_there_is() -> None:
         node = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(path))
         chosen = Config(model=ModelConfig(), tasks={path.stem: OmegaConf.to_object(node)})
         assert tasks.expand(chosen), path.stem
+
+
+def test_a_task_can_leave_the_blank_image_out(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
+) -> None:
+    assert call(*overrides, "tasks.mmbench_mini.blank_image=false") == 0
+    frame = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    assert set(frame["control"]) == {"none"}
+
+
+def test_secret_answers_become_files_to_hand_in(
+    call: Program, engine: FakeEngine, data: Path, overrides: list[str], tmp_path: Path
+) -> None:
+    from datasets import load_dataset
+
+    rows = load_dataset(str(data), "en", split="dev").map(lambda row: {"answer": None})
+    folder = tmp_path / "secret"
+    (folder / "en").mkdir(parents=True)
+    rows.to_parquet(str(folder / "en" / "test-00000-of-00001.parquet"))
+    (folder / "README.md").write_text(
+        (data / "README.md")
+        .read_text()
+        .replace("split: dev", "split: test")
+        .replace("dev-", "test-")
+    )
+    base = [o for o in overrides if not o.startswith(("tasks.", "ratios"))]
+    chosen = f"tasks.mmbench_en_test.overrides.dataset_path={folder}"
+    assert call(*base, "task=mmbench_en_test", chosen, "ratios=[0,0.9]") == 0
+    files = {p.name for p in (tmp_path / "run" / "submissions" / "mmbench_en_test").iterdir()}
+    assert {"full.xlsx", "blank_image.xlsx", "random-0.xlsx", "restkv-0.9.xlsx"} <= files
+    handed_in = pd.read_excel(
+        tmp_path / "run" / "submissions" / "mmbench_en_test" / "restkv-0.9.xlsx"
+    )
+    frame = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    cell = frame[frame["method"].eq("restkv") & frame["ratio"].eq(0.9)]
+    assert handed_in["index"].tolist() == cell["index"].tolist()
+    assert handed_in["prediction"].fillna("").tolist() == cell["text"].tolist()
+    assert frame["score"].isna().all()
+    text = (tmp_path / "run" / "summary.md").read_text()
+    assert "secret, so no accuracy is claimed" in text
+    assert "was not run" not in text
+
+
+def test_the_caveat_is_said_of_the_embedded_model_alone(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
+) -> None:
+    assert call(*overrides) == 0  # weights of another folder under the embedded model's settings
+    assert "stand-ins" not in (tmp_path / "run" / "summary.md").read_text()
+
+
+def test_texts_longer_than_the_model_takes_are_refused_before_they_are_made(
+    call: Program, capsys, tmp_path: Path
+) -> None:
+    lengths = "tasks.ruler_vt.data.lengths=[4096]"
+    assert call("task=ruler_vt", lengths, f"run.dir={tmp_path}", "wandb.mode=disabled") == 2
+    told = capsys.readouterr().err
+    assert "task=ruler_vt_4096" in told or "task=ruler_vt asks" in told
+    assert "takes 2,048" in told
+    assert "tasks.ruler_vt.data.lengths" in told
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("depths=50", "is not a grid"),
+        ("seed=abc", "is not a seed"),
+        ("seed=null", "is not a seed"),
+        ("needles=2.0", "is not from 1"),
+        ("sources=/tmp/x", "names no source"),
+        ("+speed=3", "is not an option"),
+        ("samples=0", "is not a count"),
+    ],
+)
+def test_options_of_generated_data_are_checked(
+    call: Program, capsys, tmp_path: Path, monkeypatch, option: str, told: str
+) -> None:
+    monkeypatch.setenv("EVICTBENCH_CACHE", str(tmp_path / "cache"))
+    plus, name = ("+", option[1:]) if option.startswith("+") else ("", option)
+    base = ["task=needle", "tasks.needle.data.haystack=noise", "tasks.needle.data.lengths=[512]"]
+    run = [f"run.dir={tmp_path}", "wandb.mode=disabled"]
+    assert call(*base, *run, f"{plus}tasks.needle.data.{name}") == 2
+    assert told in capsys.readouterr().err

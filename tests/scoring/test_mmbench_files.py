@@ -91,8 +91,8 @@ def test_the_official_table_becomes_the_same_questions(tmp_path: Path) -> None:
         lines.append("\t".join("" if shown[n] is None else str(shown[n]) for n in names))
     table = tmp_path / "MMBench_DEV_EN_V11.tsv"
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    mmbench_tsv.convert(table, tmp_path / "v11" / "en" / "test")
-    mmbench_tsv.convert(table, tmp_path / "v11" / "en" / "dev")
+    mmbench_tsv.convert(table, tmp_path / "v11", "en", "test")
+    mmbench_tsv.convert(table, tmp_path / "v11", "en", "dev")
     task = build("mmbench_en_dev_static", tmp_path / "v11")
     plain = build("mmbench_en_dev_static", mmbench_data.folder(tmp_path / "x", "en", "dev", rows))
     assert len(task.eval_docs) == len(rows)
@@ -103,7 +103,18 @@ def test_the_official_table_becomes_the_same_questions(tmp_path: Path) -> None:
         ]
         assert ours["image"].tobytes() == theirs["image"].tobytes()
     with pytest.raises(UserError, match="no table"):
-        mmbench_tsv.convert(tmp_path / "gone.tsv", tmp_path / "v11" / "en" / "dev")
+        mmbench_tsv.convert(tmp_path / "gone.tsv", tmp_path / "v11", "en", "dev")
     table.write_text("a\tb\n1\t2\n")
     with pytest.raises(UserError, match="lacks the columns index, question"):
-        mmbench_tsv.convert(table, tmp_path / "v11" / "en" / "dev")
+        mmbench_tsv.convert(table, tmp_path / "v11", "en", "dev")
+
+
+def test_a_readme_of_something_else_is_never_written_over(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("# a project")
+    table = tmp_path / "table.tsv"
+    table.write_text("index\tquestion\n1\tWhat?\n")
+    with pytest.raises(UserError, match="is not of a data set made here"):
+        mmbench_tsv.convert(table, tmp_path, "en", "dev")
+    assert card.read_text() == "# a project"
+    assert not (tmp_path / "en").exists()

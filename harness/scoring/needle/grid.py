@@ -15,7 +15,7 @@ def depths(options: Mapping[str, Any]) -> list[float]:
         UserError: they are not a list of numbers from 0 to 100.
     """
     given = options["depths"]
-    valid = not isinstance(given, str) and all(
+    valid = isinstance(given, list | tuple) and all(
         isinstance(d, (int, float)) and not isinstance(d, bool) and 0 <= d <= 100 for d in given
     )
     if not valid or not given:

@@ -95,7 +95,7 @@ class Needle:
     ) -> Iterator[dict[str, Any]]:
         """The rows at a length, depth by depth; UserError where an option is wrong."""
         needles = options["needles"]
-        if needles not in range(1, len(INGREDIENTS) + 1):
+        if type(needles) is not int or needles not in range(1, len(INGREDIENTS) + 1):
             raise UserError(f"data.needles={needles} is not from 1 to {len(INGREDIENTS)}.")
         depths, samples = grid.depths(options), int(options["samples"])
         text = f" {NOISE}"
