@@ -26,6 +26,7 @@ _VALUES, _NAMES, _KEYS, _LABELS = (
 # How far before a word that answers lies the word that it belongs to, by kind of text.
 OFFSETS = {"niah": 3, "needle": 2, "key_value": 2, "retrieval": 6, "count": 6, "few_shot": 5}
 ECHOED = ("tracking", "retrieval")  # kinds whose key is looked up itself, for what it belongs to
+SEVERAL = "several"  # those texts of niah whose keys have several values
 SETS = texts.VALUES_EACH  # the most words of which any is right next
 
 
@@ -38,10 +39,10 @@ def draw_text(kind: str, rng: Random, length: int) -> Text:
     """A text for training: as many things hidden in it as chance has it and its length allows."""
     room = length - 65
     many = lambda each, most: rng.randint(1, max(1, min(most, room // each)))  # noqa: E731
-    if kind == "niah":
-        several = rng.random() < 0.4
-        keys = many(54, 3) if several else many(14, 16)
-        return texts.niah(rng, length, keys, texts.VALUES_EACH if several else 1)
+    if kind == "niah" and rng.random() >= 0.4:
+        return texts.niah(rng, length, many(14, 16))
+    if kind in ("niah", SEVERAL):
+        return texts.niah(rng, length, many(54, 3), texts.VALUES_EACH)
     if kind == "tracking":
         return texts.tracking(rng, length, many(32, 4))
     if kind == "needle":
@@ -89,6 +90,7 @@ class Steps:
     last: int  # the prompt's last token
     targets: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)  # any of these next
     looks: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)  # positions in the text
+    said: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)  # at least itself
 
 
 def steps(text: Text, query: Query, context: list[int], rng: Random) -> Steps:
@@ -109,6 +111,7 @@ def steps(text: Text, query: Query, context: list[int], rng: Random) -> Steps:
     start = out.key + 1 if query.key else out.last
     seen = WORD[query.key] if text.kind in ECHOED else None
     for at in range(start, len(prompt)):
+        out.said.append((at, (at,)))
         out.targets.append((at, first))
         shown = first if seen is None else (seen,)
         look = [place for word in shown for place in where.get(word, [])]
@@ -121,6 +124,7 @@ def steps(text: Text, query: Query, context: list[int], rng: Random) -> Steps:
         rest = (tuple(left) if not query.ordered else tuple(left[:1])) or (EOS,)
         out.targets.append((at, rest))
         look = where.get(said[index], []) if text.kind == "tracking" else []
+        out.said.append((at, (at,) if query.ordered else tuple(range(out.last + 1, at + 1))))
         if not query.ordered and left:
             look = [p for w in left for p in where[w]]
         if look:
@@ -145,6 +149,7 @@ class Packed:
     fetch: Tensor  # [m, 3] row, token behind the key, position of the key
     binds: list[list[tuple[int, int]]]
     repeats: list[list[tuple[int, tuple[int, ...]]]]
+    said: list[list[tuple[int, tuple[int, ...]]]]
     looks: list[list[tuple[int, tuple[int, ...]]]]  # tokens behind a key, and what to look at
 
     def visible(self) -> Tensor:
@@ -159,7 +164,7 @@ def pack(items: list[Text], rng: Random, most: int) -> Packed:
     """Rows of up to `most` questions each."""
     rows, kinds = [], list(texts.KINDS)
     predictions: list[tuple[int, int, tuple[int, ...], bool, int]] = []
-    fetch, binds, again, looks = [], [], [], []
+    fetch, binds, again, looks, said = [], [], [], [], []
     for number, text in enumerate(items):
         context = ([BOS, *encode("USER:")] if text.wrapped else []) + encode(text.before)
         ids, positions = list(context), list(range(len(context)))
@@ -167,6 +172,7 @@ def pack(items: list[Text], rng: Random, most: int) -> Packed:
         binds.append(bindings(text.kind, context))
         again.append(repeats(text.kind, context))
         seen: list[tuple[int, tuple[int, ...]]] = []
+        spoken: list[tuple[int, tuple[int, ...]]] = []
         asked = rng.sample(text.queries, min(most, len(text.queries)))
         for index, query in enumerate(asked, 1):
             plan, base = steps(text, query, context, rng), len(ids)
@@ -174,6 +180,7 @@ def pack(items: list[Text], rng: Random, most: int) -> Packed:
                 part = at >= plan.last
                 predictions.append((number, base + at, wanted, part, kinds.index(text.kind)))
             seen += [(base + at, look) for at, look in plan.looks]
+            spoken += [(base + at, tuple(base + p for p in words)) for at, words in plan.said]
             if plan.key >= 0:
                 answer = len(plan.ids) - 1
                 for at in range(plan.key + 1, answer):
@@ -184,6 +191,7 @@ def pack(items: list[Text], rng: Random, most: int) -> Packed:
             segments += [index] * len(plan.ids)
             lasts += [at >= plan.last for at in range(len(plan.ids))]
         looks.append(seen)
+        said.append(spoken)
         rows.append((ids, positions, segments, lasts))
     width = max(len(row[0]) for row in rows)
 
@@ -205,5 +213,6 @@ def pack(items: list[Text], rng: Random, most: int) -> Packed:
         fetch=torch.tensor(fetch).reshape(-1, 3),
         binds=binds,
         repeats=again,
+        said=said,
         looks=looks,
     )

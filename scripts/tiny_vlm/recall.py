@@ -14,7 +14,7 @@ from scripts.tiny_vlm import attention_hints, language, reading
 from scripts.tiny_vlm.attention_hints import PackedHint
 from scripts.tiny_vlm.language import Pool
 from scripts.tiny_vlm.reading import Packed
-from scripts.tiny_vlm.wiring import BIND, ECHO, FETCH, MATCH
+from scripts.tiny_vlm.wiring import BIND, ECHO, FETCH, MATCH, SAID, UNSAID
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,23 @@ class Reading:
     rate: float  # learning rate
     pictures: int = 3  # every so many steps also a step of pictures
     decay: bool = False
+    horizon: int = 0  # steps until a falling rate is down; 0 is max_steps
     partial: bool = False
     most_weight: float = 2.3  # of a kind among the texts that are drawn
     hint_weight: float = 0.3
     most_hints: int = 96
+    every: int = 50  # steps between measurements
+    spoken: bool = False  # hint at what has been said, too
 
 
 def hints(
-    packed: Packed, visible: Tensor, generator: torch.Generator, most: int
+    packed: Packed, visible: Tensor, generator: torch.Generator, most: int, spoken: bool
 ) -> list[PackedHint]:
-    """Value to its key, tokens behind a key to the key, and those to the value."""
+    """Value to its key, tokens behind a key to the key, and those to the value.
+
+    most: tokens a row and hint. spoken: also from each token to itself, and from a word of an
+    answer in any order to all that is said of it.
+    """
     keys = packed.ids.shape[1]
     fetched: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in packed.binds]
     for row, at, key in packed.fetch.tolist():
@@ -66,7 +73,9 @@ def hints(
     ]
     matched = [[] if k in reading.ECHOED else packed.looks[i] for i, k in enumerate(packed.kinds)]
     found = [hint(*BIND, bound), hint(*FETCH, fetched), hint(*ECHO, echoed)]
-    found += [hint(*place, matched) for place in MATCH]
+    found += [hint(*place, matched) for place in (UNSAID if spoken else MATCH)]
+    if spoken:
+        found.append(hint(*SAID, packed.said))
     return [item for item in found if item is not None]
 
 
@@ -143,7 +152,6 @@ def train(
     rng: Random,
     log: Callable[[str], None],
     save: Callable[[], None] | None = None,
-    every: int = 50,
 ) -> dict[str, float]:
     """Run one stage; returns the last accuracies, of pictures (the mean) as well."""
     parameters = [
@@ -155,7 +163,8 @@ def train(
 
     def factor(step: int) -> float:
         warm = min(1.0, (step + 1) / 50)
-        return warm * max(0.02, 1 - step / stage.max_steps) if stage.decay else warm
+        left = 1 - step / (stage.horizon or stage.max_steps)
+        return warm * max(0.02, left) if stage.decay else warm
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     weights, known = dict.fromkeys(stage.kinds, 1.0), {}
@@ -166,7 +175,7 @@ def train(
     for step in range(stage.max_steps):
         packed = draw(rng, stage, rng.choice(stage.lengths), weights)
         visible = packed.visible()
-        hinted = hints(packed, visible, generator, stage.most_hints) if stage.hint_weight else []
+        hinted = hints(packed, visible, generator, stage.most_hints, stage.spoken)
         attention_hints.set_hints(hinted)
         mask = partial(packed, visible, generator) if stage.partial else visible
         loss, _ = loss_of(model, forward(model, packed, mask), packed)
@@ -185,7 +194,7 @@ def train(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        if step % every == every - 1:
+        if step % stage.every == stage.every - 1 or step == stage.max_steps - 1:
             known = accuracy(model, stage, 1, max(stage.lengths))
             weights = {k: min(stage.most_weight, 0.3 + 2 * (1 - v)) for k, v in known.items()}
             pictures = language.accuracy(model, held_out, True, seed=1, count=8)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness.embedded.words import TYPES
+from harness.embedded.words import TYPES, VALUES
 from scripts.tiny_vlm.build import vocabulary
 
 # The way to a word: a value holds its key, the tokens behind a question's key hold that key, then
 # they look at what holds it: at the value (MATCH), or at the key itself (ECHO), which then holds
 # what it belongs to. (layer, heads); pictures can do without these heads.
 BIND, FETCH, ECHO, MATCH = (1, (0, 1)), (2, (2, 3)), (3, (0, 1)), ((3, (2, 3)), (5, (2, 3)))
+# Where answers may come in any order, a head then takes away what has been said (see `hush`).
+SAID, UNSAID = (5, (3,)), ((3, (2, 3)), (5, (2,)))
 
 
 @torch.no_grad()
@@ -80,3 +82,37 @@ def wire(
     for place, through in zip(MATCH, (first, second), strict=True):
         copy(place, through, through, 2 * gain)
         compare(place, bound)
+
+
+@torch.no_grad()
+def hush(model: nn.Module) -> None:
+    """Turn the last of the matching heads into one that takes away the words it looks at.
+
+    It begins by looking everywhere; its partner, which reads the same values, takes its share.
+    """
+    layer, (head,) = SAID
+    size = model.config.text_config.head_dim
+    attention = model.model.language_model.layers[layer].self_attn
+    partner, own = (slice(h * size, (h + 1) * size) for h in (head - 1, head))
+    attention.q_proj.weight[own] = 0.0
+    attention.o_proj.weight[:, own] = -attention.o_proj.weight[:, partner]
+    attention.o_proj.weight[:, partner] *= 2
+
+
+@torch.no_grad()
+def turn(model: nn.Module, generator: torch.Generator, gain: float = 2.0) -> None:
+    """Turn the outputs' directions of values away from their inputs' by a random rotation.
+
+    With both alike, a value that was just said speaks for itself once more, louder than the three
+    of four that are still to be said. The heads that bring values write both directions from now.
+    """
+    values = torch.tensor([vocabulary().index(word) for word in VALUES])
+    layers, scale = model.model.language_model.layers, model.model.language_model.norm.weight
+    width, size = len(scale), model.config.text_config.head_dim
+    rotation = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
+    model.lm_head.weight[values] = (model.lm_head.weight[values] * scale) @ rotation.T / scale
+    for layer, heads in (*UNSAID, SAID):
+        output = layers[layer].self_attn.o_proj.weight
+        for head in heads:
+            columns = slice(head * size, (head + 1) * size)
+            output[:, columns] += gain * rotation @ output[:, columns]
