@@ -1,4 +1,4 @@
-"""Train harness/embedded/tiny_vlm from nothing: `python scripts/train_tiny_vlm.py`.
+"""Train harness/embedded/tiny_vlm from nothing: `python -m scripts.train_tiny_vlm`.
 
 Four parts, each of which can begin from the folder that the one before it wrote (--start):
 pictures (tower, projector, words, letters, a falling learning rate); texts (new words, then longer
@@ -159,6 +159,7 @@ def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> d
     build.processor().save_pretrained(folder)
     parts = history | {part: record}
     whole = {
+        "command": f"python -m scripts.train_tiny_vlm --seed {seed}",
         "seed": seed,
         "benchmark_seed": BENCHMARK_SEED,
         "text_benchmark_seed": TEXT_BENCHMARK_SEED,

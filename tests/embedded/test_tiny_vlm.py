@@ -73,6 +73,7 @@ def test_training_is_on_record():
     record = json.loads((TINY_VLM / "training.json").read_text())
     assert record["seed"] != record["benchmark_seed"] == BENCHMARK_SEED
     assert record["seed"] != record["text_benchmark_seed"] == TEXT_BENCHMARK_SEED
+    assert record["command"].endswith(f"--seed {record['seed']}")
     assert list(record["parts"]) == list(PARTS)
     for part in record["parts"].values():
         assert part["seconds"] > 0
