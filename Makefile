@@ -37,11 +37,12 @@ lint: $(VENV)/.dev ## ruff and mypy
 bench: $(VENV)/.run ## time the branching sweep; BENCH=decoding, kernels or decode: scripts/bench_*.py
 	@$(PY) scripts/bench_$(BENCH).py $(ARGS)
 
-data: $(VENV)/.run ## rebuild the embedded benchmark from its seed
-	@$(PY) scripts/build_mmbench_mini.py $(ARGS)
+data: $(VENV)/.run ## rebuild the embedded benchmarks from their seeds
+	@$(PY) -m scripts.build_mmbench_mini
+	@$(PY) -m scripts.build_text_mini
 
 model: $(VENV)/.run ## retrain the embedded model from nothing
-	@$(PY) scripts/train_tiny_vlm.py $(ARGS)
+	@$(PY) -m scripts.train_tiny_vlm $(ARGS)
 
 clean: ## remove the virtual environment and tool caches, never results
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build *.egg-info
