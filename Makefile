@@ -29,7 +29,7 @@ sweep: $(VENV)/.run ## answer the embedded question: every method at every ratio
 	@$(PY) -m harness $(if $(TASK),'task=$(TASK)') $(ARGS)
 
 test: $(VENV)/.dev ## run the tests
-	@$(PY) -m pytest $(ARGS)
+	@scripts/test.sh $(PY) $(ARGS)
 
 lint: $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
