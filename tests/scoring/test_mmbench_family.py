@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from datasets import Dataset
 from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
 from omegaconf import OmegaConf
 
@@ -190,11 +191,21 @@ def test_a_chain_that_was_cut_off_is_unparsed_in_both_readings(tmp_path: Path) -
             assert not judged.correct
 
 
-def test_the_family_is_told_by_its_columns(tmp_path: Path) -> None:
-    rows = mmbench_data.rows("cn", 1)
-    assert fits(rows[0])
-    assert fits({name: rows[0][name] for name in mmbench_data.CULTURE})
-    assert not fits({"index": 3, "question": "q", "answer": "A", "category": "c"})
+class Told:
+    """A task that tells its columns and metrics."""
+
+    def __init__(self, columns: list[str], *metrics: str) -> None:
+        self.eval_docs_no_media = Dataset.from_dict({name: ["1"] for name in columns})
+        self.aggregation = lambda: dict.fromkeys(metrics)
+
+
+def test_the_family_is_told_by_its_columns_and_its_metric() -> None:
+    columns = list(mmbench_data.rows("cn", 1)[0])
+    assert fits(Told(columns, "gpt_eval_score", "submission"))
+    assert fits(Told(list(mmbench_data.CULTURE), "gpt_eval_score"))
+    assert not fits(Told(["index", "question", "answer", "category"], "gpt_eval_score"))
+    assert not fits(Told(columns, "accuracy"))  # MMT-Bench has these columns too
+    assert not fits(Told([*columns, "E"], "gpt_eval_score"))
 
 
 def test_every_configured_task_is_there_and_needs_no_judge(monkeypatch: pytest.MonkeyPatch) -> None:
