@@ -15,6 +15,16 @@ Messages = list[dict[str, Any]]
 # Continuations and few-shot lists, which the release gives to chat models without their template.
 UNWRAPPED = frozenset({"trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p"})
 
+_PASSAGES = (
+    "Answer the question based on the given passages. Only give me the answer and do not "
+    "output any other words.\n\n"
+    "The following are given passages.\n"
+    "{context}\n\n"
+    "Answer the question based on the given passages. Only give me the answer and do not "
+    "output any other words.\n\n"
+    "Question: {input}\n"
+    "Answer:"
+)
 PROMPTS: dict[str, str] = {
     "narrativeqa": (
         "You are given a story, which can be either a novel or a movie script, and a question. "
@@ -55,36 +65,9 @@ PROMPTS: dict[str, str] = {
         "问题：{input}\n"
         "回答："
     ),
-    "hotpotqa": (
-        "Answer the question based on the given passages. Only give me the answer and do not "
-        "output any other words.\n\n"
-        "The following are given passages.\n"
-        "{context}\n\n"
-        "Answer the question based on the given passages. Only give me the answer and do not "
-        "output any other words.\n\n"
-        "Question: {input}\n"
-        "Answer:"
-    ),
-    "2wikimqa": (
-        "Answer the question based on the given passages. Only give me the answer and do not "
-        "output any other words.\n\n"
-        "The following are given passages.\n"
-        "{context}\n\n"
-        "Answer the question based on the given passages. Only give me the answer and do not "
-        "output any other words.\n\n"
-        "Question: {input}\n"
-        "Answer:"
-    ),
-    "musique": (
-        "Answer the question based on the given passages. Only give me the answer and do not "
-        "output any other words.\n\n"
-        "The following are given passages.\n"
-        "{context}\n\n"
-        "Answer the question based on the given passages. Only give me the answer and do not "
-        "output any other words.\n\n"
-        "Question: {input}\n"
-        "Answer:"
-    ),
+    "hotpotqa": _PASSAGES,
+    "2wikimqa": _PASSAGES,
+    "musique": _PASSAGES,
     "dureader": (
         "请基于给定的文章回答下述问题。\n\n"
         "文章：{context}\n\n"
