@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,21 @@ def test_room_for_the_chat_template() -> None:
     added = len(made(text)["input_ids"]) - len(made("Hello")["input_ids"])
     assert added <= count.reserve < added + 16
     assert TokenCounter(tokenizer("bpe")).reserve == 0
+
+
+@pytest.mark.parametrize("form", ["{% for m in messages %}{{ m.content[0].text }} end{% endfor %}"])
+def test_a_template_for_parts_of_content_is_counted_as_well(form: str) -> None:
+    made = copy(tokenizer("bpe"))
+    made.chat_template = form
+    assert TokenCounter(made).reserve == 16
+
+
+@pytest.mark.parametrize("form", ["{{ raise_exception('no users') }}", "nothing of anybody"])
+def test_a_template_that_shows_no_user_is_refused(form: str) -> None:
+    made = copy(tokenizer("bpe"))
+    made.chat_template = form
+    with pytest.raises(UserError, match="the room it takes is unknown"):
+        TokenCounter(made)
 
 
 @pytest.mark.parametrize("task", ["niah_multikey_2", "niah_multikey_3", "cwe", "fwe", "vt"])

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
+from jinja2 import TemplateError
+
 from harness.errors import UserError
 
 BATCH = 2**19  # tokens counted at once: a fast tokenizer spreads the texts over the processors
@@ -69,11 +71,16 @@ class TokenCounter:
                 text = self._tokenizer.apply_chat_template(
                     messages, tokenize=False, add_generation_prompt=True
                 )
-            except Exception:  # a template may raise anything on the form of content it lacks
+            except (TemplateError, TypeError, AttributeError):  # it lacks this form of content
                 continue
             if MARK in text:
                 whole, mark = self([text, MARK])
                 return max(0, whole - mark)
+        if template:
+            raise UserError(
+                "The chat template of the tokenizer shows no text of a user, so the room it takes "
+                "is unknown: choose a model whose template takes a user message."
+            )
         return 0
 
 

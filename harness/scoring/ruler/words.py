@@ -3,7 +3,7 @@
 from functools import cache
 from random import Random
 
-from wonderwords import RandomWord  # type: ignore[import-untyped]
+from wonderwords import RandomWord
 
 
 @cache
