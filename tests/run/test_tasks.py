@@ -11,7 +11,7 @@ from harness.config import Config, ModelConfig, TaskConfig
 from harness.errors import UserError
 from harness.store import FILE_NAME, Store
 from tests.run.conftest import Program
-from tests.run.fakes import FakeEngine
+from tests.run.fakes import FakeEngine, write_mmbench
 
 
 def config(**chosen: TaskConfig) -> Config:
@@ -263,3 +263,18 @@ def test_options_of_generated_data_are_checked(
     run = [f"run.dir={tmp_path}", "wandb.mode=disabled"]
     assert call(*base, *run, f"{plus}tasks.needle.data.{name}") == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["data", "model.max_length=2000", "model.max_prompt=1000"])
+def test_what_changes_a_prompt_shares_no_answers(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, changed: str
+) -> None:
+    assert call(*overrides) == 0
+    engine.calls.clear()
+    other = changed
+    rows = 27
+    if changed == "data":
+        other = f"tasks.mmbench_mini.overrides.dataset_path={write_mmbench(tmp_path / 'more', 10)}"
+        rows += 2  # one more question, of two options
+    assert call(*overrides, other) == 0
+    assert len(engine.calls) == 2 * rows
