@@ -200,7 +200,8 @@ def summarise(
     seconds: float,
 ) -> None:
     """Write the tables, log to wandb where something is new, print the table and the paths."""
-    from harness import report, stats, tracking
+    from harness import stats, tracking
+    from harness.report import files, tables
 
     config = job.config
     write_config(job)
@@ -214,9 +215,9 @@ def summarise(
         job.weights, {one.task.name: one.context for one in asked}, store, job.cells(blank=False)
     )
     meta |= {"rows computed this time": computed, "seconds this time": round(seconds)}
-    paths = report.write(frame, job.folder, meta)
+    paths = files.write(frame, job.folder, meta)
     cells = stats.summarise(frame)
-    say(f"\n{report.console_table(cells, stats.means(cells))}\n")
+    say(f"\n{tables.console_table(cells, stats.means(cells))}\n")
     rows = [one.benchmark.rows for one in asked]
     scores = cells["accuracy"].tolist()
     fresh = provenance.digest([*cells["cell_key"], rows, scores, config.wandb.mode])
@@ -266,7 +267,7 @@ def _pictures(asked: Sequence[Asked]) -> Any:
 
 def write_config(job: Job) -> None:
     """Put the resolved settings beside the results, whole or not at all."""
-    from harness.report import replacing
+    from harness.report.files import replacing
 
     with replacing(job.folder / "config.yaml") as part:
         part.write_text(OmegaConf.to_yaml(OmegaConf.structured(job.config), resolve=True))

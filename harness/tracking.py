@@ -19,8 +19,9 @@ import pandas as pd
 import wandb
 from PIL import Image
 
-from harness import stats, summary, tables
+from harness import stats
 from harness.errors import UserError
+from harness.report import summary, tables
 
 Mode = Literal["offline", "online", "disabled"]
 MODES: dict[str, Mode] = {"offline": "offline", "online": "online", "disabled": "disabled"}

@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness import plots, stats, tables
+from harness import stats
+from harness.report import plots, tables
 
 META = {
     "name": "demo", "command": "make sweep 'ratios=[0.5,0.9]'", "seed": 7,

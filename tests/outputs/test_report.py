@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from harness import honesty, plots, report, stats, summary, tables
+from harness import stats
+from harness.report import files, honesty, plots, summary, tables
 
 META = {
     "name": "demo", "command": "make sweep 'ratios=[0.5,0.9]'", "seed": 7,
@@ -23,7 +24,7 @@ def paragraph(text: str) -> str:
 
 def test_files_hold_the_tables(make_sweep, tmp_path):
     samples = make_sweep()
-    paths = report.write(samples, tmp_path / "new" / "run", META)
+    paths = files.write(samples, tmp_path / "new" / "run", META)
     assert set(paths) == {"samples", "cells", "abilities", "summary", "curve"}
     assert sorted(p.name for p in (tmp_path / "new" / "run").iterdir()) == [
         "abilities.parquet", "cells.parquet", "curve.png", "samples.parquet", "summary.md",
@@ -37,13 +38,13 @@ def test_files_hold_the_tables(make_sweep, tmp_path):
 
 def test_output_is_repeatable(make_sweep, tmp_path):
     for name in ("one", "two"):
-        report.write(make_sweep(), tmp_path / name, META)
+        files.write(make_sweep(), tmp_path / name, META)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
 
 def test_summary_says_what_was_run(make_sweep, tmp_path):
-    text = report.write(make_sweep(), tmp_path, META)["summary"].read_text()
+    text = files.write(make_sweep(), tmp_path, META)["summary"].read_text()
     for part in (
         summary.QUESTION, "![score against compression](curve.png)", "The model is a stand-in.",
         "| versions.torch | 9.9.9 |", "| command | make sweep 'ratios=\\[0.5,0.9\\]' |",
@@ -57,12 +58,12 @@ def test_summary_says_what_was_run(make_sweep, tmp_path):
 
 
 def test_vacuous_cells_are_never_a_result(make_sweep, tmp_path):
-    empty = report.write(make_sweep(exposed_tokens=0), tmp_path, META)["summary"].read_text()
+    empty = files.write(make_sweep(exposed_tokens=0), tmp_path, META)["summary"].read_text()
     assert paragraph(empty).startswith("This table cannot answer the question: all 6")
     assert "best " not in empty
     samples = make_sweep(questions=40)
     samples.loc[samples["method"].eq("restkv") & samples["ratio"].eq(0.9), "exposed_tokens"] = 0
-    part = report.write(samples, tmp_path, META)["summary"].read_text()
+    part = files.write(samples, tmp_path, META)["summary"].read_text()
     assert paragraph(part).startswith("This table answers only in part: 1 of 6")
     line = next(line for line in part.splitlines() if line.startswith("| restkv |"))
     assert line.count("**v**") == 1
@@ -165,7 +166,7 @@ def test_text_that_exceeds_the_budget_is_named_with_what_was_kept(make_sweep):
 
 
 def test_shared_times_are_not_taken_for_a_methods_own(make_sweep, tmp_path):
-    text = report.write(make_sweep(), tmp_path, META)["summary"].read_text()
+    text = files.write(make_sweep(), tmp_path, META)["summary"].read_text()
     assert "not what a method costs by itself" in text.split("### Measured cells")[1]
 
 
@@ -206,7 +207,7 @@ def test_hostile_text_cannot_change_the_page(make_sweep, tmp_path):
     method = stats.roles(samples) == "method"
     samples.loc[method, "text"] = HOSTILE
     samples = samples.assign(question=HOSTILE, model="m|<b>", category="<u>|ocr")
-    paths = report.write(samples, tmp_path, {"name": HOSTILE, "note": HOSTILE})
+    paths = files.write(samples, tmp_path, {"name": HOSTILE, "note": HOSTILE})
     text = paths["summary"].read_text()
     tokens = [
         child.type
@@ -224,7 +225,7 @@ def test_hostile_text_cannot_change_the_page(make_sweep, tmp_path):
 
 
 def test_a_failed_write_leaves_the_earlier_file(make_sweep, tmp_path, monkeypatch):
-    paths = report.write(make_sweep(), tmp_path, META)
+    paths = files.write(make_sweep(), tmp_path, META)
     before = {path: path.read_bytes() for path in paths.values()}
 
     def half(cells, path):
@@ -233,17 +234,17 @@ def test_a_failed_write_leaves_the_earlier_file(make_sweep, tmp_path, monkeypatc
 
     monkeypatch.setattr(plots, "curve", half)
     with pytest.raises(OSError, match="disk full"):
-        report.write(make_sweep(), tmp_path, META)
+        files.write(make_sweep(), tmp_path, META)
     with pytest.raises(ValueError, match="no rows"):
-        report.write(make_sweep().iloc[:0], tmp_path, META)
+        files.write(make_sweep().iloc[:0], tmp_path, META)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_each_group_gets_its_curve(make_sweep, tmp_path):
     one = make_sweep(ratios=(0.5,))
-    report.write(one, tmp_path, META)
+    files.write(one, tmp_path, META)
     several = pd.concat([one, one.assign(task="other/task"), one.assign(model="x/tiny")])
-    paths = report.write(several, tmp_path, META)
+    paths = files.write(several, tmp_path, META)
     curves = {name for name in paths if name.startswith("curve")}
     assert curves == {"curve-tiny-mini-replay", "curve-tiny-other_task-replay",
                       "curve-tiny-mini-replay~2"}  # fmt: skip
@@ -251,7 +252,7 @@ def test_each_group_gets_its_curve(make_sweep, tmp_path):
     text = paths["summary"].read_text()
     assert text.count("## tiny on") == 2
     assert text.count("](curve-") == 3
-    assert len(report.console_table(stats.summarise(several)).split("\n\n\n")) >= 1
+    assert len(tables.console_table(stats.summarise(several)).split("\n\n\n")) >= 1
 
 
 def test_console_table_by_hand(make_cell):
@@ -266,7 +267,7 @@ def test_console_table_by_hand(make_cell):
             ]
         )
     )
-    lines = report.console_table(cells).splitlines()
+    lines = tables.console_table(cells).splitlines()
     assert lines[0] == "tiny · mini · replay · 4 questions, 4 rows"
     assert lines[1].split()[:3] == ["full", "cache", "100.0"]
     assert lines[2].split()[:3] == ["blank", "image", "25.0"]
@@ -282,14 +283,14 @@ def test_console_table_fits_100_columns(make_sweep):
     names = ("restkv_with_an_uncommonly_long_label_of_a_variant", "h2o")
     samples = make_sweep(methods=names, ratios=ratios, exposed_tokens=0)
     samples = samples.assign(model="organisation/" + "long" * 30)
-    table = report.console_table(stats.summarise(samples))
+    table = tables.console_table(stats.summarise(samples))
     assert max(map(len, table.splitlines())) <= 100
     shown = [word for line in table.splitlines() if "accuracy" in line for word in line.split()]
     assert [f"{ratio:g}" for ratio in ratios] == [w for w in shown if w[0] == "0"]
 
 
 def test_no_temporary_file_is_left(make_sweep, tmp_path):
-    report.write(make_sweep(), tmp_path, META)
+    files.write(make_sweep(), tmp_path, META)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 

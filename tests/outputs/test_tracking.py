@@ -15,8 +15,9 @@ from PIL import Image
 from wandb.proto.wandb_internal_pb2 import Record
 from wandb.sdk.internal.datastore import DataStore
 
-from harness import report, stats, tracking
+from harness import stats, tracking
 from harness.errors import UserError
+from harness.report import files
 from tests.outputs.conftest import sweep
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,7 @@ def logged(tmp_path_factory) -> Logged:
     samples = sweep(ratios=(0.5, 0.9), questions=12)
     samples.loc[samples["method"].eq("random") & samples["ratio"].eq(0.5), "exposed_tokens"] = 0
     samples.loc[samples["row"].eq(3), "text"] = "a|b <script>"
-    report.write(samples, base / "run", {})
+    files.write(samples, base / "run", {})
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from harness import heatmap
+from harness.report import heatmap
 
 SCORES = {(1024, 0): 1.0, (1024, 50): 0.5, (1024, 100): 0.0, (8192, 0): 0.25, (8192, 100): 0.75}
 

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness import heatmap, plots, stats, summary, tables
-from harness.tables import console_table
-
-__all__ = ["console_table", "write"]
+from harness import stats
+from harness.report import heatmap, plots, summary, tables
 
 
 def write(samples: pd.DataFrame, folder: Path, meta: Mapping[str, object]) -> dict[str, Path]:

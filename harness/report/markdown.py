@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
-from harness import tables
-from harness.tables import escape, percent
+from harness.report import tables
+from harness.report.tables import escape, percent
 
 
 def table(header: list[str], body: Iterable[list[str]], words: int = 1) -> list[str]:

@@ -14,7 +14,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from harness import stats, tables
+from harness import stats
+from harness.report import tables
 
 COLOURS = LinearSegmentedColormap.from_list(
     "needle",

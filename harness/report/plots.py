@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness import tables
+from harness.report import tables
 
 # Okabe and Ito's colour-blind-safe palette, its yellow darkened to show on white; black and grey
 # are kept for the two references. Markers and dashes repeat with other periods than colours.

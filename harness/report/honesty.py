@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness import stats, tables
-from harness.tables import escape, percent
+from harness import stats
+from harness.report import tables
+from harness.report.tables import escape, percent
 
 INERT = (
     "their spatial smoothing was the same pool for every token, so this run says nothing about its "

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from harness import markdown, tables
-from harness.tables import escape, percent
+from harness.report import markdown, tables
+from harness.report.tables import escape, percent
 
 MEAN = (
     "Every task of a group counts alike in its mean, and the mean's interval takes the tasks as "

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 
-from harness import honesty, markdown, overview, stats, tables
-from harness.tables import escape, percent
+from harness import stats
+from harness.report import honesty, markdown, overview, tables
+from harness.report.tables import escape, percent
 
 QUESTION = (
     "Does ReST-KV's spatial-temporal smoothing keep MMBench accuracy when more than half of the "

@@ -1,0 +1,32 @@
+"""What the samples say in numbers.
+
+Works on the samples frame alone. It must not know of tensors, of lmms-eval, of Hydra or of how the
+numbers are shown.
+"""
+
+from harness.stats.cells import abilities, summarise
+from harness.stats.frame import (
+    ABILITY_COLUMNS,
+    CELL,
+    CELL_COLUMNS,
+    GROUP,
+    LEVELS,
+    TIMINGS,
+    roles,
+)
+from harness.stats.intervals import accuracy_interval
+from harness.stats.means import means
+
+__all__ = [
+    "ABILITY_COLUMNS",
+    "CELL",
+    "CELL_COLUMNS",
+    "GROUP",
+    "LEVELS",
+    "TIMINGS",
+    "abilities",
+    "accuracy_interval",
+    "means",
+    "roles",
+    "summarise",
+]

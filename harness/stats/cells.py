@@ -1,0 +1,128 @@
+"""The cells table and that of abilities: scores, intervals, flips, bytes.
+
+Works on the samples frame alone (one row a cell and question row). It must not know of tensors, of
+lmms-eval, of Hydra or of how the numbers are shown.
+"""
+
+from collections.abc import Hashable
+
+import pandas as pd
+
+from harness.stats.frame import (
+    ABILITY_COLUMNS,
+    CELL,
+    CELL_COLUMNS,
+    GROUP,
+    LEVELS,
+    TIMINGS,
+    complete,
+    ordered,
+    prepared,
+    roles,
+)
+from harness.stats.intervals import accuracy_interval
+
+
+def summarise(samples: pd.DataFrame) -> pd.DataFrame:
+    """The cells table: a row a cell, columns `CELL_COLUMNS`.
+
+    `accuracy` is the mean score in the task's `metric`; with scores of 0 and 1 the share of right
+    rows. Shares are fractions, times are seconds summed over the cell's rows, bytes and token
+    counts are means over rows. A question is right in the circular sense when every one of its
+    rotations is; questions of which a cell lacks a rotation that other cells have are left out of
+    that share. A flip is a parsed answer that differs from the full cache's on the same row
+    (unparsed against unparsed is none); nan where the full cache has no parsed answer to compare
+    with.
+
+    Order: as the (model, task, protocol) groups first appear; in each the full cache, the blank
+    image, then methods by first appearance, ratios and budgets ascending.
+
+    Raises:
+        ValueError: no rows, a missing column, or a row that a cell holds twice.
+    """
+    frame = prepared(samples)
+    frame["flip"] = _flips(frame)
+    frame["complete"] = complete(frame)
+    keys = frame.groupby(CELL, sort=False, dropna=False)
+    cells = pd.DataFrame([_cell(rows) for _, rows in keys])
+    cells = cells.astype({"budget": "Int64", "group": "string"})
+    return ordered(cells, frame)[CELL_COLUMNS]
+
+
+def abilities(samples: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy of every cell by kind of question: columns `ABILITY_COLUMNS`.
+
+    Levels are MMBench's `category` and `l2_category`; a task without them gives an empty table.
+    Rows come in the order of `summarise`, then level, then ability by name.
+
+    Raises:
+        ValueError: as `summarise`.
+    """
+    frame = prepared(samples)
+    parts = [
+        _by_ability(frame, level)
+        for level in LEVELS
+        if level in frame and frame[level].notna().any()
+    ]
+    if not parts:
+        return pd.DataFrame(columns=ABILITY_COLUMNS)
+    table = pd.concat(parts, ignore_index=True)
+    table["budget"] = table["budget"].astype("Int64")
+    return ordered(table, frame)[ABILITY_COLUMNS]
+
+
+def _by_ability(frame: pd.DataFrame, level: str) -> pd.DataFrame:
+    rows = frame[frame[level].notna()].rename(columns={level: "ability"})
+    table = rows.groupby([*CELL, "ability"], dropna=False)["score"].agg(["size", "mean"])
+    table = table.rename(columns={"size": "n_rows", "mean": "accuracy"}).reset_index()
+    return table.assign(level=level)
+
+
+def _flips(frame: pd.DataFrame) -> pd.Series:
+    """1.0 where the parsed answer differs from the full cache's, 0.0 where not, nan unknown."""
+    place = [*GROUP, "row"]
+    answers = frame[[*place, "parsed"]].assign(parsed=frame["parsed"].fillna("").astype(str))
+    full = answers[roles(frame).eq("full")].drop_duplicates(place)
+    judged = full[full.groupby(GROUP)["parsed"].transform("any").astype(bool)]
+    both = answers.merge(judged, on=place, how="left", suffixes=("", "_full"))
+    flips = both["parsed"].ne(both["parsed_full"]).astype(float)
+    return flips.where(both["parsed_full"].notna()).set_axis(frame.index)
+
+
+def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
+    low, high = accuracy_interval(rows["score"], rows["question_id"])
+    whole = rows[rows["complete"]]
+    secret = bool(rows["score"].isna().any())
+    exposed = float(rows["exposed_tokens"].mean())
+    evictable = rows["evictable_tokens"]
+    return {
+        **rows.iloc[0][[*CELL, "group", "metric"]],
+        "n_questions": rows["question_id"].nunique(),
+        "n_rows": len(rows),
+        "accuracy": rows["score"].mean(skipna=False),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "circular_accuracy": (
+            float("nan") if secret else whole.groupby("question_id")["correct"].all().mean()
+        ),
+        "flip_rate": rows["flip"].mean(),
+        "exposed_tokens": exposed,
+        "vacuous": roles(rows.head(1)).item() == "method" and exposed == 0,
+        "kept_fraction": _share(rows["kept_tokens"], evictable),
+        "kept_fraction_image": _share(rows["kept_image"], rows["image_tokens"]),
+        "kept_fraction_text": _share(rows["kept_text"], evictable - rows["image_tokens"]),
+        "cache_bytes": rows["cache_bytes"].mean(),
+        "full_cache_bytes": rows["full_cache_bytes"].mean(),
+        "unparsed_rate": rows["unparsed"].mean(),
+        "truncated_rate": (rows["truncated_tokens"] > 0).mean(),
+        "adaptive_active": rows["adaptive_active"].astype(float).mean(),
+        "fallback_rate": rows["fallback"].notna().mean(),
+        "window_effective": rows["window_effective"].astype(float).mean(),
+        **{name: rows[name].sum() for name in TIMINGS},
+    }
+
+
+def _share(part: pd.Series, whole: pd.Series) -> float:
+    """Mean of part / whole over the rows that have any of it."""
+    some = whole > 0
+    return float((part[some] / whole[some]).mean())

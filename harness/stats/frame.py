@@ -1,0 +1,87 @@
+"""The samples frame: its columns, what each row of it is, and the order of what is made of it.
+
+One row a cell and question row. Must not know of tensors, of lmms-eval, of Hydra or of how numbers
+are shown.
+"""
+
+import numpy as np
+import pandas as pd
+
+GROUP = ["model", "task", "protocol"]
+CELL = [*GROUP, "method", "ratio", "budget", "control", "cell_key"]
+TIMINGS = ["prefill_s", "score_s", "compact_s", "decode_s"]
+CELL_COLUMNS = [
+    *GROUP, "group", "metric", "method", "ratio", "budget", "control", "n_questions", "n_rows",
+    "accuracy", "accuracy_low", "accuracy_high", "circular_accuracy", "flip_rate",
+    "exposed_tokens", "vacuous", "kept_fraction", "kept_fraction_image", "kept_fraction_text",
+    "cache_bytes", "full_cache_bytes", "unparsed_rate", "truncated_rate", "adaptive_active",
+    "window_effective", "fallback_rate", "cell_key", *TIMINGS,
+]  # fmt: skip
+ABILITY_COLUMNS = [
+    *GROUP, "method", "ratio", "budget", "control", "level", "ability", "n_rows", "accuracy",
+    "cell_key",
+]  # fmt: skip
+LEVELS = ["category", "l2_category"]
+ROTATION = 1_000_000  # MMBench: index = rotation * ROTATION + question
+REQUIRED = [
+    *CELL, *TIMINGS, "row", "parsed", "unparsed", "correct", "exposed_tokens", "image_tokens",
+    "evictable_tokens", "kept_tokens", "kept_image", "kept_text", "cache_bytes",
+    "full_cache_bytes", "window_effective", "adaptive_active", "fallback",
+]  # fmt: skip
+
+
+def roles(frame: pd.DataFrame) -> pd.Series:
+    """What each row of a samples or cells frame is: "full", "blank" or "method"."""
+    blank = frame["control"].eq("blank_image")
+    full = frame["method"].eq("full") & ~blank
+    return pd.Series(np.select([full, blank], ["full", "blank"], "method"), index=frame.index)
+
+
+def prepared(samples: pd.DataFrame) -> pd.DataFrame:
+    """A checked copy with `index` and `question_id` filled in for tasks that have none."""
+    missing = [name for name in REQUIRED if name not in samples]
+    if missing:
+        raise ValueError(f"the samples lack the columns {missing}; write them with the sweep")
+    if samples.empty:
+        raise ValueError("the samples hold no rows; run the sweep before reporting it")
+    frame = samples.reset_index(drop=True).copy()
+    twice = frame.duplicated([*CELL, "row"])
+    if twice.any():
+        first = frame[twice].iloc[0]
+        raise ValueError(
+            f"row {first['row']} of cell {first['cell_key']} ({first['method']}) is there twice; "
+            "give each cell and row once"
+        )
+    index = frame["index"] if "index" in frame else pd.Series(np.nan, index=frame.index)
+    frame["index"] = index.fillna(frame["row"]).astype("int64")
+    from_index = (frame["index"] % ROTATION).where(index.notna(), frame["row"])
+    known = frame.get("question_id", from_index)
+    frame["question_id"] = known.fillna(from_index)
+    frame["correct"] = frame["correct"].astype(bool)
+    frame["score"] = frame.get("score", frame["correct"]).astype(float)
+    frame["metric"] = frame.get("metric", "accuracy")
+    frame["group"] = frame.get("group", pd.Series(pd.NA, index=frame.index)).astype("string")
+    frame["truncated_tokens"] = frame.get("truncated_tokens", 0)
+    frame["unparsed"] = frame["unparsed"].astype(bool)
+    return frame
+
+
+def complete(frame: pd.DataFrame) -> pd.Series:
+    """Whether the row's cell has every rotation of the question that any cell of its group has."""
+    own = frame.groupby([*CELL, "question_id"], dropna=False)["row"].transform("nunique")
+    known = frame.groupby([*GROUP, "question_id"])["row"].transform("nunique")
+    return own.eq(known)
+
+
+def ordered(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the promised order, whatever order they came in."""
+    first = {tuple(key): i for i, key in enumerate(frame[GROUP].drop_duplicates().to_numpy())}
+    method = {name: i for i, name in enumerate(frame["method"].unique())}
+    table = table.assign(
+        _group=[first[tuple(key)] for key in table[GROUP].to_numpy()],
+        _role=roles(table).map({"full": 0, "blank": 1, "method": 2}),
+        _method=table["method"].map(method),
+    )
+    order = ["_group", "_role", "_method", "ratio", "budget", "cell_key"]
+    order += [name for name in ("level", "ability") if name in table]
+    return table.sort_values(order, kind="stable", na_position="last").reset_index(drop=True)
