@@ -1,0 +1,44 @@
+"""Everything that an answer is written from, in one place.
+
+Holds frames and plain values; must not know how they came about or how they are shown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from harness.stats.plan import Plan
+
+
+@dataclass(frozen=True)
+class Study:
+    """One run, ready to be written up.
+
+    samples, cells, abilities, means, comparisons, ablation: frames of `harness.stats`. verdicts: a
+    row a setting of the method asked about (`harness.report.verdicts`). methods: label to method
+    and parameters. prompts, kept: what the chosen rows looked like and what each cell kept of them,
+    empty where the run recorded none. claims: rows of the ledger. told: sentences about the
+    settings and the registration of the plan. provenance: nested plain values, the same on every
+    report of the same answers. images: folder of the pictures that prompts name.
+    """
+
+    name: str
+    question: str
+    plan: Plan
+    samples: pd.DataFrame
+    cells: pd.DataFrame
+    abilities: pd.DataFrame
+    means: pd.DataFrame
+    comparisons: pd.DataFrame
+    ablation: pd.DataFrame
+    verdicts: pd.DataFrame
+    methods: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    prompts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    kept: pd.DataFrame = field(default_factory=pd.DataFrame)
+    claims: pd.DataFrame = field(default_factory=pd.DataFrame)
+    told: tuple[str, ...] = ()
+    provenance: Mapping[str, object] = field(default_factory=dict)
+    caveat: str = ""
+    images: Path | None = None
