@@ -11,6 +11,7 @@ from harness.stats.frame import (
     CELL_COLUMNS,
     GROUP,
     LEVELS,
+    REQUIRED,
     TIMINGS,
     roles,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "CELL_COLUMNS",
     "GROUP",
     "LEVELS",
+    "REQUIRED",
     "TIMINGS",
     "abilities",
     "accuracy_interval",

@@ -12,7 +12,6 @@ from harness.stats.frame import (
     ABILITY_COLUMNS,
     CELL,
     CELL_COLUMNS,
-    GROUP,
     LEVELS,
     TIMINGS,
     complete,
@@ -21,6 +20,8 @@ from harness.stats.frame import (
     roles,
 )
 from harness.stats.intervals import accuracy_interval
+from harness.stats.paired import paired
+from harness.stats.pairing import against_full
 
 
 def summarise(samples: pd.DataFrame) -> pd.DataFrame:
@@ -40,25 +41,30 @@ def summarise(samples: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: no rows, a missing column, or a row that a cell holds twice.
     """
-    frame = prepared(samples)
-    frame["flip"] = _flips(frame)
+    return described(samples)[1][CELL_COLUMNS]
+
+
+def described(samples: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The prepared samples and the cells table, joined by the number `cell` in both."""
+    frame = against_full(prepared(samples))
     frame["complete"] = complete(frame)
-    keys = frame.groupby(CELL, sort=False, dropna=False)
-    cells = pd.DataFrame([_cell(rows) for _, rows in keys])
+    cells = pd.DataFrame([_cell(rows) for _, rows in frame.groupby("cell")])
     cells = cells.astype({"budget": "Int64", "group": "string"})
-    return ordered(cells, frame)[CELL_COLUMNS]
+    return frame, ordered(cells, frame)
 
 
 def abilities(samples: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of every cell by kind of question: columns `ABILITY_COLUMNS`.
 
+    `difference` is that of a method's cell from the full cache on the rows that both have, with
+    the 95 % interval of the clustered score test; nan in other rows and without a full cache.
     Levels are MMBench's `category` and `l2_category`; a task without them gives an empty table.
     Rows come in the order of `summarise`, then level, then ability by name.
 
     Raises:
         ValueError: as `summarise`.
     """
-    frame = prepared(samples)
+    frame = against_full(prepared(samples))
     parts = [
         _by_ability(frame, level)
         for level in LEVELS
@@ -73,20 +79,19 @@ def abilities(samples: pd.DataFrame) -> pd.DataFrame:
 
 def _by_ability(frame: pd.DataFrame, level: str) -> pd.DataFrame:
     rows = frame[frame[level].notna()].rename(columns={level: "ability"})
-    table = rows.groupby([*CELL, "ability"], dropna=False)["score"].agg(["size", "mean"])
-    table = table.rename(columns={"size": "n_rows", "mean": "accuracy"}).reset_index()
-    return table.assign(level=level)
+    parts = rows.groupby(["cell", "ability"])
+    table = parts["score"].agg(n_rows="size", accuracy="mean").reset_index()
+    table = table.join(frame.drop_duplicates("cell").set_index("cell")[CELL], on="cell")
+    differences = [_difference(part) for _, part in parts[["difference", "question_id"]]]
+    measured = pd.DataFrame(differences).where(roles(table).eq("method"))
+    return pd.concat([table, measured], axis=1).assign(level=level)
 
 
-def _flips(frame: pd.DataFrame) -> pd.Series:
-    """1.0 where the parsed answer differs from the full cache's, 0.0 where not, nan unknown."""
-    place = [*GROUP, "row"]
-    answers = frame[[*place, "parsed"]].assign(parsed=frame["parsed"].fillna("").astype(str))
-    full = answers[roles(frame).eq("full")].drop_duplicates(place)
-    judged = full[full.groupby(GROUP)["parsed"].transform("any").astype(bool)]
-    both = answers.merge(judged, on=place, how="left", suffixes=("", "_full"))
-    flips = both["parsed"].ne(both["parsed_full"]).astype(float)
-    return flips.where(both["parsed_full"].notna()).set_axis(frame.index)
+def _difference(rows: pd.DataFrame) -> dict[str, float]:
+    known = rows[rows["difference"].notna()]
+    found = paired(known["difference"].to_numpy(), known["question_id"].to_numpy())
+    low, high = found.interval()
+    return {"difference": found.difference, "difference_low": low, "difference_high": high}
 
 
 def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
@@ -96,7 +101,7 @@ def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
     exposed = float(rows["exposed_tokens"].mean())
     evictable = rows["evictable_tokens"]
     return {
-        **rows.iloc[0][[*CELL, "group", "metric"]],
+        **rows.iloc[0][["cell", *CELL, "group", "metric"]],
         "n_questions": rows["question_id"].nunique(),
         "n_rows": len(rows),
         "accuracy": rows["score"].mean(skipna=False),

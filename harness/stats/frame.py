@@ -19,7 +19,7 @@ CELL_COLUMNS = [
 ]  # fmt: skip
 ABILITY_COLUMNS = [
     *GROUP, "method", "ratio", "budget", "control", "level", "ability", "n_rows", "accuracy",
-    "cell_key",
+    "difference", "difference_low", "difference_high", "cell_key",
 ]  # fmt: skip
 LEVELS = ["category", "l2_category"]
 ROTATION = 1_000_000  # MMBench: index = rotation * ROTATION + question
@@ -38,14 +38,18 @@ def roles(frame: pd.DataFrame) -> pd.Series:
 
 
 def prepared(samples: pd.DataFrame) -> pd.DataFrame:
-    """A checked copy with `index` and `question_id` filled in for tasks that have none."""
+    """A checked copy; `index` and `question_id` are filled in for tasks that have none.
+
+    `cell` numbers the cells by first appearance.
+    """
     missing = [name for name in REQUIRED if name not in samples]
     if missing:
         raise ValueError(f"the samples lack the columns {missing}; write them with the sweep")
     if samples.empty:
         raise ValueError("the samples hold no rows; run the sweep before reporting it")
     frame = samples.reset_index(drop=True).copy()
-    twice = frame.duplicated([*CELL, "row"])
+    frame["cell"] = frame.groupby(CELL, sort=False, dropna=False).ngroup()
+    twice = frame.duplicated(["cell", "row"])
     if twice.any():
         first = frame[twice].iloc[0]
         raise ValueError(
@@ -68,7 +72,7 @@ def prepared(samples: pd.DataFrame) -> pd.DataFrame:
 
 def complete(frame: pd.DataFrame) -> pd.Series:
     """Whether the row's cell has every rotation of the question that any cell of its group has."""
-    own = frame.groupby([*CELL, "question_id"], dropna=False)["row"].transform("nunique")
+    own = frame.groupby(["cell", "question_id"])["row"].transform("size")
     known = frame.groupby([*GROUP, "question_id"])["row"].transform("nunique")
     return own.eq(known)
 

@@ -1,0 +1,94 @@
+"""Every row beside the full cache's and the blank image's answer to the same question row.
+
+Works on a prepared samples frame; must not know tests or tables.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from harness.stats.frame import GROUP, roles
+from harness.stats.logits import divergences, option_logs
+
+PLACE = [*GROUP, "row"]
+
+
+def against_full(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with how each row differs from the full cache's, nan where that has no such row.
+
+    Adds `flip`: 1.0 where the parsed answer is another (unparsed against unparsed is none), nan
+    too where the full cache has no parsed answer in the whole group; and `difference`: the score
+    less the full cache's, nan too in cells some of whose scores are not known.
+    """
+    full = partners(frame, "full")
+    answers = frame["parsed"].fillna("").astype(str).to_numpy()
+    parsed = roles(frame).eq("full") & (answers != "")
+    judged = parsed.groupby([frame[name] for name in GROUP]).transform("any").to_numpy()
+    flips = np.where(answers != answers[full], 1.0, 0.0)
+    scores = known_scores(frame)
+    return frame.assign(
+        flip=np.where(judged & (full >= 0), flips, np.nan),
+        difference=scores - beside(scores, full),
+    )
+
+
+def with_logits(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with `kl`: KL(full || row) of the option logits in nats, nan where not told."""
+    if "letter_logits" not in frame:
+        return frame.assign(kl=np.nan)
+    full, logs = partners(frame, "full"), option_logs(frame["letter_logits"])
+    kl = np.full(len(frame), np.nan)
+    kl[full >= 0] = divergences(logs[full[full >= 0]], logs[full >= 0])
+    return frame.assign(kl=kl)
+
+
+def with_blank(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with `above_blank` and `room`: the row's and the full cache's gain over blank.
+
+    Both are differences of scores, nan where the blank image or the full cache has no such row.
+    """
+    full, blank = partners(frame, "full"), partners(frame, "blank")
+    scores = known_scores(frame)
+    below, above = beside(scores, blank), beside(scores, full)
+    return frame.assign(
+        above_blank=np.where(np.isnan(above), np.nan, scores - below), room=above - below
+    )
+
+
+def partners(frame: pd.DataFrame, role: str) -> np.ndarray:
+    """Where the full cache or the blank image answered the same row: [rows], -1 for nowhere."""
+    rows = frame.loc[roles(frame).eq(role), PLACE].drop_duplicates(PLACE)
+    found = frame[PLACE].merge(rows.assign(found=rows.index), how="left", on=PLACE)["found"]
+    return found.fillna(-1).astype("int64").to_numpy()
+
+
+def known_scores(frame: pd.DataFrame) -> np.ndarray:
+    """The scores; nan in every row of a cell that has a row with a secret answer."""
+    known = frame["score"].notna().groupby(frame["cell"]).transform("all")
+    return frame["score"].where(known).to_numpy()
+
+
+def beside(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The values at the places; nan where that is -1."""
+    return np.where(places >= 0, values[places], np.nan)
+
+
+def wide(frame: pd.DataFrame, name: str, cells: Sequence[int]) -> np.ndarray:
+    """One group's column as a matrix, float64 [cells, rows]: rows ascending, nan where missing."""
+    table = frame.pivot(index="cell", columns="row", values=name)
+    return table.reindex(cells).to_numpy(dtype=float)
+
+
+def questions_of(frame: pd.DataFrame) -> np.ndarray:
+    """The question of each column of `wide`."""
+    return frame.drop_duplicates("row").sort_values("row")["question_id"].to_numpy()
+
+
+def circular(frame: pd.DataFrame) -> pd.DataFrame:
+    """Whether each question was right in all its rotations: a row a question, a column a cell.
+
+    1.0 or 0.0; nan where the cell lacks a rotation that other cells of its group have.
+    """
+    turns = frame.groupby(["question_id", "cell"])[["complete", "correct"]].all()
+    return turns["correct"].astype(float).where(turns["complete"]).unstack("cell")
