@@ -5,6 +5,7 @@ numbers are shown.
 """
 
 from harness.stats.cells import abilities, summarise
+from harness.stats.comparisons import COMPARISON_COLUMNS, compare
 from harness.stats.frame import (
     ABILITY_COLUMNS,
     CELL,
@@ -17,17 +18,21 @@ from harness.stats.frame import (
 )
 from harness.stats.intervals import accuracy_interval
 from harness.stats.means import means
+from harness.stats.plan import Plan
 
 __all__ = [
     "ABILITY_COLUMNS",
     "CELL",
     "CELL_COLUMNS",
+    "COMPARISON_COLUMNS",
     "GROUP",
     "LEVELS",
     "REQUIRED",
     "TIMINGS",
+    "Plan",
     "abilities",
     "accuracy_interval",
+    "compare",
     "means",
     "roles",
     "summarise",

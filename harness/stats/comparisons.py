@@ -1,0 +1,162 @@
+"""Every compressed cell against the full cache on the same rows: the comparisons table.
+
+Works on the samples frame alone. It must not know of tensors, of lmms-eval, of Hydra or of how the
+numbers are shown.
+"""
+
+from collections.abc import Hashable
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from harness.stats.cells import described
+from harness.stats.frame import GROUP, roles
+from harness.stats.intervals import accuracy_interval
+from harness.stats.paired import paired
+from harness.stats.pairing import circular, questions_of, wide, with_blank, with_logits
+from harness.stats.plan import Plan
+from harness.stats.power import detectable_loss, questions_needed
+from harness.stats.resampling import ratio_intervals
+
+COMPARISON_COLUMNS = [
+    *GROUP, "group", "metric", "method", "ratio", "budget", "cell_key", "n_questions", "n_rows",
+    "complete", "evicted", "vacuous", "adaptive_active", "accuracy", "full_accuracy",
+    "blank_accuracy", "difference", "difference_low", "difference_high", "bootstrap_low",
+    "bootstrap_high", "lower", "upper", "p_noninferior", "p_noninferior_holm", "lost", "gained",
+    "p_mcnemar", "p_mcnemar_holm", "family", "detectable", "questions_needed", "flip_rate",
+    "flip_low", "flip_high", "kl", "kl_low", "kl_high", "retained", "retained_low",
+    "retained_high",
+]  # fmt: skip
+MEASURED = [
+    "cell", "row", "question_id", "complete", "correct", "difference", "flip", "kl", "above_blank",
+    "room",
+]  # fmt: skip
+TYPES = dict.fromkeys(("budget", "lost", "gained", "questions_needed"), "Int64")
+TYPES |= {"group": "string"} | dict.fromkeys(("complete", "vacuous", "family"), "bool")
+
+
+def compare(samples: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """The comparisons table: a row a compressed cell, columns `COMPARISON_COLUMNS`.
+
+    `accuracy` and the counts are those of `summarise`; all that compares is over the rows that the
+    cell and the full cache both have. Fractions throughout; questions are the unit of chance.
+
+    complete: has every row that the full cache has. evicted: 1 - kept_fraction, as measured.
+    difference: mean score less the full cache's; its `_low`, `_high` (95 %), `lower` and `upper`
+    (each 1 - alpha) are those of the clustered score test (`Paired`), `bootstrap_` those of a
+    cluster bootstrap (BCa, 95 %). p_noninferior: of "the loss is the margin or more". lost, gained:
+    questions whose circular correctness the cell lost and gained, of those that both have in all
+    rotations; p_mcnemar: McNemar's exact test of them. family: the method asked about, evicting
+    more than `plan.above`, not vacuous, with a full cache; `_holm` adjusts over it in each (model,
+    task, protocol) group and is nan outside. detectable, questions_needed: see `power`. flip_rate:
+    parsed answers that changed. kl: mean KL(full || cell) of the option logits in nats. retained:
+    (accuracy - blank) / (full - blank), what is left of the part that needs the image.
+
+    What cannot be said is nan: without a full cache, with secret answers (but for flips and kl),
+    without option logits, without a blank image or where it scores as much as the full cache.
+    Order: as `summarise`.
+
+    Raises:
+        ValueError: as `summarise`.
+    """
+    frame, cells = described(samples)
+    frame = with_blank(with_logits(frame))[MEASURED]
+    parts = [
+        _group(frame[frame["cell"].isin(part["cell"])], part, plan)
+        for _, part in cells.groupby(GROUP, sort=False)
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return table[COMPARISON_COLUMNS].astype(TYPES)
+
+
+def _group(frame: pd.DataFrame, cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """The rows of one model, task and protocol."""
+    role = roles(cells)
+    table = cells[role.eq("method")].reset_index(drop=True)
+    full, blank = (cells[role.eq(name)].nsmallest(1, "cell") for name in ("full", "blank"))
+    turns = circular(frame)
+    wanted = frame.loc[frame["cell"].isin(full["cell"]) | full.empty, "row"]
+    measured = []
+    for number in table["cell"]:
+        rows = frame[frame["cell"] == number]
+        found = _tests(rows, plan) | {"complete": wanted.isin(rows["row"]).all()}
+        if rows["difference"].notna().any():
+            found |= changed_questions(turns[number], turns[full["cell"].item()])
+        measured.append(found)
+    table = pd.concat([table, pd.DataFrame(measured), _resampled(frame, table, plan)], axis=1)
+    evicted = 1 - table["kept_fraction"]
+    asked = table["method"].eq(plan.method) & (evicted > plan.above)
+    table = table.assign(
+        evicted=evicted,
+        full_accuracy=np.nan if full.empty else full["accuracy"].item(),
+        blank_accuracy=np.nan if blank.empty else blank["accuracy"].item(),
+        family=asked & ~table["vacuous"].astype(bool) & (not full.empty),
+    ).reindex(columns=COMPARISON_COLUMNS)
+    for name in ("p_noninferior", "p_mcnemar"):
+        table[f"{name}_holm"] = holm(table[name], table["family"])
+    return table
+
+
+def _tests(rows: pd.DataFrame, plan: Plan) -> dict[Hashable, object]:
+    """What the rows of one cell say by themselves."""
+    both = rows[rows["difference"].notna()]
+    found = paired(both["difference"].to_numpy(), both["question_id"].to_numpy())
+    low, high = found.interval()
+    flips = rows[rows["flip"].notna()]
+    flip_low, flip_high = accuracy_interval(flips["flip"], flips["question_id"])
+    seen = rows[rows["above_blank"].notna()]
+    room = seen["room"].sum()
+    return {
+        "difference": found.difference,
+        "difference_low": low,
+        "difference_high": high,
+        "lower": found.lower(plan.alpha),
+        "upper": found.upper(plan.alpha),
+        "p_noninferior": found.p_above(-plan.margin),
+        "detectable": detectable_loss(found, plan.alpha, plan.power),
+        "questions_needed": questions_needed(found, plan.margin, plan.alpha, plan.power),
+        "flip_low": flip_low,
+        "flip_high": flip_high,
+        "kl": rows["kl"].mean(),
+        "retained": seen["above_blank"].sum() / room if room > 0 else np.nan,
+    }
+
+
+def changed_questions(cell: pd.Series, full: pd.Series) -> dict[Hashable, object]:
+    """Questions lost and gained and McNemar's exact test of them.
+
+    Args:
+        cell, full: whether each question is right in all its rotations, 1.0 or 0.0; nan where that
+            is not known, and such a question does not count.
+    """
+    lost, gained = int((full > cell).sum()), int((full < cell).sum())
+    p = mcnemar([[0, lost], [gained, 0]], exact=True).pvalue
+    return {"lost": lost, "gained": gained, "p_mcnemar": float(p)}
+
+
+def _resampled(frame: pd.DataFrame, table: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Bootstrap intervals of all cells, from the same resamples."""
+    names = ("difference", "kl", "above_blank")
+    above = np.concatenate([wide(frame, name, table["cell"]) for name in names])
+    room = wide(frame, "room", table["cell"])
+    below = np.concatenate([np.ones((2 * len(room), room.shape[1])), room])
+    limits = ratio_intervals(above, below, questions_of(frame), plan.resamples, plan.seed)
+    places = ("bootstrap", "kl", "retained")
+    parts = np.split(limits, len(places))
+    found = {
+        f"{a}_{b}": part[:, i]
+        for a, part in zip(places, parts, strict=True)
+        for i, b in enumerate(("low", "high"))
+    }
+    return pd.DataFrame(found)
+
+
+def holm(values: pd.Series, family: pd.Series) -> pd.Series:
+    """Holm's adjusted p-values over the family; nan outside and where there is no p-value."""
+    inside = family & values.notna()
+    adjusted = pd.Series(np.nan, index=values.index)
+    if inside.any():
+        adjusted[inside] = multipletests(values[inside], method="holm")[1]
+    return adjusted
