@@ -4,6 +4,7 @@ Works on the samples frame alone. It must not know of tensors, of lmms-eval, of 
 numbers are shown.
 """
 
+from harness.stats.ablation import ABLATION_COLUMNS, ablate
 from harness.stats.cells import abilities, summarise
 from harness.stats.comparisons import COMPARISON_COLUMNS, compare
 from harness.stats.frame import (
@@ -22,6 +23,7 @@ from harness.stats.plan import Plan
 
 __all__ = [
     "ABILITY_COLUMNS",
+    "ABLATION_COLUMNS",
     "CELL",
     "CELL_COLUMNS",
     "COMPARISON_COLUMNS",
@@ -31,6 +33,7 @@ __all__ = [
     "TIMINGS",
     "Plan",
     "abilities",
+    "ablate",
     "accuracy_interval",
     "compare",
     "means",
