@@ -25,9 +25,9 @@ SEGMENTS = {
 def heatmap(cells: pd.DataFrame, abilities: pd.DataFrame, focus: str) -> go.Figure | None:
     """Score in percent by ability and method; a button a setting, `focus` shown first.
 
-    None where the task has no kinds of question.
+    None where the task has no kinds of question or no score is known.
     """
-    if abilities.empty:
+    if abilities.empty or abilities["accuracy"].isna().all():
         return None
     names = tables.compressed(cells).set_index("cell_key")["label"]
     role = stats.roles(abilities)
@@ -102,11 +102,13 @@ def _hover(row: pd.Series) -> str:
 def forest(ablation: pd.DataFrame, margin: float) -> go.Figure | None:
     """Effects on the score in points with 95 % intervals: a line a contrast, a colour a setting.
 
-    Hollow where the contrast is about a part that was never at work. None where nothing was varied.
+    Hollow where the contrast is about a part that was never at work. None where nothing was varied
+    or no effect is known.
     """
-    if ablation.empty:
+    if ablation.empty or ablation["difference"].isna().all():
         return None
-    rows = ablation.assign(setting=[figures.setting(row) for _, row in ablation.iterrows()])
+    rows = ablation[ablation["difference"].notna()]
+    rows = rows.assign(setting=[figures.setting(row) for _, row in rows.iterrows()])
     rows = rows.assign(contrast_label=[contrast(row) for _, row in rows.iterrows()])
     names = list(rows["contrast_label"].unique())
     settings = list(rows["setting"].unique())

@@ -75,11 +75,17 @@ def styles(cells: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 
 def curves(cells: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[tuple[str, go.Figure]]:
-    """Score in percent against the evicted share, a line a method, the references across."""
+    """Score in percent against the evicted share, a line a method, the references across.
+
+    Nothing where no score is known.
+    """
     rows = placed(cells, comparisons)
+    references = tables.references(cells[cells["accuracy"].notna()])
+    if rows["accuracy"].isna().all() and references.empty:
+        return
     for title, names in panels(rows):
         figure = _axes(rows)
-        for _, cell in tables.references(cells).iterrows():
+        for _, cell in references.iterrows():
             _reference(figure, cell, rows)
         _lines(figure, rows, names, "accuracy", styles(cells))
         yield title, figure

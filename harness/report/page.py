@@ -115,9 +115,7 @@ def render(
             headline=headline,
             verdicts=None if study.verdicts.empty else page_tables.verdicts(study),
             parts=parts,
-            means=[
-                plot for _, rows in tables.groups(study.means) for plot in _means(rows, scripts)
-            ],
+            means=[plot for rows in _groups(study.means) for plot in _means(rows, scripts)],
             claims=None if study.claims.empty else page_tables.claims(study.claims),
             limits=[sentence for sentence in said if sentence],
             plan=page_tables.plan(study.plan),
@@ -216,6 +214,10 @@ def _means(rows: pd.DataFrame, scripts: Scripts) -> Iterator[Plot]:
     for title, figure in figures.curves(rows, nothing):
         name = f"mean of the {rows['n_tasks'].max()} tasks of {rows['task'].iloc[0]}"
         yield scripts.plot(figure, f"{name}: {title}")
+
+
+def _groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    return [] if frame.empty else [rows for _, rows in tables.groups(frame)]
 
 
 def _of(frame: pd.DataFrame, key: tuple[str, str, str]) -> pd.DataFrame:
