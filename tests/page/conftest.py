@@ -135,7 +135,11 @@ def written(folder: Path, study: Study, **options: Any) -> Path:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     """A study with everything in it, and its page."""
     folder = tmp_path_factory.mktemp("demo")
-    samples = sweep(studies.METHODS, ratios=(0.5, 0.7, 0.9, 0.95), adaptive_active=0.25)
+    samples = sweep(
+        (*studies.METHODS, "h2o", "tova", "lacache"),
+        ratios=(0.5, 0.7, 0.9, 0.95),
+        adaptive_active=0.25,
+    )
     study = studies.traced(folder, samples, claims=studies.claims())
     return study, written(
         folder, study, weights=studies.weights(), limits=("Only drawings were asked about.",)

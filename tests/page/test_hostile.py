@@ -87,11 +87,12 @@ def _plotly_shows_it(opened):
     page = opened.page
     assert page.locator(".js-plotly-plot a, .js-plotly-plot image[href^=http]").count() == 0
     for selector, start in (
-        (".legendtext", f"restkv {SEEN}"[:59] + "…"),
-        (".xtick text", f"restkv {SEEN}"[:23] + "…"),
-        (".ytick text", SEEN[:10]),
+        (" .legendtext", f"restkv {SEEN}"[:59] + "…"),
+        (" .xtick text", f"restkv {SEEN}"[:23] + "…"),
+        (":has(.heatmaplayer) .ytick text", SEEN[:10]),  # the abilities
+        (":has(.barlayer) .ytick text", f"restkv {SEEN}"[:29] + "…"),
     ):
-        texts = [e.text_content() for e in page.locator(f".js-plotly-plot {selector}").all()]
+        texts = [e.text_content() for e in page.locator(f".js-plotly-plot{selector}").all()]
         assert any(text.startswith(start) for text in texts), (selector, start, texts)
     page.evaluate(
         "() => { const plot = document.getElementById('figure-1');"
