@@ -169,7 +169,7 @@ def weights(frame: pd.DataFrame) -> go.Figure:
     methods = list(frame["method"].unique())
     order = [name for name in SEGMENTS if name in set(frame["segment"])]
     order += [name for name in frame["segment"].unique() if name not in SEGMENTS]
-    figure = base(90 + 34 * len(methods), barmode="stack", legend={"y": -0.1})
+    figure = base(90 + 34 * len(methods), barmode="stack", legend={"y": -0.1, "traceorder": "normal"})
     for name in order:
         rows = frame[frame["segment"] == name]
         colour, pattern = SEGMENTS.get(name, ("#CC79A7", "+"))
@@ -185,7 +185,8 @@ def weights(frame: pd.DataFrame) -> go.Figure:
         tickvals=list(range(len(methods))), ticktext=[label(name, 30) for name in methods],
         autorange="reversed", showgrid=False,
     )  # fmt: skip
-    return figure.update_xaxes(title="share of the weight (%)", range=[0, 100], side="top")
+    figure.update_xaxes(title="share of the weight (%)", range=[0, 100], dtick=25, side="top")
+    return figure.update_layout(margin={"r": 24})
 
 
 def _shares(rows: pd.DataFrame) -> Iterator[str]:
