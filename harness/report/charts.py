@@ -17,8 +17,8 @@ from harness.report.words import label, percent
 
 ROW, COLUMN = 30, 46  # pixels a line and a column of a heatmap
 SEGMENTS = {
-    "image": ("#0072B2", ""), "question": ("#D55E00", "/"), "options": ("#009E73", "x"),
-    "instruction": ("#E69F00", "."), "template": ("#999999", "-"),
+    "image": ("#0072B2", ""), "context": ("#56B4E9", "+"), "question": ("#D55E00", "/"),
+    "options": ("#009E73", "x"), "instruction": ("#E69F00", "."), "template": ("#999999", "-"),
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def heatmap(cells: pd.DataFrame, abilities: pd.DataFrame, focus: str) -> go.Figu
     )
     methods = rows[role.eq("method")].sort_values(["ratio", "budget"], kind="stable")
     settings = list(methods["setting"].unique()) or [""]
-    kinds = list(rows[["level", "ability"]].drop_duplicates().itertuples(index=False, name=None))
+    kinds = _kinds(rows)
     columns = list(rows["label"].unique())
     first = settings.index(focus) if focus in settings else 0
     figure = base(110 + ROW * len(kinds), width=240 + COLUMN * len(columns))
@@ -61,6 +61,17 @@ def heatmap(cells: pd.DataFrame, abilities: pd.DataFrame, focus: str) -> go.Figu
         ]
         choose(figure, buttons, first)
     return figure
+
+
+def _kinds(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """Levels and their abilities; numbers, as lengths of a context are, in their order."""
+    kinds = rows[["level", "ability"]].drop_duplicates()
+    kinds = kinds.assign(number=pd.to_numeric(kinds["ability"], errors="coerce"))
+    levels = [
+        part.sort_values("number", kind="stable") for _, part in kinds.groupby("level", sort=False)
+    ]
+    found = pd.concat(levels)[["level", "ability"]]
+    return list(found.itertuples(index=False, name=None))
 
 
 def _panel(
@@ -169,10 +180,12 @@ def weights(frame: pd.DataFrame) -> go.Figure:
     methods = list(frame["method"].unique())
     order = [name for name in SEGMENTS if name in set(frame["segment"])]
     order += [name for name in frame["segment"].unique() if name not in SEGMENTS]
-    figure = base(90 + 34 * len(methods), barmode="stack", legend={"y": -0.1, "traceorder": "normal"})
+    figure = base(
+        90 + 34 * len(methods), barmode="stack", legend={"y": -0.1, "traceorder": "normal"}
+    )
     for name in order:
         rows = frame[frame["segment"] == name]
-        colour, pattern = SEGMENTS.get(name, ("#CC79A7", "+"))
+        colour, pattern = SEGMENTS.get(name, ("#CC79A7", "|"))
         figure.add_bar(
             orientation="h", x=(100 * rows["share"]).tolist(), name=label(name),
             y=[methods.index(method) for method in rows["method"]],

@@ -22,7 +22,7 @@ SIDE = 192  # pixels of a picture's longer side
 HUE = (0, 114, 178)  # plots.COLOURS[1]
 STRONGEST = 0.9  # opacity of the shade of a token that every head kept
 LINE = 14  # pixels of the height of image tokens that form no grid
-FIRST, LAST = 40, 160  # text tokens shown of a long prompt
+FIRST, LAST = 24, 96  # text tokens shown of a long prompt
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Table:
 
 def verdicts(study: Study) -> Table:
     """A line a setting of the method asked about, with its difference from the full cache."""
-    several = len(study.verdicts[stats.GROUP].drop_duplicates()) > 1
+    differ = [name for name in stats.GROUP if study.verdicts[name].nunique() > 1]
     place = [*stats.GROUP, "method", "ratio", "budget"]
     names = ["difference", "difference_low", "difference_high"]
     rows = study.verdicts.drop(columns=names, errors="ignore")
@@ -52,7 +52,7 @@ def verdicts(study: Study) -> Table:
         rows = rows.merge(compared, on=place, how="left")
     body = [
         [
-            *([f"{tables.short(row['model'])}, {row['task']}, {row['protocol']}"] * several),
+            *([", ".join(tables.short(row[name]) for name in differ)] if differ else []),
             setting(row),
             f"{percent(row['evicted'])} %",
             words.badge(row["verdict"]),
@@ -65,10 +65,10 @@ def verdicts(study: Study) -> Table:
     ]
     header = ["Setting", "Evicted", "Score kept?", "Points from the full cache", "Why",
               "Kept by smoothing?", "Why"]  # fmt: skip
-    shift = int(several)
+    shift = int(bool(differ))
     return Table(
         f"Verdicts on {study.plan.method} by setting, with 95 % intervals",
-        ["Where"] * several + header,
+        ["Where"] * shift + header,
         body,
         text=tuple(shift + column for column in (2, 4, 5, 6)),
         heads=1 + shift,

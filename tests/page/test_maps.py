@@ -116,11 +116,11 @@ def test_a_text_has_tokens_only_and_a_long_one_loses_its_middle(cells, tmp_path)
     assert shown.methods[0].image is None
     runs = shown.methods[0].runs
     assert [(run.segment, len(run.tokens), run.gap) for run in runs] == [
-        ("template", 10, 0), ("question", 30, 0), ("question", 0, 800), ("question", 150, 0),
+        ("template", 10, 0), ("question", 14, 0), ("question", 0, 880), ("question", 86, 0),
         ("template", 10, 0),
     ]  # fmt: skip
-    assert runs[2].share == pytest.approx(shares[40:840].mean())
-    assert runs[3].tokens[0].text == "w840"
+    assert runs[2].share == pytest.approx(shares[24:904].mean())
+    assert runs[3].tokens[0].text == "w904"
 
 
 def test_pictures_come_from_the_folder_alone(tmp_path):
