@@ -176,10 +176,10 @@ def _part(
         ],
         "paired": None if compared.empty else page_tables.paired(compared, labels),
         "heatmap": None if heatmap is None else scripts.plot(heatmap),
-        "forest": None if forest is None else scripts.plot(forest, least=520),
+        "forest": None if forest is None else scripts.plot(forest, least=400),
         "ablation": None if effects.empty else page_tables.ablation(effects),
         "activity": page_tables.activity(cells),
-        "weights": None if fell.empty else scripts.plot(charts.weights(fell), least=440),
+        "weights": None if fell.empty else scripts.plot(charts.weights(fell), least=360),
         **_rows(study, key, samples, at),
     }
 
