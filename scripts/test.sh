@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Run the tests: scripts/test.sh PYTHON [pytest arguments...]
 # Without arguments all of them, in two processes side by side, for the kernels and the policies
-# take about as long as everything else; with arguments pytest as it is.
+# take about as long as everything else, after looking for the browser that some need and, where
+# there is none, installing it; with arguments pytest as it is.
 set -uo pipefail
 python=$1
 shift
 [ $# -eq 0 ] || exec "$python" -m pytest "$@"
+"$(dirname "$0")/browser.sh" "$python" >/dev/null || exit
 
 numbers=(tests/kernels tests/methods)
 log=$(mktemp)

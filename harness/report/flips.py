@@ -1,0 +1,92 @@
+"""Rows whose answer eviction changed: which to show, and who said what.
+
+Works on the samples of one (model, task, protocol) group; must not know the page.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness import stats
+
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer, how it was read, and the methods that gave it.
+
+    `read` is "" where no answer was found; `changed`: it is not read as the full cache's.
+    """
+
+    text: str
+    read: str
+    methods: tuple[str, ...]
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A row with the full cache's answer and those of all methods, each text once."""
+
+    row: int
+    question: str
+    answer: str
+    full: str
+    said: tuple[Said, ...]
+
+
+def flips(samples: pd.DataFrame, labels: Mapping[str, str], most: int = SHOWN) -> list[Flip]:
+    """Rows where a method's parsed answer differs from the full cache's, at most `most`.
+
+    Methods take turns in giving their next row that is not there yet, so that one which changes
+    everything does not fill the list.
+
+    Args:
+        samples: one group.
+        labels: name of the method of each cell_key, in the order to show them; the cells of one
+            setting.
+    """
+    if not {"text", "answer", "question"} <= set(samples.columns):
+        return []
+    samples = samples.assign(parsed=samples["parsed"].fillna("").astype(str))
+    full = samples[stats.roles(samples).eq("full")].drop_duplicates("row").set_index("row")
+    cells = samples[samples["cell_key"].isin(list(labels)) & samples["row"].isin(full.index)]
+    changed = cells["parsed"].ne(cells["row"].map(full["parsed"]))
+    cells = cells.assign(changed=changed, label=cells["cell_key"].map(dict(labels)))
+    queues = [
+        cells.loc[changed & cells["cell_key"].eq(key), "row"].sort_values().tolist()
+        for key in labels
+    ]
+    return [
+        _flip(full.loc[row], cells[cells["row"] == row], list(labels.values()))
+        for row in sorted(_in_turn(queues, most))
+    ]
+
+
+def _in_turn(queues: list[list[int]], most: int) -> list[int]:
+    chosen: list[int] = []
+    waiting = [queue[::-1] for queue in queues]
+    while any(waiting) and len(chosen) < most:
+        for queue in waiting:
+            while queue and queue[-1] in chosen:
+                queue.pop()
+            if queue and len(chosen) < most:
+                chosen.append(queue.pop())
+    return chosen
+
+
+def _flip(full: pd.Series, cells: pd.DataFrame, order: list[str]) -> Flip:
+    said: dict[tuple[str, str, bool], list[str]] = {}
+    ranked = cells.sort_values("label", key=lambda names: names.map(order.index), kind="stable")
+    for _, cell in ranked.sort_values("changed", ascending=False, kind="stable").iterrows():
+        answer = (str(cell["text"]), str(cell["parsed"]), bool(cell["changed"]))
+        said.setdefault(answer, []).append(cell["label"])
+    return Flip(
+        row=int(full.name),
+        question=str(full["question"]),
+        answer=str(full["answer"]),
+        full=str(full["text"]),
+        said=tuple(Said(*answer[:2], tuple(names), answer[2]) for answer, names in said.items()),
+    )

@@ -1,0 +1,208 @@
+"""The tables of the page as plain rows: what stands in which cell, in words.
+
+Turns frames of a study into `Table`s. Must not know HTML (but for a verdict's badge), files, or how
+a table looks; all text is escaped by the template.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+
+from harness import stats
+from harness.report import tables, words
+from harness.report.figures import setting
+from harness.report.study import Study
+from harness.report.words import difference, percent, points, probability, share, span, whole
+from harness.stats.plan import Plan
+
+PLAN = {
+    "method": "method that the question is about",
+    "control": "method whose loss shows that a setting can tell any apart",
+    "margin": "largest loss of the score that still counts as keeping it, in points",
+    "alpha": "one-sided level of the tests",
+    "power": "power at which the smallest detectable loss is stated",
+    "above": "the question is about settings that evict more than this share, in percent",
+    "resamples": "resamples of the cluster bootstrap",
+    "seed": "seed of the bootstrap",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: the first `heads` cells of a line name it, the columns in `text` are words."""
+
+    caption: str
+    header: list[str]
+    body: list[list[str]]
+    text: tuple[int, ...] = ()
+    heads: int = 1
+
+
+def verdicts(study: Study) -> Table:
+    """A line a setting of the method asked about, with its difference from the full cache."""
+    differ = [name for name in stats.GROUP if study.verdicts[name].nunique() > 1]
+    place = [*stats.GROUP, "method", "ratio", "budget"]
+    names = ["difference", "difference_low", "difference_high"]
+    rows = study.verdicts.drop(columns=names, errors="ignore")
+    if study.comparisons.empty:
+        rows = rows.assign(**dict.fromkeys(names, float("nan")))
+    else:
+        compared = study.comparisons.drop_duplicates(place)[[*place, *names]]
+        rows = rows.merge(compared, on=place, how="left")
+    body = [
+        [
+            *([", ".join(tables.short(row[name]) for name in differ)] if differ else []),
+            setting(row),
+            f"{percent(row['evicted'])} %",
+            words.badge(row["verdict"]),
+            difference(row),
+            str(row["reason"]),
+            words.badge(row["smoothing"]),
+            str(row["smoothing_reason"]),
+        ]
+        for _, row in rows.iterrows()
+    ]
+    header = ["Setting", "Evicted", "Score kept?", "Points from the full cache", "Why",
+              "Kept by smoothing?", "Why"]  # fmt: skip
+    shift = int(bool(differ))
+    return Table(
+        f"Verdicts on {study.plan.method} by setting, with 95 % intervals",
+        ["Where"] * shift + header,
+        body,
+        text=tuple(shift + column for column in (2, 4, 5, 6)),
+        heads=1 + shift,
+    )
+
+
+def paired(comparisons: pd.DataFrame, labels: Mapping[str, str]) -> Table:
+    """Every compressed cell of one group against the full cache, on the rows that both have."""
+    body = [
+        [
+            labels.get(row["cell_key"], str(row["method"])),
+            tables.setting(row),
+            f"{percent(row['accuracy'])}{' (vacuous)' if row['vacuous'] else ''}",
+            difference(row),
+            f"{probability(row['p_noninferior'])} ({probability(row['p_noninferior_holm'])})",
+            f"{whole(row['lost'])} / {whole(row['gained'])}",
+            f"{probability(row['p_mcnemar'])} ({probability(row['p_mcnemar_holm'])})",
+            share(row, "flip_rate") if "flip_rate_low" in row else _flips(row),
+            _kl(row),
+            share(row, "retained"),
+            points(row["detectable"]).removeprefix("+"),
+            "yes" if row["family"] else "",
+        ]
+        for _, row in comparisons.iterrows()
+    ]
+    header = [
+        "Method", "Ratio", "Score %", "Points from full", "p not worse (Holm)",
+        "Lost / gained", "p McNemar (Holm)", "Answers changed %",
+        "KL nats", "Retained %", "Detectable loss", "In the plan",
+    ]  # fmt: skip
+    return Table(
+        "Every compressed cell against the full cache, with 95 % intervals",
+        header,
+        body,
+        heads=2,
+        text=(11,),
+    )
+
+
+def _flips(row: pd.Series) -> str:
+    ends = percent(row["flip_low"]), percent(row["flip_high"])
+    return f"{percent(row['flip_rate'])} {span(*ends)}".rstrip()
+
+
+def _kl(row: pd.Series) -> str:
+    if pd.isna(row["kl"]):
+        return words.DASH
+    low, high = (
+        words.DASH if pd.isna(row[name]) else f"{row[name]:.3f}" for name in ("kl_low", "kl_high")
+    )
+    return f"{row['kl']:.3f} {span(low, high)}".rstrip()
+
+
+def ablation(effects: pd.DataFrame) -> Table:
+    """Every effect of the ablation of one group."""
+    body = [
+        [
+            tables.setting(row),
+            str(row["effect"]),
+            str(row["contrast"]),
+            str(row["given"]) if pd.notna(row["given"]) else "",
+            f"{points(row['difference'])} {span(points(row['low']), points(row['high']))}".rstrip(),
+            f"{probability(row['p'])} ({probability(row['p_holm'])})",
+            percent(row["adaptive_active"]),
+            reading(row),
+        ]
+        for _, row in effects.iterrows()
+    ]
+    header = ["Ratio", "Effect", "Contrast", "Given", "Points", "p (Holm)",
+              "Window active %", "Says"]  # fmt: skip
+    return Table("Effects of the smoothing, with 95 % intervals", header, body, heads=4, text=(7,))
+
+
+def reading(effect: pd.Series) -> str:
+    """What one effect says, in words."""
+    if effect["inert"]:
+        return "cannot tell: the adaptive window was never at work"
+    if pd.isna(effect["low"]) or pd.isna(effect["high"]):
+        return "cannot tell: no interval"
+    if effect["low"] <= 0 <= effect["high"]:
+        return "no effect shown"
+    return "raises the score" if effect["difference"] > 0 else "lowers the score"
+
+
+def activity(cells: pd.DataFrame) -> Table | None:
+    """In which share of heads the adaptive window differed from the fixed pool; None: no window."""
+    rows = tables.compressed(cells)
+    rows = rows[rows["adaptive_active"].notna()].assign(control="none")
+    if rows.empty:
+        return None
+    columns, body = tables.grid(rows, lambda cell: percent(cell["adaptive_active"]))
+    caption = "Share of heads in which the adaptive window was not the fixed pool, in percent"
+    return Table(caption, ["Method", *columns], [list(map(str, line)) for line in body])
+
+
+def claims(frame: pd.DataFrame) -> Table:
+    """The ledger of claims and what became of them here."""
+    names = ["claim", "published", "source", "command", "measured", "on", "verdict"]
+    body = [
+        [*(_said(row[name]) for name in names[:-1]), words.badge(_said(row["verdict"]))]
+        for _, row in frame.iterrows()
+    ]
+    header = ["Claim", "Published", "Source", "Tested by", "Measured here", "On", "Verdict"]
+    return Table(
+        "What was claimed and what was measured here",
+        header,
+        body,
+        text=tuple(range(1, len(names))),
+    )
+
+
+def _said(value: object) -> str:
+    return "" if pd.isna(value) else str(value)
+
+
+def plan(plan: Plan) -> Table:
+    """What was asked of the numbers before they were there."""
+    percents = {"margin", "above"}
+    body = [
+        [PLAN[name], f"{100 * value:g}" if name in percents else str(value)]
+        for name, value in asdict(plan).items()
+    ]
+    return Table("The plan", ["What", "Value"], body, text=(1,))
+
+
+def provenance(values: Mapping[str, object]) -> Table:
+    """Nested values with dotted names."""
+    body = [[name, str(value)] for name, value in _flat(values)]
+    return Table("Where the figures come from", ["What", "Value"], body, text=(1,))
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

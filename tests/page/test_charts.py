@@ -1,0 +1,69 @@
+"""What figures and tables do with unusual frames, without a browser."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import stats
+from harness.report import charts, figures, page_tables
+from tests.outputs.conftest import cell_rows, sweep
+from tests.page import studies
+
+
+def test_lengths_of_a_context_come_in_their_order():
+    samples = sweep(("restkv",), questions=8)
+    lengths = np.array(["1024", "256", "512", "128"])[np.arange(len(samples)) % 4]
+    samples = samples.assign(category=lengths, l2_category=["b", "a"] * (len(samples) // 2))
+    study = studies.study(samples)
+    figure = charts.heatmap(study.cells, study.abilities, "0.9")
+    assert list(figure.layout.yaxis.ticktext) == ["128", "256", "512", "1024", "a", "b"]
+    assert [trace.visible for trace in figure.data] == [False, True]
+    accuracy = study.abilities.set_index(["cell_key", "ability"])["accuracy"]
+    for line, ability in enumerate(figure.layout.yaxis.ticktext):
+        for column, key in enumerate(figure.data[1].customdata[line]):
+            assert figure.data[1].z[line][column] == pytest.approx(100 * accuracy[key, ability])
+
+
+def test_a_method_that_lacks_a_setting_leaves_a_gap():
+    samples = sweep(("random", "restkv"))
+    samples = samples[~(samples["method"].eq("random") & samples["ratio"].eq(0.9))]
+    study = studies.study(samples)
+    figure = charts.heatmap(study.cells, study.abilities, "0.9")
+    assert [z is None for z in figure.data[1].z[0]] == [False, False, True, False]
+    assert figure.data[1].hovertext[0][2] == ""
+
+
+def test_settings_of_absolute_budgets_stand_where_they_measured():
+    nan = float("nan")
+    parts = [cell_rows("h2o", [1, 0], index=range(2), ratio=nan, budget=n) for n in (4, 50, 101)]
+    cells = stats.summarise(pd.concat(parts))
+    placed = figures.placed(cells, pd.DataFrame())
+    assert placed["evicted"].tolist() == pytest.approx([1 - 4 / 101, 1 - 50 / 101, 0])
+    assert placed["x"].tolist() == pytest.approx(np.log2([101 / 4, 101 / 50, 1]).tolist())
+    assert figures.setting(placed.iloc[0]) == "4 tokens kept"
+    assert placed["difference"].isna().all()
+
+
+def test_more_methods_than_colours_stay_apart():
+    names = [f"m{i}" for i in range(45)]
+    study = studies.study(sweep(names, ratios=(0.9,), questions=2))
+    ((_, figure),) = figures.curves(study.cells, study.comparisons)
+    lines = [t for t in figure.data if t.customdata]
+    looks = {(t.line.color, t.line.dash, t.marker.symbol[0]) for t in lines}
+    assert len(looks) == len(lines) == 45
+    assert len({(t.line.color, t.marker.symbol[0]) for t in lines}) == 45
+
+
+@pytest.mark.parametrize(
+    ("columns", "where"),
+    [({}, None), ({"task": ["a", "b"]}, ["a", "b"]),
+     ({"task": ["a", "a"], "protocol": ["replay", "paper"]}, ["replay", "paper"]),
+     ({"model": ["org/x", "org/y"], "task": ["a", "b"]}, ["x, a", "y, b"])],
+)  # fmt: skip
+def test_verdicts_say_where_by_what_differs(columns, where):
+    study = studies.study(sweep(("restkv",)))
+    rows = pd.concat([study.verdicts] * (2 if columns else 1), ignore_index=True).assign(**columns)
+    table = page_tables.verdicts(studies.study(sweep(("restkv",)), verdicts=rows))
+    first = [line[0] for line in table.body]
+    assert first == (where or ["ratio 0.9"])
+    assert (table.header[0] == "Where") == bool(columns)
