@@ -5,10 +5,9 @@ Knows lmms-eval's public task API; must not know models, methods or the store.
 
 import atexit
 import hashlib
-import json
 import shutil
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,6 +23,7 @@ from lmms_eval.tasks import TaskManager
 from harness.config import TaskConfig
 from harness.errors import UserError
 from harness.scoring import catalog, datafiles, generic, mmbench_submission
+from harness.scoring.fingerprint import fingerprint
 from harness.scoring.hub import require_dataset
 from harness.scoring.scorers import Judgement, Question, scorer_for
 
@@ -48,7 +48,7 @@ class Benchmark:
         self.scorer = scorer_for(config, self.task)
         documents = self.task.eval_docs_no_media
         questions = [self.scorer.question(self.task, d, i) for i, d in enumerate(documents)]
-        self.fingerprint = _fingerprint(self.task, self.split, documents)
+        self.fingerprint = fingerprint(self.task, self.split, documents)
         self.rows = choose(questions, limit)
         self.questions: list[Question] = [questions[row] for row in self.rows]
         self._tags = parse_reasoning_tags_config(task_value=self.task.config.reasoning_tags)
@@ -233,51 +233,6 @@ def _restrict(task: Any, split: str, rows: Sequence[int]) -> None:
     if task.dataset_no_image is not task.dataset:
         task.dataset_no_image[split] = task.dataset_no_image[split].select(rows)
     task.task_docs = task.dataset[split]
-
-
-def _fingerprint(task: Any, split: str, documents: Iterable[Mapping[str, Any]]) -> str:
-    """sha256 over every field and image of the whole split and the prompt made from each row."""
-    digest = hashlib.sha256()
-    own = callable(task.config.doc_to_messages)
-    for batch in task.dataset[split].with_format("arrow").iter(batch_size=256):
-        for row in batch.to_pylist():
-            _feed(digest, row)
-    for document in documents:
-        digest.update(str(task.doc_to_text(document)).encode())
-    if own:
-        for document in task.eval_docs:
-            _feed(digest, _said(task.doc_to_messages(document)))
-    return digest.hexdigest()
-
-
-def _said(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Messages without their images, which the data set's own bytes stand for."""
-    kept = []
-    for message in messages:
-        parts = message["content"]
-        if not isinstance(parts, str):
-            parts = [{k: v for k, v in part.items() if k != "url"} for part in parts]
-        kept.append({**message, "content": parts})
-    return kept
-
-
-def _feed(digest: Any, value: Any) -> None:
-    if isinstance(value, Mapping):
-        if isinstance(value.get("bytes"), bytes):  # stored media: the path beside it says nothing
-            digest.update(b"b%d:" % len(value["bytes"]) + value["bytes"])
-            return
-        for name in sorted(value):
-            _feed(digest, name)
-            _feed(digest, value[name])
-    elif isinstance(value, (list, tuple)):
-        digest.update(b"l%d:" % len(value))
-        for item in value:
-            _feed(digest, item)
-    elif isinstance(value, bytes):
-        digest.update(b"b%d:" % len(value) + value)
-    else:
-        text = json.dumps(value, ensure_ascii=False, default=str).encode()
-        digest.update(b"s%d:" % len(text) + text)
 
 
 def evaluate(model: Any, benchmark: Benchmark, output: Path, seed: int) -> dict[str, Any]:
