@@ -26,13 +26,17 @@ from harness.scoring import catalog, datafiles, generic, mmbench_submission
 from harness.scoring.fingerprint import fingerprint
 from harness.scoring.hub import require_dataset
 from harness.scoring.scorers import Judgement, Question, scorer_for
+from harness.segments import Texts
+
+EXHIBITS = 8  # questions whose prompts are shown
 
 
 class Benchmark:
     """The questions a run asks.
 
     `rows` are positions in the whole data set, so they mean the same whatever the limit is;
-    `questions[i]` and lmms-eval's document i belong to `rows[i]`.
+    `questions[i]` and lmms-eval's document i belong to `rows[i]`. `shown` are the rows whose
+    prompts are recorded in full.
     """
 
     def __init__(self, name: str, config: TaskConfig, limit: int | None = None) -> None:
@@ -51,6 +55,7 @@ class Benchmark:
         self.fingerprint = fingerprint(self.task, self.split, documents)
         self.rows = choose(questions, limit)
         self.questions: list[Question] = [questions[row] for row in self.rows]
+        self.shown = sorted({*self.rows} & {*exhibits(questions)})
         self._tags = parse_reasoning_tags_config(task_value=self.task.config.reasoning_tags)
         self._judged: dict[tuple[int, str], Judgement] = {}
         _restrict(self.task, self.split, self.rows)
@@ -114,6 +119,10 @@ class Benchmark:
         """Write one cell's answers for the server that knows the right ones."""
         return mmbench_submission.write(self._documents, self._filtered(texts), path)
 
+    def texts(self, position: int) -> Texts:
+        """What is known of the text in the prompt of `rows[position]`."""
+        return self.scorer.texts(self.task, self._documents[position])
+
     def image(self, row: int) -> Any:
         """The first image of a row of the whole data set as PIL, None where it shows none."""
         messages = self.task.doc_to_messages(self.task.eval_docs[self.rows.index(row)])
@@ -147,12 +156,25 @@ def choose(questions: Sequence[Question], limit: int | None) -> list[int]:
     """The rows of `limit` whole questions, spread over the data set and nested: a larger limit
     contains the questions of a smaller one.
     """
-    ids = {q.question_id for q in questions}
-    if limit is None or limit >= len(ids):
+    order = _order(questions)
+    if limit is None or limit >= len(order):
         return list(range(len(questions)))
-    order = sorted(ids, key=lambda i: hashlib.sha256(str(i).encode()).digest())
     kept = set(order[:limit])
     return [row for row, q in enumerate(questions) if q.question_id in kept]
+
+
+def exhibits(questions: Sequence[Question]) -> list[int]:
+    """The first row of each question that the smallest limits keep, so that all limits share it."""
+    first: dict[int, int] = {}
+    for row, question in enumerate(questions):
+        first.setdefault(question.question_id, row)
+    return [first[i] for i in _order(questions)[:EXHIBITS]]
+
+
+def _order(questions: Sequence[Question]) -> list[int]:
+    """Question ids in an order that has nothing to do with that of the data set."""
+    ids = {q.question_id for q in questions}
+    return sorted(ids, key=lambda i: hashlib.sha256(str(i).encode()).digest())
 
 
 def cli_arguments(output: Path) -> Namespace:
