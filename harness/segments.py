@@ -122,12 +122,9 @@ def _user_spans(rendered: str, said: Chat) -> list[Span] | None:
 
 def _context(spans: Sequence[Span], said: Chat) -> Span | None:
     """The marked context: the beginning of a text of a user."""
-    marked = said.context
-    if marked is None or not marked.strip():
-        return None
     for (begin, end), text in reversed([*zip(spans, said.user_texts, strict=True)]):
-        if text.startswith(marked):
-            return begin, min(begin + len(marked.strip()), end)
+        if said.context is not None and text.startswith(said.context):
+            return begin, min(begin + len(said.context.strip()), end)
     return None
 
 

@@ -83,9 +83,10 @@ def test_a_system_text_and_an_earlier_turn_are_told_apart():
 
 
 def test_the_beginning_of_an_answer_is_no_part_of_what_users_said():
-    prefix = {"role": "assistant", "content": [{"type": "text", "text": f" {QUESTION}"}]}
-    prompt = loaded().prompt([*ask(None, TEXT), prefix], texts=TEXTS)
-    assert told(prompt) == [("template", 2), ("image", 3), *ASKED, ("template", 5)]
+    for words, count in ((QUESTION, 2), (TEXT, 10)):
+        prefix = {"role": "assistant", "content": [{"type": "text", "text": f" {words}"}]}
+        prompt = loaded().prompt([*ask(None, TEXT), prefix], texts=TEXTS)
+        assert told(prompt) == [("template", 2), ("image", 3), *ASKED, ("template", 3 + count)]
 
 
 def test_a_template_that_moves_images_to_the_front():
@@ -165,6 +166,13 @@ def test_the_first_wording_that_occurs_is_the_question_and_it_is_the_last_occurr
     assert told(prompt) == [("template", 2), *body, ("template", 3)]
 
 
+def test_options_that_repeat_one_another_begin_with_the_first():
+    texts = Texts((), ("w42", "w42 w43"))
+    body = [("instruction", 1), ("options", 3)]
+    prompt = loaded().prompt(ask("w1 w42 w42 w43"), texts=texts)
+    assert told(prompt) == [("template", 2), *body, ("template", 3)]
+
+
 def test_options_that_are_not_there_leave_the_rest_unknown():
     prompt = loaded().prompt(ask(TEXT), texts=Texts((QUESTION,), ("A w42", "B w45")))
     body = [("question", 2), ("unknown", 8)]
@@ -172,7 +180,7 @@ def test_options_that_are_not_there_leave_the_rest_unknown():
 
 
 def test_a_marked_context_is_told_and_holds_no_question():
-    messages = ask("w1 w40 w41 w2", f" {QUESTION} w3", context=0)
+    messages = ask("  w1 w40 w41 w2", f" {QUESTION} w3", context=0)
     body = [("context", 4), ("question", 2), ("instruction", 1)]
     assert told(loaded().prompt(messages, texts=Texts((QUESTION,)))) == [
         ("template", 2),
