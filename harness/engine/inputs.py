@@ -98,7 +98,7 @@ def _named_sizes(config: Any, inputs: Mapping[str, Tensor]) -> list[tuple[int, i
         return None
     vision = getattr(config, "vision_config", None)
     merge = getattr(vision, "spatial_merge_size", None)
-    if merge is None or bool((patches[:, 0] != 1).any()):
+    if merge is None:
         return []
     return [(rows // merge, columns // merge) for _, rows, columns in patches.tolist()]
 

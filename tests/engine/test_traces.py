@@ -182,6 +182,8 @@ CONFIG = SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2))
         (_pixels(1, 3, 8, 8), [1] * 8, []),
         (_pixels(4, 3, 8, 8), SIXTEEN, []),  # four images of four that touch, or four crops
         (_pixels(1, 5, 3, 8, 8), NINE, []),  # crops of one image
+        (_pixels(1, 3, 8, 8, 4), NINE, []),
+        (_pixels(1, 27), NINE, []),  # patches
         ({**_pixels(1, 3, 8, 8), "image_sizes": torch.ones(1, 2)}, NINE, []),
         ({}, NINE, []),
         ({}, [0, 0], []),

@@ -195,6 +195,7 @@ class Pictures:
         self.images = images
 
     def image(self, row: int) -> object:
+        assert row in self.rows
         return self.images.get(row)
 
 
