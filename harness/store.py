@@ -50,11 +50,7 @@ FIELDS: dict[str, str] = {
 }
 
 #: What is stored of the prompt of a row, under the key of the full cache; JSON, tokens of a few.
-PROMPT_FIELDS: dict[str, str] = {
-    "segments": "TEXT NOT NULL",
-    "tokens": "TEXT",
-    "images": "TEXT NOT NULL",
-}
+PROMPT_FIELDS = {"segments": "TEXT NOT NULL", "tokens": "TEXT", "images": "TEXT NOT NULL"}
 
 
 @contextmanager
