@@ -33,15 +33,20 @@ class Chat:
         return self.messages[-1]["role"] == "assistant"
 
     @property
-    def last_user_text(self) -> str | None:
-        """The last text of a user, None where there is none."""
-        texts = [
+    def user_texts(self) -> list[str]:
+        """Every text of a user, those around an image apart."""
+        return [
             part["text"]
             for message in self.messages
             if message["role"] == "user"
             for part in message["content"]
             if part["type"] == "text"
         ]
+
+    @property
+    def last_user_text(self) -> str | None:
+        """The last text of a user, None where there is none."""
+        texts = self.user_texts
         return texts[-1].strip() or None if texts else None
 
     @property

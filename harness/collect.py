@@ -121,8 +121,9 @@ def answer_all(
     from harness.scoring.adapter import Collector, Plan
     from harness.scoring.benchmark import evaluate
 
-    letters = [question.letters for question in one.benchmark.questions]
-    plan = Plan(one.cells, one.benchmark.rows, letters)
+    asked = one.benchmark
+    letters = [question.letters for question in asked.questions]
+    plan = Plan(one.cells, asked.rows, letters, asked.texts, asked.shown)
     with quiet.into(folder / LOG):
         model = Collector(engine, plan, store, tick)
         evaluate(model, one.benchmark, folder / "lmms_eval", seed)

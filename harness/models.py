@@ -6,7 +6,7 @@ Knows model folders, tokenizers and processors. It must not know eviction, tasks
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import (
 from harness import chat
 from harness.chat import Chat, Messages
 from harness.hub import locate
+from harness.segments import Encoded, Texts, segments
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALL = 50_000_000  # parameters
@@ -42,6 +43,7 @@ class Prompt:
     suffix: trailing tokens that follow the last user text. context: tokens up to the end of the
     last image or of the text marked with `"context": True`, whichever is later; None without
     either. cut: tokens that were taken from the middle of the text to fit the model's context.
+    segments: what the tokens belong to, see `harness.segments`.
     """
 
     inputs: dict[str, Tensor]
@@ -49,6 +51,7 @@ class Prompt:
     suffix: int
     context: int | None
     cut: int = 0
+    segments: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -83,6 +86,10 @@ class LoadedModel:
         """Text of the ids without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Each token as text by itself, special ones too."""
+        return [self.tokenizer.decode([token]) for token in ids]
+
     @property
     def context_limit(self) -> int | None:
         """The longest prompt and answer together by the model's own settings, in tokens."""
@@ -90,13 +97,18 @@ class LoadedModel:
         return getattr(text, "max_position_embeddings", None)
 
     def prompt(
-        self, messages: Messages, room: int | None = None, longest: int | None = None
+        self,
+        messages: Messages,
+        room: int | None = None,
+        longest: int | None = None,
+        texts: Texts | None = None,
     ) -> Prompt:
         """Build the prompt of chat messages in lmms-eval's protocol, see `harness.chat.read`.
 
         A final assistant message is continued. A text of more than `longest` tokens, and a prompt
         of more than `room`, lose their middle where the messages allow it. ValueError, one
         sentence, for images where the model takes none, and for a prompt that does not fit.
+        texts: what the prompt's segments tell apart.
         """
         said = chat.read(messages)
         if said.images and not self.takes_images:
@@ -113,7 +125,8 @@ class LoadedModel:
             encoded = self._encode(rendered, said)
         if room is not None and _length(encoded) > room:
             said, rendered, encoded = self._shortened(said, _length(encoded), room)
-        return self._prompt(said, rendered, encoded, length - _length(encoded))
+        cut = length - _length(encoded)
+        return self._prompt(said, rendered, encoded, cut, texts or Texts())
 
     def _halves(self, said: Chat, count: int) -> Chat:
         """The first and the last half of `count` tokens of the user text, if it has more.
@@ -127,18 +140,23 @@ class LoadedModel:
         half = count // 2
         return said.with_user_text(self.decode(ids[:half]) + self.decode(ids[-half:]))
 
-    def _prompt(self, said: Chat, rendered: str, encoded: Mapping[str, Any], cut: int) -> Prompt:
+    def _prompt(
+        self, said: Chat, rendered: str, encoded: Mapping[str, Any], cut: int, texts: Texts
+    ) -> Prompt:
         inputs = {name: self._place(value) for name, value in encoded.items()}
         ids = inputs["input_ids"]
         kinds = modality(self.model.config, ids[0])
         marked = said.context.strip() or None if said.context else None
-        ends = self._trailing(rendered, [said.last_user_text, marked])
+        plain = self._plain(rendered)
+        ends = self._trailing(rendered, [said.last_user_text, marked], plain)
         found = kinds.nonzero()
         after_images = ids.shape[1] - (int(found[-1]) + 1 if len(found) else 0)
         # A text before the last image ends later than that: images are counted unexpanded there.
         behind = [end for end in (ends[1], after_images if len(found) else None) if end is not None]
         context = ids.shape[1] - min(behind) if behind else None
-        return Prompt(inputs, kinds, min(ends[0] or 0, after_images), context, cut)
+        suffix = min(ends[0] or 0, after_images)
+        parts = segments(rendered, said, texts, ids[0].tolist(), kinds.tolist(), plain)
+        return Prompt(inputs, kinds, suffix, context, cut, parts)
 
     def _shortened(self, said: Chat, length: int, room: int) -> tuple[Chat, str, Mapping[str, Any]]:
         """The chat without the middle of its user text; text decoded from tokens can come out
@@ -195,22 +213,27 @@ class LoadedModel:
         value = value.to(self.device)
         return value.to(self.dtype) if value.is_floating_point() else value
 
-    def _trailing(self, rendered: str, texts: Sequence[str | None]) -> list[int | None]:
+    def _plain(self, rendered: str) -> Encoded | None:
+        """The tokens of a text with their offsets, which only a fast tokenizer tells."""
+        if not self.tokenizer.is_fast:
+            return None
+        found = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        return Encoded(found["input_ids"], found["offset_mapping"])
+
+    def _trailing(
+        self, rendered: str, texts: Sequence[str | None], plain: Encoded | None
+    ) -> list[int | None]:
         """How many tokens follow the last occurrence of each text; None where it does not occur."""
         starts = [
             None if text is None or (at := rendered.rfind(text)) < 0 else at + len(text)
             for text in texts
         ]
-        if all(start is None for start in starts):
-            return [None] * len(texts)
-        if not self.tokenizer.is_fast:
+        if plain is None:
             tails = [None if start is None else rendered[start:] for start in starts]
             count = self.tokenizer.encode
             return [None if t is None else len(count(t, add_special_tokens=False)) for t in tails]
-        encoded = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoded["offset_mapping"]
         return [
-            None if start is None else sum(begin >= start for begin, _ in offsets)
+            None if start is None else sum(begin >= start for begin, _ in plain.offsets)
             for start in starts
         ]
 

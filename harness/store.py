@@ -1,4 +1,4 @@
-"""One SQLite file a run: the answers and measurements of every cell on every question row.
+"""One SQLite file a run: answers and measurements of every cell on every question row, and prompts.
 
 Knows rows and keys; must not know models, methods, tasks or how an answer is scored.
 """
@@ -7,15 +7,23 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import UserError
 
 FILE_NAME = "responses.sqlite"
 APPLICATION_ID = 0x45564354  # "EVCT": tells this store from any other SQLite file
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+WHOLE = 65_520  # a share of 1; shares of most numbers of layers and heads are whole then
+
+Values = Mapping[str, Mapping[str, object]]
 
 #: What is stored for each (cell, row); the order is that of the table's columns.
 FIELDS: dict[str, str] = {
@@ -40,6 +48,9 @@ FIELDS: dict[str, str] = {
     "compact_s": "REAL NOT NULL",
     "decode_s": "REAL NOT NULL",
 }
+
+#: What is stored of the prompt of a row, under the key of the full cache; JSON, tokens of a few.
+PROMPT_FIELDS = {"segments": "TEXT NOT NULL", "tokens": "TEXT", "images": "TEXT NOT NULL"}
 
 
 @contextmanager
@@ -94,8 +105,8 @@ class Store:
             db.execute("PRAGMA synchronous=NORMAL")
             if fresh:
                 _create(db)
-            elif _pragma(db, "user_version") == 1:
-                _add_truncated(db)
+            else:
+                _migrate(db)
         except (sqlite3.DatabaseError, OSError) as error:
             if db is not None:
                 db.close()
@@ -129,29 +140,52 @@ class Store:
                 rows.setdefault(row, set()).add(key)
         return rows
 
-    def write(self, row: int, answers: Mapping[str, Mapping[str, object]]) -> None:
-        """Store one sample in one transaction; an answer that is there already stays.
+    def write(
+        self,
+        row: int,
+        answers: Values,
+        prompts: Values | None = None,
+        kept: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        """Store one sample in one transaction; what is there already stays.
 
         Args:
             row: the question row in the whole data set.
             answers: cell key -> the values named in `FIELDS`.
+            prompts: key of the full cache -> the values named in `PROMPT_FIELDS`.
+            kept: cell key -> a share from 0 to 1 for each token, kept to 5 digits.
         """
-        columns = ", ".join(("cell_key", "row", *FIELDS))
-        marks = ", ".join("?" * (len(FIELDS) + 2))
-        records = [(key, row, *(values[f] for f in FIELDS)) for key, values in answers.items()]
+        blobs = {key: {"shares": _packed(shares)} for key, shares in (kept or {}).items()}
         with self._transaction():
-            self._db.executemany(
-                f"INSERT INTO responses ({columns}) VALUES ({marks}) "
-                "ON CONFLICT (cell_key, row) DO NOTHING",
-                records,
-            )
+            self._insert("responses", row, FIELDS, answers)
+            self._insert("prompts", row, PROMPT_FIELDS, prompts or {})
+            self._insert("kept", row, ("shares",), blobs)
+
+    def _insert(self, table: str, row: int, fields: Iterable[str], values: Values) -> None:
+        names = ["cell_key", "row", *fields]
+        self._db.executemany(
+            f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "
+            "ON CONFLICT (cell_key, row) DO NOTHING",
+            [(key, row, *(each[f] for f in names[2:])) for key, each in values.items()],
+        )
 
     def read(self, key: str) -> dict[int, dict[str, object]]:
         """All answers of a cell: row -> the values named in `FIELDS`."""
-        columns = ", ".join(FIELDS)
-        query = f"SELECT row, {columns} FROM responses WHERE cell_key = ? ORDER BY row"
+        return self._select("responses", key, FIELDS)
+
+    def prompts(self, key: str) -> dict[int, dict[str, object]]:
+        """The recorded prompts under a full cache's key: row -> the values of `PROMPT_FIELDS`."""
+        return self._select("prompts", key, PROMPT_FIELDS)
+
+    def kept(self, key: str) -> dict[int, NDArray[np.float32]]:
+        """What a cell kept of the rows that were traced: row -> a share of each token."""
+        found = self._select("kept", key, ("shares",))
+        return {row: _unpacked(values["shares"]) for row, values in found.items()}
+
+    def _select(self, table: str, key: str, fields: Collection[str]) -> dict[int, dict[str, Any]]:
+        query = f"SELECT row, {', '.join(fields)} FROM {table} WHERE cell_key = ? ORDER BY row"
         return {
-            row: dict(zip(FIELDS, values, strict=True))
+            row: dict(zip(fields, values, strict=True))
             for row, *values in self._db.execute(query, (key,))
         }
 
@@ -207,7 +241,7 @@ def _check_sound(db: sqlite3.Connection) -> None:
     """Raise sqlite3.DatabaseError unless this is one of our files and its pages are sound."""
     if _pragma(db, "application_id") != APPLICATION_ID:
         raise sqlite3.DatabaseError("it was not made by this program")
-    if _pragma(db, "user_version") not in (1, SCHEMA_VERSION):
+    if _pragma(db, "user_version") not in range(1, SCHEMA_VERSION + 1):
         raise sqlite3.DatabaseError("it was made by another version of this program")
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
@@ -215,31 +249,48 @@ def _check_sound(db: sqlite3.Connection) -> None:
 
 
 def _create(db: sqlite3.Connection) -> None:
-    columns = ", ".join(f"{name} {kind}" for name, kind in FIELDS.items())
-    statements: Sequence[str] = (
-        "BEGIN IMMEDIATE",
-        f"CREATE TABLE responses (cell_key TEXT NOT NULL, row INTEGER NOT NULL, {columns}, "
-        "PRIMARY KEY (cell_key, row)) WITHOUT ROWID",
+    _run(
+        db,
+        _table("responses", FIELDS),
         "CREATE TABLE cells (cell_key TEXT PRIMARY KEY, description TEXT NOT NULL)",
         "CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        *TRACES,
         f"PRAGMA application_id = {APPLICATION_ID}",
-        f"PRAGMA user_version = {SCHEMA_VERSION}",
-        "COMMIT",
     )
-    for statement in statements:
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    """Bring an earlier store to this version; version 1 never cut prompts, 2 recorded none."""
+    version, kind = _pragma(db, "user_version"), FIELDS["truncated_tokens"]
+    cut = [f"ALTER TABLE responses ADD COLUMN truncated_tokens {kind}"] if version == 1 else []
+    if version < SCHEMA_VERSION:
+        _run(db, *cut, *TRACES)
+
+
+def _table(name: str, fields: Mapping[str, str]) -> str:
+    columns = ", ".join(f"{field} {kind}" for field, kind in fields.items())
+    return (
+        f"CREATE TABLE {name} (cell_key TEXT NOT NULL, row INTEGER NOT NULL, {columns}, "
+        "PRIMARY KEY (cell_key, row)) WITHOUT ROWID"
+    )
+
+
+TRACES = (_table("prompts", PROMPT_FIELDS), _table("kept", {"shares": "BLOB NOT NULL"}))
+
+
+def _run(db: sqlite3.Connection, *statements: str) -> None:
+    """All statements and the version that they lead to, or nothing."""
+    version = f"PRAGMA user_version = {SCHEMA_VERSION}"
+    for statement in ("BEGIN IMMEDIATE", *statements, version, "COMMIT"):
         db.execute(statement)
 
 
-def _add_truncated(db: sqlite3.Connection) -> None:
-    """Bring a store of version 1, whose prompts were never cut, to version 2."""
-    column = FIELDS["truncated_tokens"]
-    for statement in (
-        "BEGIN IMMEDIATE",
-        f"ALTER TABLE responses ADD COLUMN truncated_tokens {column}",
-        "PRAGMA user_version = 2",
-        "COMMIT",
-    ):
-        db.execute(statement)
+def _packed(shares: Sequence[float]) -> bytes:
+    return zlib.compress(np.round(np.asarray(shares) * WHOLE).astype("<u2").tobytes(), level=1)
+
+
+def _unpacked(blob: bytes) -> NDArray[np.float32]:
+    return (np.frombuffer(zlib.decompress(blob), dtype="<u2") / WHOLE).astype(np.float32)
 
 
 def _pragma(db: sqlite3.Connection, name: str) -> int:

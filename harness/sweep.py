@@ -200,7 +200,7 @@ def summarise(
     seconds: float,
 ) -> None:
     """Write the tables, log to wandb where something is new, print the table and the paths."""
-    from harness import stats, tracking
+    from harness import stats, traces, tracking
     from harness.report import files, tables
 
     config = job.config
@@ -216,6 +216,8 @@ def summarise(
     )
     meta |= {"rows computed this time": computed, "seconds this time": round(seconds)}
     paths = files.write(frame, job.folder, meta)
+    names = {"model": config.model.name, "protocol": config.protocol.name}
+    traces.write(store, asked, names, job.folder)
     cells = stats.summarise(frame)
     say(f"\n{tables.console_table(cells, stats.means(cells))}\n")
     rows = [one.benchmark.rows for one in asked]

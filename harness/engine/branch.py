@@ -6,7 +6,7 @@ Must not know how policies select or how cells are decoded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,7 +49,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Kept:
-    """Figures of one cell, means over compressed layers and KV heads; bytes over all layers."""
+    """Figures of one cell, means over compressed layers and KV heads; bytes over all layers.
+
+    shares float32 [L]: of those layers and heads, how many kept each token; None where not asked.
+    """
 
     tokens: float
     image: float
@@ -58,6 +61,7 @@ class Kept:
     window: int | None
     adaptive: float | None
     fallback: str | None
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -110,13 +114,16 @@ class Batch:
     kept: list[Kept]
 
 
-def build(prefill: Prefill, layout: Layout, cells: Sequence[Cell], sequel: Sequel) -> Batch:
-    """Compact the prompt cache for these cells, one gather a layer."""
+def build(
+    prefill: Prefill, layout: Layout, cells: Sequence[Cell], sequel: Sequel, trace: bool = False
+) -> Batch:
+    """Compact the prompt cache for these cells, one gather a layer; `trace` asks for shares."""
     modality = sequel.modality
     compact: dict[int, CompactLayer] = {}
     stored = [0] * len(cells)
     tokens = torch.zeros(len(cells))
     images = torch.zeros(len(cells), device=modality.device)
+    shares = modality.new_zeros(len(cells), len(modality), dtype=torch.float32) if trace else None
     full = 0
     for layer in layout.layers:
         source = prefill.cache.layers[layer.index]
@@ -129,6 +136,8 @@ def build(prefill: Prefill, layout: Layout, cells: Sequence[Cell], sequel: Seque
         tokens += totals / heads
         stored = [sum(pair) for pair in zip(stored, (totals * token_bytes).tolist(), strict=True)]
         images += _images(made.tiles, modality, len(cells), heads)
+        if shares is not None:
+            shares += _holding(made.tiles, len(cells), length, heads) / heads
         full += heads * length * token_bytes
     whole = _uncompressed_bytes(prefill, layout)
     number = len(layout.layers)
@@ -137,6 +146,8 @@ def build(prefill: Prefill, layout: Layout, cells: Sequence[Cell], sequel: Seque
         Kept(count / number, image / number, size + whole, full + whole, *_observed(prefill, cell))
         for cell, count, image, size in figures
     ]
+    if shares is not None:
+        kept = [replace(one, shares=own / number) for one, own in zip(kept, shares, strict=True)]
     return Batch(branch(prefill.cache, compact, len(cells)), kept)
 
 
@@ -220,6 +231,16 @@ def _images(tiles: Tiles, modality: Tensor, cells: int, heads: int) -> Tensor:
     image = (modality[tiles.places.clamp_min(0)] * (tiles.places >= 0)).sum(1).float()
     owners = image.new_zeros(cells * heads).index_add_(0, tiles.owner, image)
     return owners.view(cells, heads).mean(1)
+
+
+def _holding(tiles: Tiles, cells: int, length: int, heads: int) -> Tensor:
+    """How many heads of each cell hold each prompt token, float32 [cells, length]."""
+    cell = (tiles.owner // heads)[:, None]
+    place = torch.where(tiles.places < 0, length, tiles.places)  # empty entries go to a last column
+    index = (cell * (length + 1) + place).flatten()
+    found = index.new_zeros(cells * (length + 1), dtype=torch.float32)
+    found.index_add_(0, index, torch.ones_like(index, dtype=torch.float32))
+    return found.view(cells, length + 1)[:, :length]
 
 
 def _uncompressed_bytes(prefill: Prefill, layout: Layout) -> int:

@@ -6,7 +6,9 @@ Knows the names of transformers' inputs. It must not know eviction methods or ca
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from transformers import PreTrainedModel
 # Inputs with one entry a token; everything else (pixels, grids, sizes) belongs to the images.
 _PER_TOKEN = ("input_ids", "token_type_ids", "mm_token_type_ids")
 _DROPPED = ("attention_mask", "position_ids")
+
+Grid = tuple[int, int, int]
 
 
 def check(inputs: dict[str, Tensor]) -> None:
@@ -69,6 +73,47 @@ def position_ids(model: PreTrainedModel, inputs: dict[str, Tensor], modality: Te
         **{n: v for n, v in known.items() if n in names and n not in _DROPPED}
     )
     return positions
+
+
+def grids(config: Any, inputs: Mapping[str, Tensor], modality: Tensor) -> list[Grid]:
+    """First token, rows and columns of each image; [] where some tokens [L] are not in a grid."""
+    places = modality.nonzero()[:, 0].tolist()
+    runs = [i for i, place in enumerate(places) if i == 0 or places[i - 1] != place - 1]
+    known = _named_sizes(config, inputs)
+    sizes = _square_sizes(inputs, runs, len(places)) if known is None else known
+    found, at = [], 0
+    for rows, columns in sizes:
+        own = places[at : at + rows * columns]
+        at += rows * columns
+        if at > len(places) or own[-1] - own[0] != len(own) - 1:
+            return []
+        found.append((own[0], rows, columns))
+    return found if at == len(places) else []
+
+
+def _named_sizes(config: Any, inputs: Mapping[str, Tensor]) -> list[tuple[int, int]] | None:
+    """Rows and columns of each image as the processor says; None where it says nothing."""
+    patches = inputs.get("image_grid_thw")
+    if patches is None:
+        return None
+    vision = getattr(config, "vision_config", None)
+    merge = getattr(vision, "spatial_merge_size", None)
+    if merge is None:
+        return []
+    return [(rows // merge, columns // merge) for _, rows, columns in patches.tolist()]
+
+
+def _square_sizes(
+    inputs: Mapping[str, Tensor], runs: Sequence[int], count: int
+) -> list[tuple[int, int]]:
+    """Square pictures, one a run of a square number of tokens; [] where they are cut or padded."""
+    pixels = inputs.get("pixel_values")
+    if pixels is None or pixels.dim() != 4 or len(pixels) != len(runs) or "image_sizes" in inputs:
+        return []
+    lengths = [end - begin for begin, end in zip(runs, [*runs[1:], count], strict=True)]
+    sides = [isqrt(length) for length in lengths]
+    square = pixels.shape[2] == pixels.shape[3] and [side**2 for side in sides] == lengths
+    return [(side, side) for side in sides] if square else []
 
 
 def has_several_axes(model: PreTrainedModel) -> bool:

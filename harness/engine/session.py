@@ -14,16 +14,18 @@ from torch import Tensor
 from harness.engine import branch as branching
 from harness.engine.branch import Cell, Kept, Sequel
 from harness.engine.decode import Decoded, Decoder
-from harness.engine.inputs import check, check_boundary, position_ids
+from harness.engine.inputs import check, check_boundary, grids, position_ids
 from harness.engine.layout import prepare
 from harness.engine.prefill import Capture, Prefill, clock, prefill
 from harness.engine.rotary import Rotary, forget_lengths, moves_frequencies
-from harness.engine.settings import Branch, BranchResult, Generation, Protocol
+from harness.engine.settings import Branch, BranchResult, Generation, Protocol, Shown
 from methods.kernels import require, using
 
 if TYPE_CHECKING:
     from harness.models import LoadedModel, Prompt
     from methods import Policy
+
+TRACED = 16_384  # tokens of the longest prompt that is traced: nobody looks at more
 
 
 class Engine:
@@ -79,9 +81,12 @@ class Engine:
         branches: Sequence[Branch],
         generation: Generation,
         letters: Sequence[str] = (),
+        trace: bool = False,
     ) -> list[BranchResult]:
         """Answers of all branches, in their order.
 
+        trace: also tell which prompt tokens each branch kept and how the prompt looks, unless more
+        than TRACED of them are in the cache at the eviction.
         ValueError, one sentence, for prompts and protocols that do not fit the model or its memory.
         """
         if not branches:
@@ -100,7 +105,10 @@ class Engine:
         rotary = self._rotary(branches)
         with using(self.kernels):
             filled = self._prefill(capture, prompt, positions, boundary, rotary)
-            answers = _Answers(self, prompt, positions, modality, boundary, generation, filled)
+            trace = trace and boundary <= TRACED
+            answers = _Answers(
+                self, prompt, positions, modality, boundary, generation, filled, trace
+            )
             answers.run_all(cells, self.loaded.letter_ids(letters))
         return answers.results(cells, letters)
 
@@ -192,9 +200,10 @@ class _Answers:
         boundary: int,
         generation: Generation,
         filled: Prefill,
+        trace: bool,
     ) -> None:
         self.engine = engine
-        self.cut = prompt.cut
+        self.prompt, self.trace = prompt, trace
         self.prompt_ids = prompt.inputs["input_ids"]
         self.positions = positions
         self.modality = modality
@@ -241,7 +250,7 @@ class _Answers:
         started = clock(device)
         kinds, filled = self.modality[: self.boundary], self.filled
         sequel = Sequel(kinds, self.tail, self.extra, filled.rotary, filled.turns)
-        batch = branching.build(filled, engine.layout, cells, sequel)
+        batch = branching.build(filled, engine.layout, cells, sequel, self.trace)
         compacted = clock(device)
         decoded = engine.decoder.run(
             batch.cache,
@@ -279,7 +288,12 @@ class _Answers:
         }
         count = len(cells)
         share = {name: value / count for name, value in seconds.items()}
-        return [self._result(i, cell, letters, dict(share)) for i, cell in enumerate(cells)]
+        shown = self._shown() if self.trace else None
+        return [self._result(i, cell, letters, dict(share), shown) for i, cell in enumerate(cells)]
+
+    def _shown(self) -> Shown:
+        tokens = self.engine.loaded.pieces(self.prompt_ids[0].tolist())
+        return Shown(tokens, grids(self.engine.model.config, self.prompt.inputs, self.modality))
 
     def _result(
         self,
@@ -287,6 +301,7 @@ class _Answers:
         cell: Cell,
         letters: Sequence[str],
         timings: dict[str, float],
+        shown: Shown | None,
     ) -> BranchResult:
         kept = self.kept[i]
         decode, ids = self.engine.loaded.decode, self.token_ids[i]
@@ -316,7 +331,10 @@ class _Answers:
             fallback=kept.fallback,
             letter_logits=dict(zip(letters, self.letter_logits[i], strict=True)),
             timings=timings,
-            truncated_tokens=self.cut,
+            truncated_tokens=self.prompt.cut,
+            segments=self.prompt.segments,
+            kept_shares=None if kept.shares is None else kept.shares.tolist(),
+            shown=shown,
         )
 
     def _free_tokens(self, cell: Cell) -> float:

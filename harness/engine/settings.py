@@ -138,6 +138,17 @@ class Branch:
             raise ValueError(f"budget={budget!r} is not a number of kept tokens; give 1 or more.")
 
 
+@dataclass(frozen=True)
+class Shown:
+    """How to draw a prompt: each token as text, and where its images lie.
+
+    grids: first token, rows and columns of every image whose tokens are known to form a grid.
+    """
+
+    tokens: list[str]
+    grids: list[tuple[int, int, int]]
+
+
 @dataclass
 class BranchResult:
     """The answer of one cell and what it was produced from.
@@ -149,7 +160,9 @@ class BranchResult:
     fallback: the pattern that replaced the method's own where that did not fit, or None.
     letter_logits: at the first answer token. timings: seconds of prefill, score, compact and
     decode, the batch's cost divided by its branches. truncated_tokens: what the prompt lost to fit
-    the model's context before any of this.
+    the model's context before any of this. segments: what the prompt's tokens belong to, see
+    harness.segments. Of prompts that are traced, else None: kept_shares, for each of the L tokens
+    the share of compressed layers and KV heads whose cache kept it at the eviction; shown.
     """
 
     text: str
@@ -169,3 +182,6 @@ class BranchResult:
     letter_logits: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     truncated_tokens: int = 0
+    segments: list[tuple[str, int]] = field(default_factory=list)
+    kept_shares: list[float] | None = None
+    shown: Shown | None = None

@@ -5,7 +5,7 @@ know how an answer is scored.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
 from harness.grid import BLANK_IMAGE, Cell
+from harness.segments import Texts
 from harness.store import Store
 
 Messages = list[dict[str, Any]]
@@ -27,17 +28,24 @@ class Engine(Protocol):
         cells: Sequence[Cell],
         generation: Mapping[str, Any],
         letters: Sequence[str],
+        texts: Texts,
+        trace: bool,
     ) -> list[Any]:
         """Prefill once and decode every cell; results in the order of the cells."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep asks: cells by key, the data set row and option letters of every document."""
+    """What a sweep asks: cells by key, the data set row and option letters of every document.
+
+    texts: what is known of the text of a document's prompt. shown: rows whose prompts are traced.
+    """
 
     cells: Mapping[str, Cell]
     rows: Sequence[int]
     letters: Sequence[Sequence[str]]
+    texts: Callable[[int], Texts]
+    shown: Collection[int]
 
     @property
     def full(self) -> str:
@@ -71,21 +79,28 @@ class Collector(lmms):
         if not missing:
             return GenerationResult(self._full[row])
         messages = doc_to_messages(self.task_dict[task][split][position])
-        letters = self.plan.letters[position]
-        found = self._branches(messages, missing, generation, letters)
-        self.store.write(row, {key: stored(result) for key, result in found.items()})
+        found = self._branches(messages, missing, generation, position)
+        self._write(row, found)
         self._done[row] = done | set(missing)
         self.progress(len(missing))
         full = self._full.setdefault(row, found[self.plan.full].text)
         tokens = TokenCounts(output_tokens=len(found[self.plan.full].token_ids))
         return GenerationResult(full, tokens)
 
+    def _write(self, row: int, found: Mapping[str, Any]) -> None:
+        """One sample: answers, the prompt of the full cache, and what was kept where traced."""
+        answers = {key: stored(result) for key, result in found.items()}
+        prompt = {self.plan.full: described(found[self.plan.full])}
+        shares = {key: result.kept_shares for key, result in found.items()}
+        kept = {key: each for key, each in shares.items() if each is not None}
+        self.store.write(row, answers, prompt, kept)
+
     def _branches(
         self,
         messages: Messages,
         missing: Mapping[str, Cell],
         generation: Mapping[str, Any],
-        letters: Sequence[str],
+        position: int,
     ) -> dict[str, Any]:
         """Decode the missing cells beside the full cache, and the blank image by itself.
 
@@ -96,11 +111,13 @@ class Collector(lmms):
         blank = [key for key, cell in missing.items() if cell.control == BLANK_IMAGE]
         together = [full, *(key for key in missing if key != full and key not in blank)]
         cells = [self.plan.cells[key] for key in together]
-        results = self.engine.answer(messages, cells, generation, letters)
+        trace = self.plan.rows[position] in self.plan.shown
+        how = (generation, self.plan.letters[position], self.plan.texts(position), trace)
+        results = self.engine.answer(messages, cells, *how)
         found = dict(zip(together, results, strict=True))
         for key in blank:
             cell = self.plan.cells[key]
-            found[key] = self.engine.answer(blanked(messages), [cell], generation, letters)[0]
+            found[key] = self.engine.answer(blanked(messages), [cell], *how)[0]
         return found
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -154,6 +171,16 @@ def stored(result: Any) -> dict[str, object]:
         "truncated_tokens": int(result.truncated_tokens),
         "letter_logits": json.dumps({k: float(v) for k, v in result.letter_logits.items()}),
         **{f"{step}_s": float(result.timings[step]) for step in STEPS},
+    }
+
+
+def described(result: Any) -> dict[str, object]:
+    """The prompt of an engine result as the values that the store keeps."""
+    shown = result.shown
+    return {
+        "segments": json.dumps(result.segments),
+        "tokens": None if shown is None else json.dumps(shown.tokens, ensure_ascii=False),
+        "images": json.dumps([] if shown is None else shown.grids),
     }
 
 

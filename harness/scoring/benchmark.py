@@ -5,10 +5,9 @@ Knows lmms-eval's public task API; must not know models, methods or the store.
 
 import atexit
 import hashlib
-import json
 import shutil
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -24,15 +23,20 @@ from lmms_eval.tasks import TaskManager
 from harness.config import TaskConfig
 from harness.errors import UserError
 from harness.scoring import catalog, datafiles, generic, mmbench_submission
+from harness.scoring.fingerprint import fingerprint
 from harness.scoring.hub import require_dataset
 from harness.scoring.scorers import Judgement, Question, scorer_for
+from harness.segments import Texts
+
+EXHIBITS = 8  # questions whose prompts are shown
 
 
 class Benchmark:
     """The questions a run asks.
 
     `rows` are positions in the whole data set, so they mean the same whatever the limit is;
-    `questions[i]` and lmms-eval's document i belong to `rows[i]`.
+    `questions[i]` and lmms-eval's document i belong to `rows[i]`. `shown` are the rows whose
+    prompts are recorded in full.
     """
 
     def __init__(self, name: str, config: TaskConfig, limit: int | None = None) -> None:
@@ -48,9 +52,10 @@ class Benchmark:
         self.scorer = scorer_for(config, self.task)
         documents = self.task.eval_docs_no_media
         questions = [self.scorer.question(self.task, d, i) for i, d in enumerate(documents)]
-        self.fingerprint = _fingerprint(self.task, self.split, documents)
+        self.fingerprint = fingerprint(self.task, self.split, documents)
         self.rows = choose(questions, limit)
         self.questions: list[Question] = [questions[row] for row in self.rows]
+        self.shown = sorted({*self.rows} & {*exhibits(questions)})
         self._tags = parse_reasoning_tags_config(task_value=self.task.config.reasoning_tags)
         self._judged: dict[tuple[int, str], Judgement] = {}
         _restrict(self.task, self.split, self.rows)
@@ -114,6 +119,10 @@ class Benchmark:
         """Write one cell's answers for the server that knows the right ones."""
         return mmbench_submission.write(self._documents, self._filtered(texts), path)
 
+    def texts(self, position: int) -> Texts:
+        """What is known of the text in the prompt of `rows[position]`."""
+        return self.scorer.texts(self.task, self._documents[position])
+
     def image(self, row: int) -> Any:
         """The first image of a row of the whole data set as PIL, None where it shows none."""
         messages = self.task.doc_to_messages(self.task.eval_docs[self.rows.index(row)])
@@ -147,12 +156,25 @@ def choose(questions: Sequence[Question], limit: int | None) -> list[int]:
     """The rows of `limit` whole questions, spread over the data set and nested: a larger limit
     contains the questions of a smaller one.
     """
-    ids = {q.question_id for q in questions}
-    if limit is None or limit >= len(ids):
+    order = _order(questions)
+    if limit is None or limit >= len(order):
         return list(range(len(questions)))
-    order = sorted(ids, key=lambda i: hashlib.sha256(str(i).encode()).digest())
     kept = set(order[:limit])
     return [row for row, q in enumerate(questions) if q.question_id in kept]
+
+
+def exhibits(questions: Sequence[Question]) -> list[int]:
+    """The first row of each question that the smallest limits keep, so that all limits share it."""
+    first: dict[int, int] = {}
+    for row, question in enumerate(questions):
+        first.setdefault(question.question_id, row)
+    return [first[i] for i in _order(questions)[:EXHIBITS]]
+
+
+def _order(questions: Sequence[Question]) -> list[int]:
+    """Question ids in an order that has nothing to do with that of the data set."""
+    ids = {q.question_id for q in questions}
+    return sorted(ids, key=lambda i: hashlib.sha256(str(i).encode()).digest())
 
 
 def cli_arguments(output: Path) -> Namespace:
@@ -233,51 +255,6 @@ def _restrict(task: Any, split: str, rows: Sequence[int]) -> None:
     if task.dataset_no_image is not task.dataset:
         task.dataset_no_image[split] = task.dataset_no_image[split].select(rows)
     task.task_docs = task.dataset[split]
-
-
-def _fingerprint(task: Any, split: str, documents: Iterable[Mapping[str, Any]]) -> str:
-    """sha256 over every field and image of the whole split and the prompt made from each row."""
-    digest = hashlib.sha256()
-    own = callable(task.config.doc_to_messages)
-    for batch in task.dataset[split].with_format("arrow").iter(batch_size=256):
-        for row in batch.to_pylist():
-            _feed(digest, row)
-    for document in documents:
-        digest.update(str(task.doc_to_text(document)).encode())
-    if own:
-        for document in task.eval_docs:
-            _feed(digest, _said(task.doc_to_messages(document)))
-    return digest.hexdigest()
-
-
-def _said(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Messages without their images, which the data set's own bytes stand for."""
-    kept = []
-    for message in messages:
-        parts = message["content"]
-        if not isinstance(parts, str):
-            parts = [{k: v for k, v in part.items() if k != "url"} for part in parts]
-        kept.append({**message, "content": parts})
-    return kept
-
-
-def _feed(digest: Any, value: Any) -> None:
-    if isinstance(value, Mapping):
-        if isinstance(value.get("bytes"), bytes):  # stored media: the path beside it says nothing
-            digest.update(b"b%d:" % len(value["bytes"]) + value["bytes"])
-            return
-        for name in sorted(value):
-            _feed(digest, name)
-            _feed(digest, value[name])
-    elif isinstance(value, (list, tuple)):
-        digest.update(b"l%d:" % len(value))
-        for item in value:
-            _feed(digest, item)
-    elif isinstance(value, bytes):
-        digest.update(b"b%d:" % len(value) + value)
-    else:
-        text = json.dumps(value, ensure_ascii=False, default=str).encode()
-        digest.update(b"s%d:" % len(text) + text)
 
 
 def evaluate(model: Any, benchmark: Benchmark, output: Path, seed: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from harness.config import EngineConfig, ModelConfig, ProtocolConfig
 from harness.engine import Branch, BranchResult, Engine, Generation, Protocol, check_device
 from harness.errors import UserError
 from harness.grid import Cell
+from harness.segments import Texts
 
 
 class Bridge:
@@ -62,16 +63,27 @@ class Bridge:
         cells: Sequence[Cell],
         generation: Mapping[str, Any],
         letters: Sequence[str],
+        texts: Texts | None = None,
+        trace: bool = False,
     ) -> list[BranchResult]:
         """Prefill once and decode every cell; results in the order of the cells.
+
+        Args:
+            messages: the prompt in lmms-eval's protocol.
+            cells: what to decode.
+            generation: lmms-eval's generation arguments.
+            letters: whose logits at the first answer token are wanted.
+            texts: what the prompt's segments tell apart.
+            trace: also tell which tokens each cell kept and how the prompt looks.
 
         Raises:
             UserError: the model, the prompt or a generation argument is not supported.
         """
         try:
             wanted = Generation.from_kwargs(generation)
-            prompt = self.loaded.prompt(messages, self._room(wanted), self.max_prompt)
-            return self.engine.run(prompt, [self._branch(c) for c in cells], wanted, letters)
+            prompt = self.loaded.prompt(messages, self._room(wanted), self.max_prompt, texts)
+            branches = [self._branch(cell) for cell in cells]
+            return self.engine.run(prompt, branches, wanted, letters, trace)
         except ValueError as error:
             raise UserError(str(error)) from error
 

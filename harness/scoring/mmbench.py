@@ -16,6 +16,7 @@ from harness.config import EXTRACTIONS
 from harness.errors import UserError
 from harness.scoring import strict
 from harness.scoring.scorers import Document, Judgement, Question
+from harness.segments import Texts
 
 ROTATION = 1_000_000
 OPTIONS = "ABCD"
@@ -61,6 +62,13 @@ class MMBench:
             answer=answer(document),
             letters=tuple(name for name in OPTIONS if strict.present(document[name])),
         )
+
+    def texts(self, task: Any, document: Document) -> Texts:
+        """The question behind its hint, as most tasks of the family write it, and the options."""
+        question, hint = str(document["question"]), document.get("hint")
+        hinted = (f"{hint} {question}",) if strict.present(hint) else ()
+        options = (f"{name}. {text}" for name, text in strict.options(document).items())
+        return Texts((*hinted, question), tuple(options))
 
     def judge(self, document: Document, metrics: Mapping[str, Any]) -> Judgement:
         """Read the letter from what the task's process_results made of an answer."""

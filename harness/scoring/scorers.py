@@ -14,9 +14,11 @@ from harness.config import SCORERS, TaskConfig
 from harness.errors import UserError
 from harness.scoring import generic
 from harness.scoring.judges import judge_of
+from harness.segments import Texts
 
 Document = Mapping[str, Any]
 ROWS = 20  # that tell which metric every row of a task has
+QUESTIONS = ("question", "input")  # columns that hold a row's question
 SHOWN = 500  # characters of the beginning and of the end of a long question
 
 
@@ -61,6 +63,9 @@ class Scorer(Protocol):
     def question(self, task: Any, document: Document, row: int) -> Question:
         """Describe a row of the data set."""
 
+    def texts(self, task: Any, document: Document) -> Texts:
+        """What is known of the text of a prompt."""
+
     def judge(self, document: Document, metrics: Mapping[str, Any]) -> Judgement:
         """Read a hit from what the task's process_results returned for one answer."""
 
@@ -92,6 +97,16 @@ class Scores:
         kinds = [None if name is None else str(document[name]) for name in self._columns]
         text, answer = str(task.doc_to_text(document)), str(task.doc_to_target(document))
         return Question(row, row, kinds[0], kinds[1], shortened(text), shortened(answer))
+
+    def texts(self, task: Any, document: Document) -> Texts:
+        """The row's question where a column holds it, else the prompt without what the task's
+        settings put around it.
+        """
+        columns = [document.get(name) for name in QUESTIONS]
+        around = task.lmms_eval_specific_kwargs or {}
+        before, behind = (str(around.get(f"{place}_prompt") or "") for place in ("pre", "post"))
+        whole = str(task.doc_to_text(document)).removeprefix(before).removesuffix(behind)
+        return Texts((*(text for text in columns if isinstance(text, str)), whole))
 
     def judge(self, document: Document, metrics: Mapping[str, Any]) -> Judgement:
         """The score that the task's metrics hold, and the answer as it was read where they tell.

@@ -13,6 +13,7 @@ from datasets import Image as Picture
 from PIL import Image
 
 from harness.grid import Cell
+from harness.segments import Texts
 
 COLORS = ("red", "green", "blue", "yellow")
 FRONT = """---
@@ -85,13 +86,15 @@ class FakeEngine:
         cells: Sequence[Cell],
         generation: Mapping[str, Any],
         letters: Sequence[str],
+        texts: Texts | None = None,
+        trace: bool = False,
     ) -> list[SimpleNamespace]:
         time.sleep(self.pause)
         self.calls.append(list(cells))
         parts = messages[0]["content"]
         self.images += [part["url"] for part in parts if part["type"] == "image"]
         text = next(part["text"] for part in parts if part["type"] == "text")
-        return [result(self._say(cell, text, letters), cell, letters) for cell in cells]
+        return [result(self._say(cell, text, letters), cell, letters, trace) for cell in cells]
 
     def _say(self, cell: Cell, text: str, letters: Sequence[str]) -> str:
         seed = repr((cell.method, cell.params, cell.ratio, cell.budget, cell.control, text))
@@ -101,9 +104,12 @@ class FakeEngine:
         return styles[digest[1] % len(styles)] if digest[2] < 128 else letter
 
 
-def result(text: str, cell: Cell, letters: Sequence[str] = ()) -> SimpleNamespace:
+def result(
+    text: str, cell: Cell, letters: Sequence[str] = (), trace: bool = False
+) -> SimpleNamespace:
     """What the engine returns for a cell, with plausible figures."""
     kept = 100 * (1 - (cell.ratio or 0.0)) if cell.budget is None else float(cell.budget)
+    shown = SimpleNamespace(tokens=[f"t{i}" for i in range(101)], grids=[(3, 8, 8)])
     return SimpleNamespace(
         text=text,
         token_ids=[1, 2],
@@ -122,4 +128,7 @@ def result(text: str, cell: Cell, letters: Sequence[str] = ()) -> SimpleNamespac
         truncated_tokens=0,
         letter_logits={letter: 0.5 for letter in letters},
         timings={"prefill": 0.1, "score": 0.2, "compact": 0.3, "decode": 0.4},
+        segments=[("template", 3), ("image", 64), ("question", 34)],
+        kept_shares=[kept / 100] * 100 if trace else None,
+        shown=shown if trace else None,
     )

@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 from harness import tasks
 from harness.config import Config, ModelConfig, TaskConfig
 from harness.errors import UserError
-from harness.store import FILE_NAME, Store
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine, write_mmbench
 
@@ -137,27 +136,6 @@ def test_strict_reading_needs_no_new_answers(
     text = (tmp_path / "run" / "summary.md").read_text()
     assert "Answers are read by VLMEvalKit's exact matching" in text
     assert f"{100 * before['score'].mean():.1f} % of them score otherwise" in text
-
-
-def test_a_store_of_the_version_before_is_brought_up_to_date(tmp_path: Path) -> None:
-    import sqlite3
-
-    path = tmp_path / FILE_NAME
-    Store(path).close()
-    old = sqlite3.connect(path)
-    old.execute("ALTER TABLE responses DROP COLUMN truncated_tokens")
-    old.execute("PRAGMA user_version = 1")
-    old.execute(
-        "INSERT INTO responses VALUES ('k', 3, 'B', '[1]', 1, 9, 4, 8, 4, 2, 2, 10, 20, 4, 0.5, "
-        "NULL, '{}', 0.1, 0.2, 0.3, 0.4)"
-    )
-    old.commit()
-    old.close()
-    with Store(path) as store:
-        answer = store.read("k")[3]
-    assert answer["text"] == "B"
-    assert answer["letter_logits"] == "{}"
-    assert answer["truncated_tokens"] == 0
 
 
 def test_a_text_model_is_refused_an_image_task_by_what_the_task_shows(
