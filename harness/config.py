@@ -100,6 +100,25 @@ class EngineConfig:
 
 
 @dataclass
+class AnalysisConfig:
+    """The plan of the analysis, recorded before the first answer.
+
+    method: the label that the question is about. control: the label whose loss shows that a setting
+    can tell methods apart. margin: points of the score that may be lost. alpha: one-sided level.
+    power: at which detectable losses are stated. above: evicted fraction above which settings
+    belong to the question. resamples: of the bootstrap.
+    """
+
+    method: str = "restkv"
+    control: str = "random"
+    margin: float = 2.0
+    alpha: float = 0.05
+    power: float = 0.8
+    above: float = 0.5
+    resamples: int = 9999
+
+
+@dataclass
 class WandbConfig:
     """Where the tables go besides the run folder."""
 
@@ -133,6 +152,7 @@ class Config:
     device: str = "auto"
     dtype: str = "auto"
     engine: EngineConfig = field(default_factory=EngineConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     run: RunConfig = field(default_factory=RunConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
@@ -206,8 +226,24 @@ def check(config: Config) -> tuple[list[float], list[int]]:
     _check_count("engine.cells_per_batch", config.engine.cells_per_batch)
     _check_count("engine.threads", config.engine.threads)
     _one_of("engine.kernels", config.engine.kernels, KERNELS)
+    _check_analysis(config.analysis)
     check_name("run.name", config.run.name)
     return amounts(config.ratios, config.budgets)
+
+
+def _check_analysis(analysis: AnalysisConfig) -> None:
+    limits = {"margin": (0, 100), "alpha": (0, 0.5), "power": (0, 1), "above": (-1, 1)}
+    for name, (low, high) in limits.items():
+        value = getattr(analysis, name)
+        if not low < value < high:
+            raise UserError(
+                f"analysis.{name}={value:g} is out of range: use a number between {low:g} and "
+                f"{high:g}."
+            )
+    if analysis.resamples < 100:
+        raise UserError(
+            f"analysis.resamples={analysis.resamples} is too few for an interval: use 100 or more."
+        )
 
 
 def _check_tasks(config: Config) -> None:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from harness import provenance, tasks
+from harness import outcome, plan, tasks
+from harness.atomic import replacing
 from harness.collect import LOG, Asked, collect, say
-from harness.config import EMBEDDED, Config, check, refuse_images
+from harness.config import Config, check, refuse_images
 from harness.errors import UserError
 from harness.grid import Cell, Variant, cell_key, expand
 from harness.identity import identify
@@ -26,8 +27,6 @@ from harness.variants import check_anchors, sweep_wide, untouched, variants
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LOGGED = "logged_to_wandb"
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,11 @@ def run(config: Config) -> Path:
     job = validate(config)
     with locked(job.folder), writing(job.folder), Store(job.folder / FILE_NAME) as store:
         asked = load_benchmarks(job)
+        plan.register(store, job.config)
         computed = collect(job.config, asked, store, job.folder, partial(write_config, job))
         frame = score(job, asked, store)
-        summarise(job, asked, store, frame, computed, time.monotonic() - began)
+        write_config(job)
+        outcome.write(job, asked, store, frame, computed, time.monotonic() - began)
     return job.folder
 
 
@@ -191,85 +192,7 @@ def submit(one: Asked, frame: "pd.DataFrame", folder: Path) -> None:
         one.benchmark.submit(texts, folder / one.task.name / f"{cell.label}{kept}.xlsx")
 
 
-def summarise(
-    job: Job,
-    asked: Sequence[Asked],
-    store: Store,
-    frame: "pd.DataFrame",
-    computed: int,
-    seconds: float,
-) -> None:
-    """Write the tables, log to wandb where something is new, print the table and the paths."""
-    from harness import stats, traces, tracking
-    from harness.report import files, tables
-
-    config = job.config
-    write_config(job)
-    facts = {
-        "name": config.run.name,
-        "question": question(config),
-        "caveat": config.model.caveat if is_embedded(config) else None,
-        "told": job.told,
-    }
-    meta = {k: v for k, v in facts.items() if v} | provenance.facts(
-        job.weights, {one.task.name: one.context for one in asked}, store, job.cells(blank=False)
-    )
-    meta |= {"rows computed this time": computed, "seconds this time": round(seconds)}
-    paths = files.write(frame, job.folder, meta)
-    names = {"model": config.model.name, "protocol": config.protocol.name}
-    traces.write(store, asked, names, job.folder)
-    cells = stats.summarise(frame)
-    say(f"\n{tables.console_table(cells, stats.means(cells))}\n")
-    rows = [one.benchmark.rows for one in asked]
-    scores = cells["accuracy"].tolist()
-    fresh = provenance.digest([*cells["cell_key"], rows, scores, config.wandb.mode])
-    if config.wandb.mode != "disabled" and store.get(LOGGED) != fresh:
-        where = tracking.log_run(
-            frame,
-            cells,
-            _pictures(asked),
-            OmegaConf.to_container(OmegaConf.structured(config), resolve=True),
-            job.folder,
-            config.wandb.mode,
-            group=config.run.name,
-            name=config.run.name,
-            project=config.wandb.project,
-        )
-        store.put(LOGGED, fresh)
-        paths = {**paths, "wandb": where} if where else paths
-    pictures = [path for path in paths.values() if path.suffix == ".png"]
-    if len(pictures) > 1:
-        say(f"pictures   {job.folder}/*.png, {len(pictures)} files")
-    for name, path in paths.items():
-        if path not in pictures or len(pictures) == 1:
-            say(f"{name:<10} {path}")
-
-
-def is_embedded(config: Config) -> bool:
-    """Whether the model is the one that the caveat of its settings is about."""
-    return Path(config.model.pretrained).resolve().is_relative_to(EMBEDDED)
-
-
-def question(config: Config) -> str | None:
-    """What a run without MMBench asks; None for the question that the others ask."""
-    if any(task.scorer == "mmbench" for task in config.tasks.values()):
-        return None
-    names = ", ".join(config.tasks)
-    return (
-        f"How much of its score on {names} does {config.model.name} keep when its KV cache is "
-        "evicted, by which method?"
-    )
-
-
-def _pictures(asked: Sequence[Asked]) -> Any:
-    """The image of a task's row, asked by task name and row."""
-    benchmarks = {one.task.name: one.benchmark for one in asked}
-    return lambda task, row: benchmarks[task].image(row)
-
-
 def write_config(job: Job) -> None:
     """Put the resolved settings beside the results, whole or not at all."""
-    from harness.report.files import replacing
-
     with replacing(job.folder / "config.yaml") as part:
         part.write_text(OmegaConf.to_yaml(OmegaConf.structured(job.config), resolve=True))

@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
+from harness.atomic import replacing
 from harness.collect import Asked
-from harness.report.files import replacing
 from harness.store import Store
 
 FOLDER = "images"

@@ -130,3 +130,55 @@ def variant(label: str, node: Any) -> Variant:
     except (TypeError, ValueError) as error:
         raise UserError(f"methods.{label}: {error}") from error
     return Variant(label, name, tuple(sorted(policy.params.items())))
+
+
+def factors(chosen: Sequence[Variant]) -> dict[str, dict[str, str]]:
+    """The smoothing of every variant of ReST-KV that is like the first in all else.
+
+    Returns:
+        Label to `temporal` (ema, mean, ...) and `spatial` (none, avg, max, adaptive at its
+        published scale, or relative: adaptive at a share of the prompt).
+    """
+    smoothing = ("temporal", "spatial", "relative_scale")
+    found: dict[str, dict[str, str]] = {}
+    base: dict[str, object] | None = None
+    for one in chosen:
+        if one.method != "restkv":
+            continue
+        params = dict(one.params)
+        spatial = str(params["spatial"])
+        if spatial == "adaptive" and params["relative_scale"] is not None:
+            spatial = "relative"
+        level = {"temporal": str(params["temporal"]), "spatial": spatial}
+        rest = {name: value for name, value in params.items() if name not in smoothing}
+        base = rest if base is None else base
+        if rest == base and level not in found.values():
+            found[one.label] = level
+    return found
+
+
+def window_weights(chosen: Sequence[Variant]) -> dict[str, dict[str, object]]:
+    """How much each query of an observation window counts, oldest first, by label.
+
+    Returns:
+        Label to `weights`, summing to 1, and `behind`: whether the window ends with the question,
+        before the chat template's suffix. Methods without such a window are left out.
+    """
+    import torch
+
+    from methods.smoothing import temporal_weights
+
+    found: dict[str, dict[str, object]] = {}
+    for one in chosen:
+        params = dict(one.params)
+        if "window" not in params or "window_anchor" not in params:
+            continue
+        kind, alpha = params.get("temporal", "mean"), params.get("alpha", 0.0)
+        weights = temporal_weights(
+            str(kind), int(str(params["window"])), float(str(alpha)), torch.device("cpu")
+        )
+        found[one.label] = {
+            "weights": [round(weight, 6) for weight in weights.tolist()],
+            "behind": params["window_anchor"] == "question",
+        }
+    return found

@@ -35,6 +35,7 @@ def overrides(data: Path, weights: Path, tmp_path: Path) -> list[str]:
         f"run.dir={tmp_path}",
         "run.name=run",
         "wandb.mode=disabled",
+        "analysis.resamples=199",
     ]
 
 

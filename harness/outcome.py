@@ -1,0 +1,121 @@
+"""What a finished run leaves: its manifest, the tables and reports, the runs in wandb, the paths.
+
+Knows the job and what was scored; must not load models or answer anything.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from harness import plan, provenance
+from harness.atomic import replacing
+from harness.collect import Asked, say
+from harness.config import EMBEDDED, Config
+from harness.store import Store
+from harness.variants import factors, window_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.sweep import Job
+
+LOGGED = "logged_to_wandb"
+
+
+def write(
+    job: "Job",
+    asked: Sequence[Asked],
+    store: Store,
+    frame: "pd.DataFrame",
+    computed: int,
+    seconds: float,
+) -> None:
+    """Write the tables, log to wandb where something is new, print the table and the paths."""
+    from harness import traces, tracking
+    from harness.report import answer, build, files, flips, tables
+
+    config = job.config
+    facts = manifest(job, asked, store)
+    with replacing(job.folder / build.MANIFEST) as part:
+        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    session = {"rows computed this time": computed, "seconds this time": round(seconds)}
+    study = build.study(frame, facts, session)
+    names = {"model": config.model.name, "protocol": config.protocol.name}
+    traces.write(store, asked, names, job.folder, flips.rows_shown(study))
+    study = build.traced(study, facts, job.folder)
+    paths = files.write(study, job.folder)
+    cells = study.cells
+    say(f"\n{tables.console_table(cells, study.means)}\n")
+    say("\n".join([*answer.verdict(study), ""]))
+    fresh = provenance.digest([*tracking.identities(study, config.run.name), config.wandb.mode])
+    if config.wandb.mode != "disabled" and store.get(LOGGED) != fresh:
+        logged = tracking.log(
+            study,
+            _pictures(asked),
+            OmegaConf.to_container(OmegaConf.structured(config), resolve=True),
+            job.folder,
+            config.wandb.mode,
+            project=config.wandb.project,
+            group=config.run.name,
+        )
+        store.put(LOGGED, fresh)
+        paths |= {"wandb": logged[0].parent} if logged else {}
+    pictures = [path for path in paths.values() if path.suffix == ".png"]
+    if len(pictures) > 1:
+        say(f"pictures     {job.folder}/*.png, {len(pictures)} files")
+    for name, path in paths.items():
+        if path not in pictures or len(pictures) == 1:
+            say(f"{name:<12} {path}")
+
+
+def manifest(job: "Job", asked: Sequence[Asked], store: Store) -> dict[str, Any]:
+    """What a report needs to know beside the samples; the same for the same answers."""
+    config = job.config
+    registered, said = plan.registration(store, config)
+    facts = {
+        "name": config.run.name,
+        "question": question(config),
+        "caveat": config.model.caveat if is_embedded(config) else None,
+        "told": job.told,
+        "plan": asdict(plan.plan_of(config)),
+        "registered": registered,
+        "registration": said,
+        "methods": config.methods,
+        "factors": factors(job.variants),
+        "window_weights": window_weights(job.variants),
+        "weights": job.weights,
+        "data": {one.task.name: one.context["data"] for one in asked},
+        "provenance": provenance.facts(
+            job.weights,
+            {one.task.name: one.context for one in asked},
+            store,
+            job.cells(blank=False),
+        ),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def is_embedded(config: Config) -> bool:
+    """Whether the model is the one that the caveat of its settings is about."""
+    return Path(config.model.pretrained).resolve().is_relative_to(EMBEDDED)
+
+
+def question(config: Config) -> str | None:
+    """What a run without MMBench asks; None for the question that the others ask."""
+    if any(task.scorer == "mmbench" for task in config.tasks.values()):
+        return None
+    names = ", ".join(config.tasks)
+    return (
+        f"How much of its score on {names} does {config.model.name} keep when its KV cache is "
+        "evicted, by which method?"
+    )
+
+
+def _pictures(asked: Sequence[Asked]) -> Any:
+    """The image of a task's row, asked by task name and row."""
+    benchmarks = {one.task.name: one.benchmark for one in asked}
+    return lambda task, row: benchmarks[task].image(row)
