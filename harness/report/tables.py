@@ -38,6 +38,13 @@ def compressed(cells: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(label=marked.where(shared, rows["method"]))
 
 
+def labels_at(compressed: pd.DataFrame, place: str) -> dict[str, str]:
+    """Cell key to label, of the rows of `compressed` at one setting, in their order."""
+    return {
+        row["cell_key"]: row["label"] for _, row in compressed.iterrows() if setting(row) == place
+    }
+
+
 def references(cells: pd.DataFrame) -> pd.DataFrame:
     """The full cache and the blank image, one row each, `label` in words."""
     role = stats.roles(cells)
@@ -68,6 +75,17 @@ def percent(value: float) -> str:
 def interval(cell: pd.Series) -> str:
     """The 95 % interval of a cell's accuracy in percent."""
     return f"[{percent(cell['accuracy_low'])}, {percent(cell['accuracy_high'])}]"
+
+
+def points(value: float) -> str:
+    """A difference of fractions in percentage points with its sign, -0.0 as 0.0; a dash for nan."""
+    return "-" if pd.isna(value) else f"{round(100 * value, 1) + 0.0:+.1f}"
+
+
+def span(row: pd.Series, name: str) -> str:
+    """The interval of a difference in percentage points, of the columns <name>_low and _high."""
+    low, high = (row[f"{name}_{end}" if name else end] for end in ("low", "high"))
+    return f"[{points(low)}, {points(high)}]"
 
 
 def short(name: str) -> str:

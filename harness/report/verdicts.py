@@ -1,0 +1,204 @@
+"""What a planned comparison says at each setting, by rules: supported, not supported, cannot tell.
+
+Knows the frames of `harness.stats`; must not know how an answer is laid out.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pandas as pd
+
+from harness import stats
+from harness.report import tables
+from harness.report.tables import percent, points
+from harness.stats.plan import Plan
+
+SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = "supported", "not supported", "cannot tell"
+COLUMNS = [
+    *stats.GROUP, "method", "ratio", "budget", "cell_key", "evicted", "accuracy", "full_accuracy",
+    "difference", "difference_low", "difference_high", "verdict", "reason",
+    "gain", "gain_low", "gain_high", "smoothing", "smoothing_reason",
+]  # fmt: skip
+LITTLE = 0.05  # a score with nothing to lose
+
+
+class Ruling(NamedTuple):
+    """A verdict and the sentence that gives its reason."""
+
+    verdict: str
+    reason: str
+
+
+def decide(
+    cells: pd.DataFrame, comparisons: pd.DataFrame, ablation: pd.DataFrame, plan: Plan
+) -> pd.DataFrame:
+    """A row for each setting at which the method asked about evicts more than `plan.above`.
+
+    Rules, the first that applies. Cannot tell: no full cache; secret answers; a vacuous cell; rows
+    missing; a model that scores next to nothing, or not demonstrably more than with a blank image.
+    Not supported: the one-sided upper bound of the difference from the full cache is below
+    -margin. Cannot tell: the control keeps the score as well. Supported: the difference is above
+    -margin by the one-sided test, with Holm's correction over these settings. Cannot tell: neither.
+
+    Whether the smoothing is what keeps the score is ruled by the paired difference from the variant
+    without any smoothing, see `_smoothing`.
+
+    Returns:
+        Columns `COLUMNS`; no rows where the method did not run at such a setting.
+    """
+    rows = comparisons[
+        (comparisons["method"] == plan.method) & (comparisons["evicted"] > plan.above)
+    ]
+    found = [_row(row, cells, comparisons, ablation, plan) for _, row in rows.iterrows()]
+    table = pd.DataFrame(found, columns=COLUMNS)
+    return table.astype({"budget": "Int64"})
+
+
+def _row(
+    row: pd.Series,
+    cells: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    ablation: pd.DataFrame,
+    plan: Plan,
+) -> dict[object, object]:
+    group = cells[_same(cells, row, stats.GROUP)]
+    beside = comparisons[_same(comparisons, row, [*stats.GROUP, "ratio", "budget"])]
+    blind = next(_blind(row, group), None)
+    kept = Ruling(CANNOT_TELL, blind) if blind else _kept(row, beside, plan)
+    effect = _whole(ablation, row)
+    cause = Ruling(CANNOT_TELL, blind) if blind else _smoothing(row, effect, plan)
+    gain = {} if effect is None else effect[["difference", "low", "high"]].to_dict()
+    return {
+        **row[[name for name in COLUMNS if name in row]].to_dict(),
+        "verdict": kept.verdict,
+        "reason": kept.reason,
+        "gain": gain.get("difference"),
+        "gain_low": gain.get("low"),
+        "gain_high": gain.get("high"),
+        "smoothing": cause.verdict,
+        "smoothing_reason": cause.reason,
+    }
+
+
+def _same(frame: pd.DataFrame, row: pd.Series, names: list[str]) -> pd.Series:
+    """Rows that agree with `row` in these columns, nulls equal to nulls."""
+    alike = pd.Series(True, index=frame.index)
+    for name in names:
+        alike &= frame[name].isna() if pd.isna(row[name]) else frame[name].eq(row[name])
+    return alike.fillna(False).astype(bool)
+
+
+def _blind(row: pd.Series, group: pd.DataFrame) -> Iterator[str]:
+    """Why this experiment could not have shown anything here."""
+    references = tables.references(group).set_index("label")
+    full, blank = (references.reindex([name]).iloc[0] for name in tables.REFERENCES.values())
+    if pd.isna(full["cell_key"]):
+        yield "The full cache was not run, so there is nothing to compare with."
+        return
+    if pd.isna(row["accuracy"]) or pd.isna(full["accuracy"]):
+        yield "The right answers of this split are secret, so there is no score to compare."
+        return
+    if row["vacuous"]:
+        yield (
+            f"Vacuous: under protocol {row['protocol']} no scored token came from the compacted "
+            "cache, so this cell repeats the full cache whatever the method does."
+        )
+    if not row["complete"]:
+        yield (
+            f"Only {row['n_rows']:,} of the {full['n_rows']:,} rows are there: give the same "
+            "command again to complete the run."
+        )
+    if full["accuracy"] < LITTLE:
+        yield (
+            f"With the full cache the model scores {percent(full['accuracy'])} %, which leaves "
+            "next to nothing to lose."
+        )
+    if full["accuracy_low"] <= blank["accuracy_high"]:
+        yield (
+            f"With the full cache the model scores {percent(full['accuracy'])} %, with a blank "
+            f"image {percent(blank['accuracy'])} %, and the intervals overlap: it does not "
+            "demonstrably use the image, so its eviction cannot show."
+        )
+
+
+def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan) -> Ruling:
+    """Whether the score is kept within the margin."""
+    loss = f"{points(row['difference'])} points {tables.span(row, 'difference')}"
+    margin = f"{100 * plan.margin:g} points"
+    if row["upper"] < -plan.margin:
+        return Ruling(NOT_SUPPORTED, f"It loses more than the margin of {margin}: {loss}.")
+    proven = row["p_noninferior_holm"] <= plan.alpha
+    if not proven:
+        return Ruling(CANNOT_TELL, f"Neither a loss of more than {margin} nor {_more(row, loss)}")
+    control = beside[beside["method"] == plan.control]
+    if control.empty:
+        return Ruling(
+            SUPPORTED,
+            f"It loses less than {margin}: {loss}; {plan.control} was not run, so how easily this "
+            "setting loses anything is unknown.",
+        )
+    other = control.iloc[0]
+    if other["p_noninferior"] <= plan.alpha:
+        return Ruling(
+            CANNOT_TELL,
+            f"Even {plan.control} loses less than {margin} here "
+            f"({points(other['difference'])} points), so this setting cannot tell methods apart.",
+        )
+    return Ruling(
+        SUPPORTED,
+        f"It loses less than {margin}: {loss}; {plan.control} changes the score by "
+        f"{points(other['difference'])} points.",
+    )
+
+
+def _more(row: pd.Series, loss: str) -> str:
+    needed = row["questions_needed"]
+    text = f"its absence is shown: {loss}"
+    if pd.isna(needed) or needed <= row["n_questions"]:
+        return text + "."
+    return (
+        f"{text}; with no true loss about {int(needed):,} questions would show its absence, "
+        f"{row['n_questions']:,} were asked."
+    )
+
+
+def _whole(ablation: pd.DataFrame, row: pd.Series) -> pd.Series | None:
+    """The effect of both smoothings together at a setting."""
+    if ablation.empty:
+        return None
+    here = _same(ablation, row, [*stats.GROUP, "ratio", "budget"])
+    rows = ablation[here & ablation["effect"].eq("smoothing")]
+    return None if rows.empty else rows.iloc[0]
+
+
+def _smoothing(row: pd.Series, effect: pd.Series | None, plan: Plan) -> Ruling:
+    """Whether smoothing over queries and neighbours is what keeps the score.
+
+    Supported: the score with both is higher than with neither (two-sided test at plan.alpha, Holm
+    over the settings). Not supported: it is lower, or the difference is within the margin either
+    way. Cannot tell: the variant was not run, or the interval is wider.
+    """
+    if effect is None:
+        return Ruling(
+            CANNOT_TELL,
+            "The same method without smoothing was not run: choose experiment=smoothing.",
+        )
+    text = f"{points(effect['difference'])} points {tables.span(effect, '')}"
+    margin = f"{100 * plan.margin:g} points"
+    inert = (
+        " Its adaptive window never differed from a fixed pool, so this cell cannot tell about "
+        "that part."
+        if row["adaptive_active"] == 0
+        else ""
+    )
+    shown = effect["p_holm"] <= plan.alpha
+    if shown and effect["difference"] > 0:
+        return Ruling(SUPPORTED, f"Smoothing raises the score: {text}.{inert}")
+    if shown and effect["difference"] < 0:
+        return Ruling(NOT_SUPPORTED, f"Smoothing lowers the score: {text}.{inert}")
+    if effect["low"] > -plan.margin and effect["high"] < plan.margin:
+        return Ruling(
+            NOT_SUPPORTED,
+            f"Without smoothing the score is the same within {margin}: {text}.{inert}",
+        )
+    return Ruling(CANNOT_TELL, f"Smoothing may raise or lower the score: {text}.{inert}")

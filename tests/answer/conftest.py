@@ -1,0 +1,50 @@
+"""Samples with a known truth: how often each cell loses or gains an answer is chosen, not drawn."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.outputs.conftest import cell_rows
+
+QUESTIONS, ROTATIONS = 300, 2
+
+
+def rows(right: np.ndarray, method: str, ratio: float = 0.0, **columns: Any) -> pd.DataFrame:
+    """One cell of `QUESTIONS` questions, every rotation alike."""
+    index = [k * 1_000_000 + 7 + q for q in range(len(right)) for k in range(ROTATIONS)]
+    return cell_rows(method, np.repeat(right, ROTATIONS), index=index, ratio=ratio, **columns)
+
+
+def losing(count: int, questions: int = QUESTIONS) -> np.ndarray:
+    """Right answers of a cell that loses `count` of the questions that the full cache has."""
+    right = full(questions)
+    right[np.flatnonzero(right)[:count]] = False
+    return right
+
+
+def full(questions: int = QUESTIONS) -> np.ndarray:
+    """Nine tenths of the questions."""
+    return np.arange(questions) % 10 != 9
+
+
+def study_samples(
+    lost: Mapping[tuple[str, float], int], questions: int = QUESTIONS, **columns: Any
+) -> pd.DataFrame:
+    """The full cache, a blank image right in a quarter, and cells that lose what they are told."""
+    parts = [
+        rows(full(questions), "full"),
+        rows(np.arange(questions) % 4 == 0, "blank_image", control="blank_image"),
+    ]
+    parts += [
+        rows(losing(count, questions), method, ratio, **columns)
+        for (method, ratio), count in lost.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture
+def make_study_samples() -> Callable[..., pd.DataFrame]:
+    return study_samples

@@ -1,0 +1,179 @@
+import pandas as pd
+import pytest
+
+from harness import stats
+from harness.report import build, verdicts
+from harness.report.verdicts import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+from harness.stats.plan import Plan
+from tests.answer.conftest import full, rows, study_samples
+
+PLAN = Plan(resamples=199)
+FACTORS = {
+    "restkv": {"temporal": "ema", "spatial": "adaptive"},
+    "restkv_neither": {"temporal": "mean", "spatial": "none"},
+}
+
+
+def decide(samples: pd.DataFrame, plan: Plan = PLAN) -> pd.DataFrame:
+    return build.study(samples, {"plan": vars(plan), "factors": FACTORS}).verdicts
+
+
+def one(samples: pd.DataFrame, plan: Plan = PLAN) -> pd.Series:
+    table = decide(samples, plan)
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("lost", "control", "verdict", "word"),
+    [
+        (0, 100, SUPPORTED, "loses less than 2 points"),
+        (1, 100, SUPPORTED, "loses less than 2 points"),
+        (40, 200, NOT_SUPPORTED, "loses more than the margin"),
+        (40, 0, NOT_SUPPORTED, "loses more than the margin"),
+        (6, 100, CANNOT_TELL, "Neither a loss of more than 2 points nor its absence"),
+        (0, 0, CANNOT_TELL, "Even random loses less than 2 points"),
+    ],
+)
+def test_a_known_loss_gets_its_verdict(lost, control, verdict, word):
+    row = one(study_samples({("random", 0.9): control, ("restkv", 0.9): lost}))
+    assert row["verdict"] == verdict
+    assert word in row["reason"]
+    assert row["difference"] == pytest.approx(-lost / 300)
+
+
+def test_the_margin_and_the_threshold_are_those_of_the_plan():
+    samples = study_samples(
+        {("random", 0.9): 150, ("restkv", 0.5): 0, ("restkv", 0.9): 9, ("restkv", 0.95): 150}
+    )
+    assert decide(samples)["ratio"].tolist() == [0.9, 0.95]
+    wide = decide(samples, Plan(margin=0.1, above=0.0, resamples=199))
+    assert wide["ratio"].tolist() == [0.5, 0.9, 0.95]
+    assert wide["verdict"].tolist() == [SUPPORTED, SUPPORTED, NOT_SUPPORTED]
+    assert "10 points" in wide["reason"].iloc[0]
+
+
+def test_too_few_questions_cannot_tell_and_say_how_many_would():
+    samples = study_samples({("random", 0.9): 20, ("restkv", 0.9): 1}, questions=40)
+    row = one(samples)
+    assert row["verdict"] == CANNOT_TELL
+    needed = stats.compare(samples, PLAN).set_index("method").loc["restkv", "questions_needed"]
+    assert f"about {needed:,} questions" in row["reason"]
+    assert "40 were asked" in row["reason"]
+
+
+def test_a_vacuous_cell_cannot_tell_whatever_its_score():
+    row = one(study_samples({("random", 0.9): 0, ("restkv", 0.9): 0}, exposed_tokens=0))
+    assert row["verdict"] == row["smoothing"] == CANNOT_TELL
+    assert row["reason"].startswith("Vacuous")
+    assert row["smoothing_reason"] == row["reason"]
+
+
+def test_without_a_full_cache_nothing_is_compared():
+    samples = study_samples({("random", 0.9): 100, ("restkv", 0.9): 0})
+    row = one(samples[samples["method"] != "full"])
+    assert row["verdict"] == CANNOT_TELL
+    assert "full cache was not run" in row["reason"]
+
+
+def test_missing_rows_cannot_tell():
+    samples = study_samples({("random", 0.9): 100, ("restkv", 0.9): 0})
+    short = samples[~((samples["method"] == "restkv") & (samples["row"] > 500))]
+    row = one(short)
+    assert row["verdict"] == CANNOT_TELL
+    assert "Only 501 of the 600 rows" in row["reason"]
+
+
+def test_a_blind_model_cannot_tell():
+    samples = study_samples({("random", 0.9): 100, ("restkv", 0.9): 0})
+    samples = samples[samples["method"] != "blank_image"]
+    blank = rows(full(), "blank_image", control="blank_image")
+    row = one(pd.concat([samples, blank], ignore_index=True))
+    assert row["verdict"] == CANNOT_TELL
+    assert "does not demonstrably use the image" in row["reason"]
+
+
+def test_a_model_that_knows_nothing_cannot_tell():
+    samples = study_samples({("random", 0.9): 100, ("restkv", 0.9): 0})
+    samples.loc[samples["method"].isin(["full", "restkv", "random"]), "correct"] = False
+    row = one(samples[samples["method"] != "blank_image"])
+    assert row["verdict"] == CANNOT_TELL
+    assert "next to nothing to lose" in row["reason"]
+
+
+def test_secret_answers_cannot_tell():
+    samples = study_samples({("restkv", 0.9): 0}).assign(score=float("nan"))
+    row = one(samples)
+    assert row["verdict"] == CANNOT_TELL
+    assert "secret" in row["reason"]
+
+
+def test_without_a_control_the_verdict_says_so():
+    row = one(study_samples({("restkv", 0.9): 0}))
+    assert row["verdict"] == SUPPORTED
+    assert "random was not run" in row["reason"]
+
+
+def test_the_control_of_another_setting_does_not_count():
+    samples = study_samples({("random", 0.5): 100, ("restkv", 0.9): 0})
+    assert "random was not run" in one(samples)["reason"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "neither", "smoothing", "word"),
+    [
+        (0, 60, SUPPORTED, "raises the score"),
+        (60, 0, NOT_SUPPORTED, "lowers the score"),
+        (1, 1, NOT_SUPPORTED, "the same within 2 points"),
+        (5, 3, CANNOT_TELL, "may raise or lower"),
+    ],
+)
+def test_the_smoothing_is_judged_against_the_variant_without(kept, neither, smoothing, word):
+    lost = {("random", 0.9): 150, ("restkv", 0.9): kept, ("restkv_neither", 0.9): neither}
+    row = one(study_samples(lost))
+    assert row["smoothing"] == smoothing
+    assert word in row["smoothing_reason"]
+    assert row["gain"] == pytest.approx((neither - kept) / 300)
+
+
+def test_an_inert_window_cannot_tell_about_its_part():
+    lost = {("random", 0.9): 150, ("restkv", 0.9): 0, ("restkv_neither", 0.9): 60}
+    inert = one(study_samples(lost, adaptive_active=0.0))
+    assert "cannot tell about that part" in inert["smoothing_reason"]
+    active = one(study_samples(lost, adaptive_active=0.3))
+    assert "cannot tell" not in active["smoothing_reason"]
+
+
+def test_without_the_variant_the_smoothing_cannot_be_judged():
+    row = one(study_samples({("random", 0.9): 150, ("restkv", 0.9): 0}))
+    assert row["smoothing"] == CANNOT_TELL
+    assert "experiment=smoothing" in row["smoothing_reason"]
+
+
+def test_holm_counts_the_settings_of_the_plan():
+    """A p value that one setting may have is too large for the second of four."""
+    single = study_samples({("random", 0.9): 150, ("restkv", 0.9): 2})
+    row = one(single)
+    p = stats.compare(single, PLAN).set_index("method").loc["restkv", "p_noninferior"]
+    assert p < PLAN.alpha < 4 * p
+    assert row["verdict"] == SUPPORTED
+    places = (0.6, 0.7, 0.8, 0.9)
+    several = {("random", place): 150 for place in places} | {("restkv", p): 2 for p in places}
+    assert set(decide(study_samples(several))["verdict"]) == {CANNOT_TELL}
+
+
+def test_budgets_and_several_tasks_are_judged_apart():
+    samples = study_samples({("random", 0.0): 150, ("restkv", 0.0): 0}, budget=10)
+    samples["ratio"] = samples["ratio"].where(samples["budget"].isna())
+    other = samples.assign(task="second", cell_key=samples["cell_key"] + "second")
+    other.loc[other["method"] == "restkv", "correct"] = False
+    table = decide(pd.concat([samples, other], ignore_index=True))
+    assert table["budget"].tolist() == [10, 10]
+    assert table["ratio"].isna().all()
+    assert table["verdict"].tolist() == [SUPPORTED, NOT_SUPPORTED]
+
+
+def test_a_run_without_the_method_has_no_rows():
+    table = decide(study_samples({("random", 0.9): 10, ("snapkv", 0.9): 0}))
+    assert table.empty
+    assert table.columns.tolist() == verdicts.COLUMNS
