@@ -1,0 +1,208 @@
+"""The claims ledger: what the paper says, what here tests it, what was measured, and the verdict.
+
+Claims are in claims.yaml. Reads tables of runs and rows of the end-to-end benchmark; what nothing
+measured is untested, and so is what only a twin in a smaller world measured. Must not run anything.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+
+from harness.report import tables
+from harness.report.tables import points
+
+CLAIMS = Path(__file__).with_name("claims.yaml")
+SOURCE = "arXiv 2605.08840"
+PUBLISHED, BENCH = Path("results"), Path("results/claims")
+COLUMNS = ["claim", "published", "source", "command", "measured", "on", "verdict"]
+UNTESTED = "untested"
+METHOD = "restkv"
+
+
+class Finding(NamedTuple):
+    """What was measured, on what, and what that says of a claim."""
+
+    measured: str = "nothing"
+    on: str = "-"
+    verdict: str = UNTESTED
+
+
+def rows(
+    cells: pd.DataFrame, means: pd.DataFrame, published: Path = PUBLISHED, bench: Path = BENCH
+) -> pd.DataFrame:
+    """The ledger, a row a claim; columns `COLUMNS`.
+
+    Args:
+        cells: `stats.summarise` of this run. means: `stats.means` of it.
+        published: folder of the folders of published tables, which count as well.
+        bench: folder of the rows that scripts/bench_claims.py writes.
+    """
+    cells = _with(cells, published, "cells")
+    means = _with(means, published, "means")
+    timed = _bench(bench)
+    found = []
+    for claim in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")):
+        evidence = claim.pop("evidence")
+        finding = _find(evidence, cells, means, timed)
+        found.append({**claim, "source": SOURCE, **finding._asdict()})
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def _with(own: pd.DataFrame, published: Path, name: str) -> pd.DataFrame:
+    """This run's table and the published ones; this run's rows stand for what both have."""
+    keys = ["model", "task", "protocol"]
+    parts = [own, *(pd.read_parquet(path) for path in sorted(published.glob(f"*/{name}.parquet")))]
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return own
+    every = pd.concat(parts, ignore_index=True)
+    source = [place for place, part in enumerate(parts) for _ in range(len(part))]
+    first = every.assign(_source=source).groupby(keys)["_source"].transform("min")
+    return every[first == source]
+
+
+def _bench(folder: Path) -> pd.DataFrame:
+    lines = [
+        json.loads(line)
+        for path in sorted(folder.glob("*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    return pd.DataFrame(lines)
+
+
+def _find(
+    evidence: Mapping[str, Any], cells: pd.DataFrame, means: pd.DataFrame, timed: pd.DataFrame
+) -> Finding:
+    rule = evidence["rule"]
+    if rule == "tasks_won":
+        return _either(evidence, cells, "group", _tasks_won)
+    if rule == "gain":
+        return _either(evidence, means, "group", _gain)
+    if rule == "bench":
+        return _benched(evidence, timed)
+    if rule == "growth":
+        return _growth(evidence, timed)
+    return Finding()
+
+
+def _either(evidence: Mapping[str, Any], frame: pd.DataFrame, column: str, rule: Any) -> Finding:
+    """The group that the claim is about; else its twin, which decides nothing."""
+    if column not in frame:
+        return Finding()
+    for name in (evidence["group"], evidence["twin"]):
+        rows = tables.compressed(frame[frame[column].eq(name).fillna(False)])
+        if METHOD not in set(rows["method"]):
+            continue
+        finding = rule(evidence, rows)
+        if name == evidence["group"] or finding.verdict == UNTESTED:
+            return Finding(*finding)
+        return Finding(f"on a small twin only: {finding.measured}", finding.on, UNTESTED)
+    return Finding()
+
+
+def _tasks_won(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:
+    """In how many tasks the method is best, at each setting."""
+    rows = rows[rows["method"].isin([METHOD, *evidence["rivals"]])]
+    rows = rows.assign(setting=[tables.setting(row) for _, row in rows.iterrows()])
+    wide = rows.pivot_table(
+        index=["setting", "model", "task", "protocol"], columns="method", values="accuracy"
+    )
+    rivals = wide.drop(columns=METHOD)
+    if rivals.empty or rivals.shape[1] == 0:
+        return Finding()
+    won = (wide[METHOD] > rivals.max(axis=1)).groupby("setting", sort=False)
+    level = (wide[METHOD] == rivals.max(axis=1)).groupby("setting", sort=False).sum()
+    parts = [
+        f"{place}: {int(one.sum())} of {len(one)} ({int(level[place])} level)" for place, one in won
+    ]
+    most = won.mean() > 0.5
+    verdict = "supported" if most.all() else ("in part" if most.any() else "not supported")
+    return Finding(f"best alone in, at {'; '.join(parts)} tasks", _where(rows), verdict)
+
+
+def _gain(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:
+    """The mean's distance to the rival, at each setting; the claim's own budget decides."""
+    rows = rows.assign(setting=[tables.setting(row) for _, row in rows.iterrows()])
+    wide = rows.pivot_table(index="setting", columns="method", values="accuracy", sort=False)
+    if evidence["rival"] not in wide:
+        return Finding()
+    gains = wide[METHOD] - wide[evidence["rival"]]
+    text = ", ".join(f"{points(value)} at {place}" for place, value in gains.items())
+    measured = f"points to {evidence['rival']}: {text}"
+    decisive = gains.get(f"n={evidence['budget']}")
+    if decisive is None:
+        return Finding(measured, _where(rows), UNTESTED)
+    return Finding(measured, _where(rows), _reached(100 * decisive, evidence["points"]))
+
+
+def _reached(value: float, claimed: float) -> str:
+    """Supported from nine tenths of what is claimed on, in part above nothing."""
+    if value >= 0.9 * claimed:
+        return "supported"
+    return "in part" if value > 0 else "not supported"
+
+
+def _where(rows: pd.DataFrame) -> str:
+    models = ", ".join(map(tables.short, rows["model"].unique()))
+    return f"{models}, protocol {', '.join(rows['protocol'].unique())}"
+
+
+def _benched(evidence: Mapping[str, Any], timed: pd.DataFrame) -> Finding:
+    """A figure of the method beside the full cache's, or a rival's, at the longest prompt."""
+    figure, rival = evidence["figure"], evidence.get("rival", "full")
+    if timed.empty or figure not in timed:
+        return Finding()
+    keys = ["device", "model", "length"]
+    wide = timed.pivot_table(index=keys, columns="method", values=figure, aggfunc="last")
+    if not {METHOD, rival} <= set(wide.columns):
+        return Finding()
+    both = wide[[METHOD, rival]].dropna().reset_index().sort_values("length")
+    if both.empty:
+        return Finding()
+    last = both.iloc[-1]
+    ratio = last[METHOD] / last[rival]
+    value, said = {
+        "peak_bytes": (1 - ratio, f"peak memory {100 * (ratio - 1):+.1f} %"),
+        "decode_ms": (1 / ratio, f"{1 / ratio:.2f} times as fast as {rival}"),
+        "ttft_ms": (ratio - 1, f"first token {100 * (ratio - 1):+.1f} % against {rival}"),
+    }[figure]
+    measured = f"{said} at {int(last['length']):,} tokens"
+    on = f"{last['model']}, {last['device']}"
+    if last["length"] < evidence["length"] or str(last["device"]).startswith("cpu"):
+        return Finding(f"{measured}; too short or no GPU to decide", on, UNTESTED)
+    if "most" in evidence:
+        return Finding(measured, on, "supported" if value <= evidence["most"] else "not supported")
+    return Finding(measured, on, _reached(value, evidence["least"]))
+
+
+def _growth(evidence: Mapping[str, Any], timed: pd.DataFrame) -> Finding:
+    """How the scoring's operations grow with the prompt: the exponent between two lengths."""
+    if timed.empty or evidence["figure"] not in timed:
+        return Finding()
+    powers = {
+        method: power
+        for method in (METHOD, evidence["rival"])
+        if (power := _exponent(timed[timed["method"] == method], evidence["figure"])) is not None
+    }
+    if METHOD not in powers:
+        return Finding()
+    lengths = timed.loc[timed["method"] == METHOD, "length"]
+    text = ", ".join(f"length^{power:.2f} for {name}" for name, power in powers.items())
+    measured = f"counted operations grow with {text}"
+    on = f"{lengths.min():,} to {lengths.max():,} tokens, {', '.join(timed['model'].unique())}"
+    return Finding(measured, on, "supported" if powers[METHOD] < 1.1 else "not supported")
+
+
+def _exponent(rows: pd.DataFrame, figure: str) -> float | None:
+    """Of the largest span of lengths of one model."""
+    found = rows.dropna(subset=[figure]).sort_values("length")
+    found = found[found["model"] == found["model"].iloc[-1]] if len(found) else found
+    if found["length"].nunique() < 2:
+        return None
+    first, last = found.iloc[0], found.iloc[-1]
+    return math.log(last[figure] / first[figure]) / math.log(last["length"] / first["length"])
