@@ -11,6 +11,11 @@ import pandas as pd
 
 from harness.stats.plan import Plan
 
+QUESTION = (
+    "Does ReST-KV's spatial-temporal smoothing keep MMBench accuracy when more than half of the "
+    "KV cache is evicted?"
+)
+
 
 @dataclass(frozen=True)
 class Study:
@@ -19,9 +24,12 @@ class Study:
     samples, cells, abilities, means, comparisons, ablation: frames of `harness.stats`. verdicts: a
     row a setting of the method asked about (`harness.report.verdicts`). methods: label to method
     and parameters. prompts, kept: what the chosen rows looked like and what each cell kept of them,
-    empty where the run recorded none. claims: rows of the ledger. told: sentences about the
-    settings and the registration of the plan. provenance: nested plain values, the same on every
-    report of the same answers. images: folder of the pictures that prompts name.
+    empty where the run recorded none. weights: where the observation windows' weight fell
+    (`harness.report.weights`). claims: rows of the ledger. registered: whether the plan was on
+    record before the first answer; registration says so in a sentence. told: sentences about the
+    settings. provenance: nested plain values, the same on every report of the same answers.
+    session: what only this report's own run knows, for the summary. images: folder of the pictures
+    that prompts name.
     """
 
     name: str
@@ -37,8 +45,12 @@ class Study:
     methods: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     prompts: pd.DataFrame = field(default_factory=pd.DataFrame)
     kept: pd.DataFrame = field(default_factory=pd.DataFrame)
+    weights: pd.DataFrame = field(default_factory=pd.DataFrame)
     claims: pd.DataFrame = field(default_factory=pd.DataFrame)
+    registered: bool = False
+    registration: str = ""
     told: tuple[str, ...] = ()
     provenance: Mapping[str, object] = field(default_factory=dict)
+    session: Mapping[str, object] = field(default_factory=dict)
     caveat: str = ""
     images: Path | None = None

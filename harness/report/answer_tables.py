@@ -1,0 +1,134 @@
+"""The tables of answer.md, each a list of Markdown lines.
+
+Knows frames and how they look; must not know what an answer concludes from them.
+"""
+
+import pandas as pd
+
+from harness.report import markdown, tables
+from harness.report.tables import escape, percent, points
+
+
+def verdicts(rows: pd.DataFrame) -> list[str]:
+    """A row a setting of the plan."""
+    header = ["ratio", "evicted %", "full %", "score %", "difference", "95 %", "verdict"]
+    header += ["smoothing", "95 %", "verdict on smoothing"]
+    body = [
+        [
+            tables.setting(row),
+            percent(row["evicted"]),
+            percent(row["full_accuracy"]),
+            percent(row["accuracy"]),
+            points(row["difference"]),
+            escape(tables.span(row, "difference")),
+            f"**{row['verdict']}**",
+            points(row["gain"]),
+            escape(tables.span(row, "gain")),
+            row["smoothing"],
+        ]
+        for _, row in rows.iterrows()
+    ]
+    return markdown.table(header, body)
+
+
+def differences(rows: pd.DataFrame) -> list[str]:
+    """Method x setting: points of difference from the full cache with their 95 % interval."""
+
+    def text(cell: pd.Series) -> str:
+        return f"{points(cell['difference'])} {escape(tables.span(cell, 'difference'))}" + (
+            markdown.mark(cell)
+        )
+
+    return markdown.pivot(rows.assign(control="none"), text)
+
+
+def tests(rows: pd.DataFrame) -> list[str]:
+    """Every figure of the family, and of all methods at the family's settings."""
+    places = {tables.setting(row) for _, row in rows[rows["family"]].iterrows()}
+    shown = rows[[tables.setting(row) in places for _, row in rows.iterrows()]]
+    if shown.empty:
+        return ["The plan's family is empty: nothing was tested."]
+    header = [
+        "method", "ratio", "difference", "95 % score", "95 % bootstrap", "p non-inferior", "Holm",
+        "lost", "gained", "p McNemar", "Holm", "detectable", "flips %", "KL", "retained %",
+    ]  # fmt: skip
+    body = [
+        [
+            escape(row["method"]) + ("\\*" if row["family"] else ""),
+            tables.setting(row),
+            points(row["difference"]),
+            escape(tables.span(row, "difference")),
+            escape(tables.span(row, "bootstrap")),
+            *map(probability, row[["p_noninferior", "p_noninferior_holm"]]),
+            *map(whole, row[["lost", "gained"]]),
+            *map(probability, row[["p_mcnemar", "p_mcnemar_holm"]]),
+            points(row["detectable"]).removeprefix("+"),
+            percent(row["flip_rate"]),
+            "-" if pd.isna(row["kl"]) else f"{row['kl']:.3f}",
+            percent(row["retained"]),
+        ]
+        for _, row in shown.iterrows()
+    ]
+    note = (
+        "\\* of the plan. lost, gained: questions of which all rotations were right with the full "
+        "cache and no longer are, and the reverse. detectable: the smallest loss in points that "
+        "would have shown. KL: nats, of the option logits from the full cache's. retained: the "
+        "score rescaled between the blank image and the full cache."
+    )
+    return [*markdown.table(header, body), "", note]
+
+
+def probability(value: float) -> str:
+    """A p value with three decimals, small ones as a bound; a dash for nan."""
+    return "-" if pd.isna(value) else ("< 0.001" if value < 0.001 else f"{value:.3f}")
+
+
+def whole(value: float) -> str:
+    """A count; a dash for nan."""
+    return "-" if pd.isna(value) else f"{int(value):,}"
+
+
+def ablation(effects: pd.DataFrame) -> list[str]:
+    """Effects at each setting; where the adaptive window never acted, its part cannot tell."""
+    header = ["ratio", "effect", "contrast", "given", "points", "95 %", "p", "Holm", "says"]
+    body = [
+        [
+            tables.setting(row),
+            row["effect"],
+            escape(row["contrast"]),
+            escape(row["given"]),
+            points(row["difference"]),
+            escape(tables.span(row, "")),
+            probability(row["p"]),
+            probability(row["p_holm"]),
+            reading(row),
+        ]
+        for _, row in effects.iterrows()
+    ]
+    note = (
+        "p tests a difference of 0, two-sided; only the rows of the whole smoothing are corrected "
+        "for being several (Holm), every other contrast is exploratory."
+    )
+    return [*markdown.table(header, body, words=4), "", note]
+
+
+def reading(effect: pd.Series) -> str:
+    """What one effect says."""
+    if effect["inert"]:
+        return "this cell cannot tell: the adaptive window never acted"
+    if pd.isna(effect["p"]):
+        return "cannot tell"
+    shown = not effect["low"] <= 0 <= effect["high"]
+    if effect["effect"] == "interaction":
+        return "the two interact" if shown else "no interaction shown"
+    if not shown:
+        return "no effect shown"
+    return "raises the score" if effect["difference"] > 0 else "lowers the score"
+
+
+def claims(claims: pd.DataFrame) -> list[str]:
+    """The claims ledger."""
+    header = ["claim", "published", "tested by", "measured here", "on", "verdict"]
+    names = ["claim", "published", "command", "measured", "on", "verdict"]
+    body = [[escape(row[name], 400) for name in names] for _, row in claims.iterrows()]
+    return markdown.table(header, body, words=len(header))
