@@ -4,10 +4,11 @@ PY := $(VENV)/bin/python
 ARGS ?=
 TASK ?=
 BENCH ?= branching
+RUN ?=
 export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup sweep test lint bench data model clean
+.PHONY: help setup sweep report publish test lint bench data model clean
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -28,13 +29,19 @@ setup: $(VENV)/.run ## create .venv and install evictbench
 sweep: $(VENV)/.run ## answer the embedded question: every method at every ratio
 	@$(PY) -m harness $(if $(TASK),'task=$(TASK)') $(ARGS)
 
+report: $(VENV)/.run ## write a run's answer.md and report.html anew; RUN=folder, by default the latest
+	@$(PY) -m harness.report $(RUN)
+
+publish: $(VENV)/.run ## run the embedded sweeps and put what they say into results/
+	@$(PY) -m scripts.publish $(ARGS)
+
 test: $(VENV)/.dev ## run the tests
 	@scripts/test.sh $(PY) $(ARGS)
 
 lint: $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
-bench: $(VENV)/.run ## time the branching sweep; BENCH=decoding, kernels or decode: scripts/bench_*.py
+bench: $(VENV)/.run ## time the branching sweep; BENCH=decoding, kernels, decode or claims: scripts/bench_*.py
 	@$(PY) scripts/bench_$(BENCH).py $(ARGS)
 
 data: $(VENV)/.run ## rebuild the embedded benchmarks from their seeds

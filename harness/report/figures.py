@@ -54,10 +54,7 @@ def placed(cells: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
     Adds difference, difference_low, difference_high (nan where nothing was compared), evicted (the
     ratio asked for; measured for absolute budgets) and x = log2 of the compression factor.
     """
-    rows = tables.compressed(cells)
-    measured = 1 - rows.groupby("budget")["kept_fraction"].transform("mean").astype(float)
-    evicted = rows["ratio"].astype(float).fillna(measured).clip(upper=0.999)
-    rows = rows.assign(evicted=evicted, x=-np.log2(1 - evicted))
+    rows = plots.placed(cells)
     names = ["difference", "difference_low", "difference_high"]
     if comparisons.empty:
         return rows.assign(**dict.fromkeys(names, np.nan))
@@ -66,12 +63,12 @@ def placed(cells: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
 
 def panels(rows: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Titles of pictures and the labels of the methods in each."""
-    return plots._panels(list(rows["label"].unique()))
+    return plots.panels(list(rows["label"].unique()))
 
 
 def styles(cells: pd.DataFrame) -> dict[str, tuple[str, str]]:
     """Colour and marker of every method, those of the static picture."""
-    return plots._styles(panels(tables.compressed(cells)))
+    return plots.styles(panels(tables.compressed(cells)))
 
 
 def curves(cells: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[tuple[str, go.Figure]]:

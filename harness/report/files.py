@@ -4,40 +4,36 @@ Takes the samples frame and what is known about the run; must not know of tensor
 or wandb. A file is written beside its place and then renamed, so a crash leaves the earlier one.
 """
 
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from harness import stats
-from harness.report import heatmap, plots, summary, tables
+from harness.atomic import replacing
+from harness.report import answer, heatmap, page, plots, summary, tables
+from harness.report.study import Study
 
 
-def write(samples: pd.DataFrame, folder: Path, meta: Mapping[str, object]) -> dict[str, Path]:
-    """Write samples, cells, abilities and means as parquet, summary.md and the pictures.
+def write(study: Study, folder: Path) -> dict[str, Path]:
+    """Write the tables as parquet, summary.md, answer.md, report.html and the pictures.
 
     One (model, task, protocol) group gives curve.png, several one
     curve-<model>-<task>-<protocol>.png each and another for the mean of each group of tasks. A
     task whose rows form a grid of length and depth gives heatmap-<task>.png as well.
 
     Args:
-        samples: a row a cell and question row.
+        study: the run, as `harness.report.build` makes it.
         folder: where the files go; made if it is not there.
-        meta: what is known about the run: question, name, caveat (a sentence on what the model or
-            data is), and provenance such as command, versions, seed, machine; nested as you like.
 
     Returns:
-        The tables by name, "summary", and the pictures by their file name without .png.
+        The tables by name, "summary", "answer", "report", and the pictures by their file name
+        without .png.
 
     Raises:
-        ValueError: a samples frame that `stats.summarise` refuses; nothing is written then.
         OSError: the folder cannot be written.
     """
-    cells, abilities = stats.summarise(samples), stats.abilities(samples)
-    means = stats.means(cells)
+    samples, cells, abilities, means = study.samples, study.cells, study.abilities, study.means
     curves = _curves(cells, "curve")
     averages = _curves(means, "curve-mean") if len(means) else {}
     grids = _grids(samples)
@@ -45,20 +41,33 @@ def write(samples: pd.DataFrame, folder: Path, meta: Mapping[str, object]) -> di
         samples,
         cells,
         abilities,
-        meta,
+        _spoken(study),
         [f"{name}.png" for name in curves],
         {rows["task"].iloc[0]: f"{name}.png" for name, rows in averages.items()},
         {task: f"{name}.png" for name, rows in grids.items() for task in rows["task"].unique()},
     )
     folder.mkdir(parents=True, exist_ok=True)
     frames = {"samples": samples, "cells": cells, "abilities": abilities}
-    paths = _write_tables(folder, frames | ({"means": means} if len(means) else {}))
+    frames |= {"comparisons": study.comparisons, "ablation": study.ablation}
+    frames |= {"verdicts": study.verdicts} | ({"means": means} if len(means) else {})
+    paths = _write_tables(folder, frames)
     drawn = _draw(folder, curves | averages, plots.curve) | _draw(folder, grids, heatmap.heatmap)
-    paths["summary"] = folder / "summary.md"
-    with replacing(paths["summary"]) as part:
-        part.write_text(text, encoding="utf-8")
+    for name, told in (("summary", text), ("answer", answer.text(study))):
+        paths[name] = folder / f"{name}.md"
+        with replacing(paths[name]) as part:
+            part.write_text(told, encoding="utf-8")
+    paths["report"] = folder / "report.html"
+    limits = list(answer.limits(study))
+    page.write(study, paths["report"], answer.verdict(study), limits)
     _remove_stale(folder, {*paths.values(), *drawn.values()})
     return paths | drawn
+
+
+def _spoken(study: Study) -> dict[str, object]:
+    """What the summary tells about the run."""
+    facts: dict[str, object] = {"name": study.name, "question": study.question}
+    facts |= {"caveat": study.caveat, "told": study.told}
+    return {k: v for k, v in facts.items() if v} | {**study.provenance, **study.session}
 
 
 def _write_tables(folder: Path, frames: Mapping[str, pd.DataFrame]) -> dict[str, Path]:
@@ -87,17 +96,6 @@ def _remove_stale(folder: Path, written: set[Path]) -> None:
     ours |= {*folder.glob("curve-*.png"), *folder.glob("heatmap-*.png")}
     for stale in ours - written:
         stale.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the place of `path` when the block ends well."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _curves(cells: pd.DataFrame, stem: str) -> dict[str, pd.DataFrame]:

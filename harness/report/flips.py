@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness import stats
+from harness.report import summary, tables
+from harness.report.study import Study
 
 SHOWN = 20
 
@@ -35,6 +37,16 @@ class Flip:
     answer: str
     full: str
     said: tuple[Said, ...]
+
+
+def rows_shown(study: Study) -> dict[str, list[int]]:
+    """By task, the rows that a report shows as changed: those whose images it wants."""
+    found: dict[str, list[int]] = {}
+    for key, cells in tables.groups(study.cells):
+        own = study.samples[(study.samples[stats.GROUP] == list(key)).all(axis=1)]
+        labels = tables.labels_at(tables.compressed(cells), summary.focus(cells))
+        found.setdefault(key[1], []).extend(flip.row for flip in flips(own, labels))
+    return found
 
 
 def flips(samples: pd.DataFrame, labels: Mapping[str, str], most: int = SHOWN) -> list[Flip]:

@@ -18,8 +18,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from harness import stats
+from harness.atomic import replacing
 from harness.report import charts, figures, flips, maps, page_tables, summary, tables, words
-from harness.report.files import replacing
 from harness.report.study import Study
 
 HERE = Path(__file__).parent
@@ -74,7 +74,6 @@ def write(
     path: Path,
     headline: Sequence[str],
     limits: Sequence[str] = (),
-    weights: pd.DataFrame | None = None,
 ) -> None:
     """Write the page of a study, the same bytes for the same arguments.
 
@@ -83,12 +82,11 @@ def write(
         path: the file; its folder must be there.
         headline: the verdict in sentences, the first one carries the weight.
         limits: sentences on what the data does not say, before those of the study.
-        weights: where the temporal weight fell: columns task, method, segment, share.
 
     Raises:
         OSError: the file cannot be written.
     """
-    text = render(study, headline, limits, weights)
+    text = render(study, headline, limits)
     with replacing(path) as part:
         part.write_bytes(text.encode())
 
@@ -97,13 +95,12 @@ def render(
     study: Study,
     headline: Sequence[str],
     limits: Sequence[str] = (),
-    weights: pd.DataFrame | None = None,
 ) -> str:
     """The page as text; see `write`."""
     scripts = Scripts()
     plotly = scripts.add(get_plotlyjs())
     parts = [
-        _part(study, key, cells, weights, scripts) | {"number": number}
+        _part(study, key, cells, scripts) | {"number": number}
         for number, (key, cells) in enumerate(tables.groups(study.cells), start=1)
     ]
     said = dict.fromkeys([*limits, study.caveat, *study.told])
@@ -147,7 +144,6 @@ def _part(
     study: Study,
     key: tuple[str, str, str],
     cells: pd.DataFrame,
-    weights: pd.DataFrame | None,
     scripts: Scripts,
 ) -> dict[str, object]:
     """What the template shows of one (model, task, protocol) group."""
@@ -156,14 +152,12 @@ def _part(
     rows = tables.compressed(cells)
     labels = dict(zip(rows["cell_key"], rows["label"], strict=True))
     focus = summary.focus(cells)
-    at = {
-        row["cell_key"]: row["label"] for _, row in rows.iterrows() if tables.setting(row) == focus
-    }
+    at = tables.labels_at(rows, focus)
     samples = _of(study.samples, key)
     margin = study.plan.margin
     heatmap = charts.heatmap(cells, _of(study.abilities, key), focus)
     forest = charts.forest(effects, margin)
-    fell = pd.DataFrame() if weights is None else weights[weights["task"] == task]
+    fell = _of(study.weights, key)
     return {
         "name": f"{tables.short(model)} on {task}, protocol {protocol}",
         "size": f"{cells['n_questions'].max():,} questions, {cells['n_rows'].max():,} rows",

@@ -86,7 +86,7 @@ def paired(comparisons: pd.DataFrame, labels: Mapping[str, str]) -> Table:
             f"{probability(row['p_noninferior'])} ({probability(row['p_noninferior_holm'])})",
             f"{whole(row['lost'])} / {whole(row['gained'])}",
             f"{probability(row['p_mcnemar'])} ({probability(row['p_mcnemar_holm'])})",
-            share(row, "flip_rate") if "flip_rate_low" in row else _flips(row),
+            _flips(row),
             _kl(row),
             share(row, "retained"),
             points(row["detectable"]).removeprefix("+"),

@@ -51,17 +51,14 @@ def figure(cells: pd.DataFrame) -> Figure:
     Args:
         cells: one (model, task, protocol) group of `stats.summarise`.
     """
-    rows = tables.compressed(cells)
-    measured = 1 - rows.groupby("budget")["kept_fraction"].transform("mean").astype(float)
-    evicted = rows["ratio"].astype(float).fillna(measured).clip(upper=0.999)
-    rows = rows.assign(evicted=evicted, x=-np.log2(1 - evicted))
-    panels = _panels(list(rows["label"].unique()))
-    picture = Figure(figsize=(0.6 + 6.2 * len(panels), 5.2), dpi=150, layout="constrained")
-    axes = picture.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    style = _styles(panels)
-    for place, (axis, (title, labels)) in enumerate(zip(axes, panels, strict=True)):
+    rows = placed(cells)
+    shown = panels(list(rows["label"].unique()))
+    picture = Figure(figsize=(0.6 + 6.2 * len(shown), 5.2), dpi=150, layout="constrained")
+    axes = picture.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    style = styles(shown)
+    for place, (axis, (title, labels)) in enumerate(zip(axes, shown, strict=True)):
         _panel(axis, rows, labels, cells, style)
-        if len(panels) > 1:
+        if len(shown) > 1:
             axis.set_title(title, loc="left", fontsize=10, parse_math=False)
         if place == 0:
             metric = cells["metric"].iloc[0]
@@ -72,6 +69,16 @@ def figure(cells: pd.DataFrame) -> Figure:
     return picture
 
 
+def placed(cells: pd.DataFrame) -> pd.DataFrame:
+    """The compressed cells with `evicted` (the ratio asked for; measured for absolute budgets) and
+    `x`, the place on a logarithmic axis: log2 of the compression factor.
+    """
+    rows = tables.compressed(cells)
+    measured = 1 - rows.groupby("budget")["kept_fraction"].transform("mean").astype(float)
+    evicted = rows["ratio"].astype(float).fillna(measured).clip(upper=0.999)
+    return rows.assign(evicted=evicted, x=-np.log2(1 - evicted))
+
+
 def _title(cells: pd.DataFrame) -> str:
     first = cells.iloc[0]
     size = f"{cells['n_questions'].max():,} questions, {cells['n_rows'].max():,} rows"
@@ -79,7 +86,7 @@ def _title(cells: pd.DataFrame) -> str:
     return f"{name}  ({size})"
 
 
-def _panels(labels: list[str]) -> list[tuple[str, list[str]]]:
+def panels(labels: list[str]) -> list[tuple[str, list[str]]]:
     """Titles and labels: methods, and apart from them the variants with the methods they vary."""
     base = {
         label: next((name for name in labels if label.startswith(f"{name}_")), None)
@@ -93,7 +100,7 @@ def _panels(labels: list[str]) -> list[tuple[str, list[str]]]:
     return [("methods", methods), (f"variants of {', '.join(varied)}", varied + variants)]
 
 
-def _styles(panels: list[tuple[str, list[str]]]) -> dict[str, tuple[str, str]]:
+def styles(panels: list[tuple[str, list[str]]]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each label; a method keeps its own in every panel."""
     style: dict[str, tuple[str, str]] = {}
     for _, labels in panels:

@@ -9,12 +9,9 @@ import pandas as pd
 
 from harness import stats
 from harness.report import honesty, markdown, overview, tables
+from harness.report.study import QUESTION
 from harness.report.tables import escape, percent
 
-QUESTION = (
-    "Does ReST-KV's spatial-temporal smoothing keep MMBench accuracy when more than half of the "
-    "KV cache is evicted?"
-)
 SHARED = (
     "score and decode: milliseconds a row, those of the batch shared evenly among the cells that "
     "were decoded together; they add up to the sweep's time and are not what a method costs by "
@@ -79,7 +76,9 @@ def _sections(samples: pd.DataFrame, cells: pd.DataFrame, abilities: pd.DataFram
         "Answers that differ from the full cache's on the same row, in percent",
         markdown.pivot(cells, lambda cell: percent(cell["flip_rate"])),
     )
-    yield from _titled("Measured cells", [*_measured(cells), "", SHARED])
+    yield from _titled(
+        "Measured cells", [*_measured(cells), *(["", SHARED] if _timed(cells) else [])]
+    )
     if not abilities.empty:
         place = focus(cells)
         yield from _titled(
@@ -133,11 +132,17 @@ def focus(cells: pd.DataFrame) -> str:
 def _measured(cells: pd.DataFrame) -> list[str]:
     header = [
         "method", "ratio", "cache KiB", "of full %", "kept %", "image %", "text %",
-        "exposed tokens", "unparsed %", "window", "score ms", "decode ms",
+        "exposed tokens", "unparsed %", "window",
     ]  # fmt: skip
+    header += ["score ms", "decode ms"] if _timed(cells) else []
     top = tables.references(cells)
     rows = pd.concat([top, tables.compressed(cells)])
     return markdown.table(header, [_measures(cell) for _, cell in rows.iterrows()])
+
+
+def _timed(cells: pd.DataFrame) -> bool:
+    """Published tables leave times out: they differ from run to run."""
+    return set(stats.TIMINGS) <= set(cells.columns)
 
 
 def _measures(cell: pd.Series) -> list[str]:
@@ -152,7 +157,11 @@ def _measures(cell: pd.Series) -> list[str]:
         f"{cell['exposed_tokens']:.2f}",
         percent(cell["unparsed_rate"]),
         "-" if pd.isna(window) else f"{window:.1f}",
-        *(f"{1000 * cell[name] / cell['n_rows']:.2f}" for name in ("score_s", "decode_s")),
+        *(
+            f"{1000 * cell[name] / cell['n_rows']:.2f}"
+            for name in ("score_s", "decode_s")
+            if name in cell
+        ),
     ]
 
 

@@ -1,6 +1,7 @@
 """A samples frame with known truth, one row a cell and question row, as the sweep writes it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -80,3 +81,21 @@ def make_cell() -> SamplesFactory:
 @pytest.fixture
 def make_sweep() -> SamplesFactory:
     return sweep
+
+
+SPOKEN = ("name", "question", "caveat", "told")
+
+
+def write(samples: pd.DataFrame, folder: Path, meta: Mapping[str, object]) -> dict[str, Path]:
+    """All files of a report; what is not spoken in `meta` is provenance."""
+    from harness.report import build, files  # late: some who make samples must not draw
+
+    manifest: dict[str, object] = {name: meta[name] for name in SPOKEN if name in meta}
+    manifest["provenance"] = {name: meta[name] for name in meta if name not in SPOKEN}
+    manifest["plan"] = {"resamples": 199}
+    return files.write(build.study(samples, manifest), folder)
+
+
+@pytest.fixture
+def write_report() -> Callable[..., dict[str, Path]]:
+    return write

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from harness import stats
-from harness.report import files, honesty, tables
+from harness.report import honesty, tables
 
 INDEX = range(6)
 
@@ -82,8 +82,8 @@ def test_tasks_without_a_group_have_no_mean(make_sweep):
     assert stats.means(stats.summarise(make_sweep())).empty
 
 
-def test_a_run_of_several_tasks_shows_them_at_a_glance(make_sweep, tmp_path):
-    paths = files.write(tasks(make_sweep), tmp_path, {})
+def test_a_run_of_several_tasks_shows_them_at_a_glance(make_sweep, tmp_path, write_report):
+    paths = write_report(tasks(make_sweep), tmp_path, {})
     text = paths["summary"].read_text()
     lines = [line for line in text.splitlines() if line.startswith(("| one", "| two", "| **mean"))]
     assert [line.split("|")[1].strip() for line in lines[:3]] == ["one", "two", "**mean of both**"]
@@ -92,7 +92,7 @@ def test_a_run_of_several_tasks_shows_them_at_a_glance(make_sweep, tmp_path):
     assert paths["means"].is_file()
     assert (tmp_path / "curve-mean.png").is_file()
     assert "curve-mean.png" in text
-    files.write(make_sweep(), tmp_path, {})
+    write_report(make_sweep(), tmp_path, {})
     assert not (tmp_path / "means.parquet").exists()  # of an earlier report of this folder
     assert not (tmp_path / "curve-mean.png").exists()
 
@@ -106,24 +106,24 @@ def test_the_terminal_shows_a_group_by_its_mean(make_sweep):
     assert max(map(len, shown.splitlines())) <= 100
 
 
-def test_rows_of_a_length_and_a_depth_are_drawn_as_a_grid(make_sweep, tmp_path):
+def test_rows_of_a_length_and_a_depth_are_drawn_as_a_grid(make_sweep, tmp_path, write_report):
     frame = make_sweep()
     places = frame["row"].to_numpy()
     grid = frame.assign(
         category=np.where(places % 2, "256", "1024"), l2_category=(places % 3 * 50).astype(str)
     )
-    paths = files.write(grid, tmp_path, {})
+    paths = write_report(grid, tmp_path, {})
     (name,) = [name for name in paths if name.startswith("heatmap")]
     assert f"]({name}.png)" in paths["summary"].read_text()
-    assert not [n for n in files.write(frame, tmp_path, {}) if n.startswith("heatmap")]
+    assert not [n for n in write_report(frame, tmp_path, {}) if n.startswith("heatmap")]
     assert not list(tmp_path.glob("heatmap*"))
 
 
-def test_secret_answers_claim_nothing(make_sweep, tmp_path):
+def test_secret_answers_claim_nothing(make_sweep, tmp_path, write_report):
     frame = make_sweep().assign(score=np.nan, correct=False)
     cells = stats.summarise(frame)
     assert cells[["accuracy", "accuracy_low", "circular_accuracy"]].isna().all(axis=None)
-    text = files.write(frame, tmp_path, {})["summary"].read_text()
+    text = write_report(frame, tmp_path, {})["summary"].read_text()
     assert "secret, so no accuracy is claimed" in text
     assert "| random | - " in text
 

@@ -8,7 +8,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from harness import stats
-from harness.report import files, honesty, plots, summary, tables
+from harness.report import honesty, plots, summary, tables
 
 META = {
     "name": "demo", "command": "make sweep 'ratios=[0.5,0.9]'", "seed": 7,
@@ -22,12 +22,17 @@ def paragraph(text: str) -> str:
     return text.split("**Asked:**")[1].split("\n\n")[1]
 
 
-def test_files_hold_the_tables(make_sweep, tmp_path):
+def test_files_hold_the_tables(make_sweep, tmp_path, write_report):
     samples = make_sweep()
-    paths = files.write(samples, tmp_path / "new" / "run", META)
-    assert set(paths) == {"samples", "cells", "abilities", "summary", "curve"}
+    paths = write_report(samples, tmp_path / "new" / "run", META)
+    assert set(paths) == {
+        "samples", "cells", "abilities", "comparisons", "ablation", "verdicts", "summary",
+        "answer", "report", "curve",
+    }  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "new" / "run").iterdir()) == [
-        "abilities.parquet", "cells.parquet", "curve.png", "samples.parquet", "summary.md",
+        "abilities.parquet", "ablation.parquet", "answer.md", "cells.parquet",
+        "comparisons.parquet", "curve.png", "report.html", "samples.parquet", "summary.md",
+        "verdicts.parquet",
     ]  # fmt: skip
     pd.testing.assert_frame_equal(pd.read_parquet(paths["samples"]), samples, check_dtype=False)
     cells = pd.read_parquet(paths["cells"])
@@ -36,15 +41,15 @@ def test_files_hold_the_tables(make_sweep, tmp_path):
     assert len(pd.read_parquet(paths["abilities"])) == 8 * 3
 
 
-def test_output_is_repeatable(make_sweep, tmp_path):
+def test_output_is_repeatable(make_sweep, tmp_path, write_report):
     for name in ("one", "two"):
-        files.write(make_sweep(), tmp_path / name, META)
+        write_report(make_sweep(), tmp_path / name, META)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
 
-def test_summary_says_what_was_run(make_sweep, tmp_path):
-    text = files.write(make_sweep(), tmp_path, META)["summary"].read_text()
+def test_summary_says_what_was_run(make_sweep, tmp_path, write_report):
+    text = write_report(make_sweep(), tmp_path, META)["summary"].read_text()
     for part in (
         summary.QUESTION, "![score against compression](curve.png)", "The model is a stand-in.",
         "| versions.torch | 9.9.9 |", "| command | make sweep 'ratios=\\[0.5,0.9\\]' |",
@@ -57,13 +62,13 @@ def test_summary_says_what_was_run(make_sweep, tmp_path):
     assert "vacuous" not in text
 
 
-def test_vacuous_cells_are_never_a_result(make_sweep, tmp_path):
-    empty = files.write(make_sweep(exposed_tokens=0), tmp_path, META)["summary"].read_text()
+def test_vacuous_cells_are_never_a_result(make_sweep, tmp_path, write_report):
+    empty = write_report(make_sweep(exposed_tokens=0), tmp_path, META)["summary"].read_text()
     assert paragraph(empty).startswith("This table cannot answer the question: all 6")
     assert "best " not in empty
     samples = make_sweep(questions=40)
     samples.loc[samples["method"].eq("restkv") & samples["ratio"].eq(0.9), "exposed_tokens"] = 0
-    part = files.write(samples, tmp_path, META)["summary"].read_text()
+    part = write_report(samples, tmp_path, META)["summary"].read_text()
     assert paragraph(part).startswith("This table answers only in part: 1 of 6")
     line = next(line for line in part.splitlines() if line.startswith("| restkv |"))
     assert line.count("**v**") == 1
@@ -165,8 +170,8 @@ def test_text_that_exceeds_the_budget_is_named_with_what_was_kept(make_sweep):
     assert "was used" not in text  # no other method's pattern stood in
 
 
-def test_shared_times_are_not_taken_for_a_methods_own(make_sweep, tmp_path):
-    text = files.write(make_sweep(), tmp_path, META)["summary"].read_text()
+def test_shared_times_are_not_taken_for_a_methods_own(make_sweep, tmp_path, write_report):
+    text = write_report(make_sweep(), tmp_path, META)["summary"].read_text()
     assert "not what a method costs by itself" in text.split("### Measured cells")[1]
 
 
@@ -202,12 +207,12 @@ def test_doubts_are_spelled_out(make_sweep, make_cell):
     assert text(full).startswith("This table holds no compressed cell")
 
 
-def test_hostile_text_cannot_change_the_page(make_sweep, tmp_path):
+def test_hostile_text_cannot_change_the_page(make_sweep, tmp_path, write_report):
     samples = make_sweep(methods=("a|b<i>", "$x_1^"))
     method = stats.roles(samples) == "method"
     samples.loc[method, "text"] = HOSTILE
     samples = samples.assign(question=HOSTILE, model="m|<b>", category="<u>|ocr")
-    paths = files.write(samples, tmp_path, {"name": HOSTILE, "note": HOSTILE})
+    paths = write_report(samples, tmp_path, {"name": HOSTILE, "note": HOSTILE})
     text = paths["summary"].read_text()
     tokens = [
         child.type
@@ -224,8 +229,8 @@ def test_hostile_text_cannot_change_the_page(make_sweep, tmp_path):
     assert tables.escape("a|b\n<c>") == r"a\|b &lt;c&gt;"
 
 
-def test_a_failed_write_leaves_the_earlier_file(make_sweep, tmp_path, monkeypatch):
-    paths = files.write(make_sweep(), tmp_path, META)
+def test_a_failed_write_leaves_the_earlier_file(make_sweep, tmp_path, monkeypatch, write_report):
+    paths = write_report(make_sweep(), tmp_path, META)
     before = {path: path.read_bytes() for path in paths.values()}
 
     def half(cells, path):
@@ -234,17 +239,17 @@ def test_a_failed_write_leaves_the_earlier_file(make_sweep, tmp_path, monkeypatc
 
     monkeypatch.setattr(plots, "curve", half)
     with pytest.raises(OSError, match="disk full"):
-        files.write(make_sweep(), tmp_path, META)
+        write_report(make_sweep(), tmp_path, META)
     with pytest.raises(ValueError, match="no rows"):
-        files.write(make_sweep().iloc[:0], tmp_path, META)
+        write_report(make_sweep().iloc[:0], tmp_path, META)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_each_group_gets_its_curve(make_sweep, tmp_path):
+def test_each_group_gets_its_curve(make_sweep, tmp_path, write_report):
     one = make_sweep(ratios=(0.5,))
-    files.write(one, tmp_path, META)
+    write_report(one, tmp_path, META)
     several = pd.concat([one, one.assign(task="other/task"), one.assign(model="x/tiny")])
-    paths = files.write(several, tmp_path, META)
+    paths = write_report(several, tmp_path, META)
     curves = {name for name in paths if name.startswith("curve")}
     assert curves == {"curve-tiny-mini-replay", "curve-tiny-other_task-replay",
                       "curve-tiny-mini-replay~2"}  # fmt: skip
@@ -289,8 +294,8 @@ def test_console_table_fits_100_columns(make_sweep):
     assert [f"{ratio:g}" for ratio in ratios] == [w for w in shown if w[0] == "0"]
 
 
-def test_no_temporary_file_is_left(make_sweep, tmp_path):
-    files.write(make_sweep(), tmp_path, META)
+def test_no_temporary_file_is_left(make_sweep, tmp_path, write_report):
+    write_report(make_sweep(), tmp_path, META)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 

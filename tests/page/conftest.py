@@ -140,10 +140,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
         ratios=(0.5, 0.7, 0.9, 0.95),
         adaptive_active=0.25,
     )
-    study = studies.traced(folder, samples, claims=studies.claims())
-    return study, written(
-        folder, study, weights=studies.weights(), limits=("Only drawings were asked about.",)
-    )
+    study = studies.traced(folder, samples, claims=studies.claims(), weights=studies.weights())
+    return study, written(folder, study, limits=("Only drawings were asked about.",))
 
 
 @pytest.fixture(scope="package")

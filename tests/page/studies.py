@@ -180,11 +180,14 @@ def draw_images(folder: Path, rows: range = range(3)) -> Path:
     return folder
 
 
+MINI = {"model": "tiny", "task": "mini", "protocol": "replay"}
+
+
 def weights(methods: tuple[str, ...] = ("restkv", "restkv_mean"), seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     names = ["template", "question", "options", "instruction", "image"]
     return pd.DataFrame([
-        {"task": "mini", "method": method, "segment": segment, "share": share}
+        {**MINI, "method": method, "segment": segment, "share": share}
         for method in methods
         for segment, share in zip(names, rng.dirichlet(np.ones(5)), strict=True)
     ])  # fmt: skip

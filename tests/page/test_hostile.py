@@ -56,10 +56,9 @@ def hostile(folder):
 
 def test_foreign_text_stays_text(open_page, tmp_path):
     study = hostile(tmp_path)
-    weights = studies.weights((f"restkv {BAD}",)).assign(task=BAD, segment=BAD)
-    path = written(
-        tmp_path, study, weights=weights.head(2), headline=(BAD + HALF, LONG), limits=(BAD + HALF,)
-    )
+    fell = studies.weights((f"restkv {BAD}",)).assign(segment=BAD).head(2)
+    study = dataclasses.replace(study, weights=fell.assign(**study.cells.iloc[0][stats.GROUP]))
+    path = written(tmp_path, study, headline=(BAD + HALF, LONG), limits=(BAD + HALF,))
     opened = open_page(path, width=360)
     page = opened.page
     page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")

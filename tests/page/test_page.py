@@ -177,12 +177,13 @@ def test_bytes_depend_on_the_study_alone(tmp_path):
 import hashlib, pathlib, sys
 from harness.report import page
 from tests.page import studies
-study = studies.traced(pathlib.Path(sys.argv[1]), claims=studies.claims())
-text = page.render(study, studies.HEADLINE, weights=studies.weights())
+given = {"claims": studies.claims(), "weights": studies.weights()}
+study = studies.traced(pathlib.Path(sys.argv[1]), **given)
+text = page.render(study, studies.HEADLINE)
 print(hashlib.sha256(text.encode()).hexdigest())
 """
-    study = studies.traced(tmp_path, claims=studies.claims())
-    here = report.render(study, studies.HEADLINE, weights=studies.weights())
+    study = studies.traced(tmp_path, claims=studies.claims(), weights=studies.weights())
+    here = report.render(study, studies.HEADLINE)
     there = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT), "TZ": "Asia/Tokyo"},

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from harness import stats, tracking
-from harness.report import files
 from harness.tracking import groups, session
+from tests.outputs.conftest import write
 from tests.tracking import studies
 
 
@@ -66,7 +66,7 @@ def test_pictures_are_found_under_the_names_of_the_report(study, tmp_path):
         ],
         ignore_index=True,
     )
-    written = files.write(samples, tmp_path, {})
+    written = write(samples, tmp_path, {})
     cells = stats.summarise(samples)
     whole = replace(study, samples=samples, cells=cells, means=stats.means(cells))
     found = list(groups.pictures(whole, tmp_path))
@@ -83,7 +83,7 @@ def test_pictures_are_found_under_the_names_of_the_report(study, tmp_path):
 
 def test_the_only_group_has_the_only_curve(study, tmp_path):
     samples = studies.own(study.samples, ("other", "replay"))
-    files.write(samples, tmp_path, {})
+    write(samples, tmp_path, {})
     cells = stats.summarise(samples)
     alone = replace(study, samples=samples, cells=cells, means=stats.means(cells))
     assert list(groups.pictures(alone, tmp_path)) == [{"curve": tmp_path / "curve.png"}]

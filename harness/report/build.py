@@ -1,0 +1,92 @@
+"""A study from samples and the manifest of their run; a folder's files read back into one.
+
+Knows the frames and the files of a run folder; must not know how a study is written up.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness import stats
+from harness.errors import UserError
+from harness.report import ledger, verdicts, weights
+from harness.report.study import QUESTION, Study
+from harness.stats.plan import Plan
+
+MANIFEST = "manifest.json"
+SAMPLES, PROMPTS, KEPT = "samples.parquet", "prompts.parquet", "kept.parquet"
+
+
+def study(
+    samples: pd.DataFrame,
+    manifest: Mapping[str, Any],
+    session: Mapping[str, object] | None = None,
+) -> Study:
+    """Compute every frame that a report needs.
+
+    Args:
+        samples: a row a cell and question row.
+        manifest: what is known about the run: name, question, caveat, told, plan, registered,
+            registration, methods, factors, window_weights, provenance; all may be missing.
+        session: facts about this invocation, for the summary only.
+
+    Raises:
+        ValueError: a samples frame that `stats.summarise` refuses.
+    """
+    plan = Plan(**manifest.get("plan", {}))
+    cells = stats.summarise(samples)
+    means = stats.means(cells)
+    comparisons = stats.compare(samples, plan)
+    ablation = stats.ablate(samples, manifest.get("factors", {}), plan)
+    return Study(
+        name=manifest.get("name", "Accuracy against cache compression"),
+        question=manifest.get("question", QUESTION),
+        plan=plan,
+        samples=samples,
+        cells=cells,
+        abilities=stats.abilities(samples),
+        means=means,
+        comparisons=comparisons,
+        ablation=ablation,
+        verdicts=verdicts.decide(cells, comparisons, ablation, plan),
+        methods=manifest.get("methods", {}),
+        claims=ledger.rows(cells, means),
+        registered=manifest.get("registered", False),
+        registration=manifest.get("registration", ""),
+        told=tuple(manifest.get("told", ())),
+        provenance=manifest.get("provenance", {}),
+        session=session or {},
+        caveat=manifest.get("caveat", ""),
+    )
+
+
+def traced(study: Study, manifest: Mapping[str, Any], folder: Path) -> Study:
+    """The study with what the run folder holds of prompts and of what was kept of them."""
+    prompts, kept = _read(folder, PROMPTS), _read(folder, KEPT)
+    fell = weights.shares(study.samples, prompts, manifest.get("window_weights", {}))
+    return replace(study, prompts=prompts, kept=kept, weights=fell, images=folder / "images")
+
+
+def _read(folder: Path, name: str) -> pd.DataFrame:
+    path = folder / name
+    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+
+def read(folder: Path) -> Study:
+    """The study of a run folder, from its files alone: nothing is answered or scored anew.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    missing = [name for name in (SAMPLES, MANIFEST) if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder} holds no {' and no '.join(missing)}: name the folder of a finished run, or "
+            "give the sweep's command again to finish it."
+        )
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    return traced(study(pd.read_parquet(folder / SAMPLES), manifest), manifest, folder)

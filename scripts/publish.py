@@ -1,0 +1,97 @@
+"""Run the embedded sweeps and put what they say into results/: `make publish`.
+
+Answers that are in the stores under results/runs are not computed anew. What is published holds no
+times and no dates, so that the same answers give the same bytes.
+"""
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness import stats
+from harness.report import build, files
+from harness.report.study import Study
+
+RUNS, RESULTS = Path("results/runs"), Path("results")
+TABLES = ("cells", "comparisons", "ablation", "verdicts", "abilities", "means")
+WHOLE = ("answer.md", "summary.md", "manifest.json", "config.yaml")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A folder of results/, the settings of its run, and whether its report.html is kept."""
+
+    folder: str
+    settings: tuple[str, ...] = ()
+    page: bool = False
+
+
+# The claims ledger of the first lists what the text twins measured: they come before it.
+PUBLICATIONS = (
+    Publication("ruler_mini", ("task=ruler_mini",)),
+    Publication("longbench_mini", ("task=longbench_mini",)),
+    Publication("needle_mini", ("task=needle_mini",)),
+    Publication("smoothing", ("experiment=smoothing",)),
+    Publication("embedded", page=True),
+)
+
+
+def publish(one: Publication, results: Path = RESULTS) -> Path:
+    """Run one sweep to its end and replace its published files."""
+    command = [sys.executable, "-m", "harness", *one.settings, f"run.name={one.folder}"]
+    subprocess.run(command, check=True)
+    source, target = RUNS / one.folder, results / one.folder
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / one.folder
+        files.write(without_times(build.read(source)), made)
+        for name in ("manifest.json", "config.yaml"):
+            shutil.copy(source / name, made / name)
+        wanted = [made / name for name in (*WHOLE, *(f"{table}.parquet" for table in TABLES))]
+        wanted += sorted(made.glob("*.png")) + ([made / "report.html"] if one.page else [])
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for path in wanted:
+            if path.is_file():
+                shutil.copy(path, target / path.name)
+    return target
+
+
+def without_times(study: Study) -> Study:
+    """The study without what differs from run to run of the same answers."""
+    cells, means = (
+        frame.drop(columns=stats.TIMINGS, errors="ignore") for frame in (study.cells, study.means)
+    )
+    return replace(study, cells=cells, means=means, session={})
+
+
+def digest(folder: Path) -> str:
+    """sha256 over names and bytes of a folder's files."""
+    found = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Publish what was named, all by default, and print a digest of each folder."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.publish", description=__doc__)
+    names = [one.folder for one in PUBLICATIONS]
+    parser.add_argument("name", nargs="*", help=f"some of {', '.join(names)}; all by default")
+    args = parser.parse_args(argv)
+    unknown = sorted(set(args.name) - set(names))
+    if unknown:
+        parser.error(f"{', '.join(unknown)} is not published: choose from {', '.join(names)}.")
+    for one in PUBLICATIONS:
+        if not args.name or one.folder in args.name:
+            print(f"{digest(publish(one))}  results/{one.folder}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Reports from a run's files alone, and what is published of them."""
+
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness import stats
+from harness.report import __main__ as command
+from harness.report import build
+from scripts import publish
+from tests.run.conftest import Program
+from tests.run.fakes import FakeEngine
+
+ANSWERS = ("answer.md", "report.html", "cells.parquet", "comparisons.parquet", "verdicts.parquet")
+
+
+@pytest.fixture
+def run(call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path) -> Path:
+    assert call(*overrides) == 0
+    return tmp_path / "run"
+
+
+def test_a_report_is_made_again_from_the_files(run: Path, capsys):
+    before = {name: (run / name).read_bytes() for name in ANSWERS}
+    for name in ANSWERS:
+        (run / name).unlink()
+    (run / "responses.sqlite").unlink()
+    assert command.main([str(run)]) == 0
+    assert {name: (run / name).read_bytes() for name in ANSWERS} == before
+    out = capsys.readouterr().out
+    assert str(run / "answer.md") in out
+    assert "restkv keeps the score" in out
+
+
+def test_the_latest_finished_run_is_the_default(run: Path, monkeypatch, capsys):
+    unfinished = run.parent / "unfinished"
+    unfinished.mkdir()
+    (unfinished / build.MANIFEST).write_text("{}")
+    older = run.parent / "older"
+    older.mkdir()
+    for name in (build.MANIFEST, build.SAMPLES):
+        (older / name).write_bytes((run / name).read_bytes())
+    os.utime(older / build.SAMPLES, (0, 0))
+    monkeypatch.setattr(command, "RUNS", run.parent)
+    capsys.readouterr()
+    assert command.main([]) == 0
+    assert str(run / "answer.md") in capsys.readouterr().out
+    assert not (older / "answer.md").exists()
+
+
+@pytest.mark.parametrize("folder", ["nothing", "empty"])
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, folder: str, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    assert command.main([str(tmp_path / folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    monkeypatch.setattr(command, "RUNS", tmp_path)
+    assert command.main([]) == 2
+    assert "make sweep" in capsys.readouterr().err
+
+
+def test_the_manifest_says_what_the_answer_rests_on(run: Path):
+    manifest = json.loads((run / build.MANIFEST).read_text())
+    assert manifest["plan"]["margin"] == 0.02
+    assert manifest["registered"] is True
+    assert len(manifest["weights"]) == 64
+    assert len(manifest["data"]["mmbench_mini"]) == 64
+    assert manifest["provenance"]["software"]["torch"]
+    assert manifest["provenance"]["command"].startswith("python -m harness ")
+    assert manifest["methods"]["restkv"]["alpha"] == 0.3
+    weights = manifest["window_weights"]
+    assert sum(weights["restkv"]["weights"]) == pytest.approx(1, abs=1e-4)
+    assert weights["restkv"]["weights"][-1] == pytest.approx(0.3, abs=1e-6)
+    assert weights["snapkv"]["weights"] == [round(1 / 32, 6)] * 32
+    assert "random" not in weights
+
+
+def test_what_is_published_holds_no_times(run: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(publish, "RUNS", run.parent)
+    monkeypatch.setattr(publish.subprocess, "run", lambda command, check: None)
+    one = publish.Publication("run", page=True)
+    target = publish.publish(one, tmp_path / "results")
+    first = publish.digest(target)
+    assert not set(stats.TIMINGS) & set(pd.read_parquet(target / "cells.parquet").columns)
+    assert not (target / "samples.parquet").exists()
+    assert "ms" not in (target / "summary.md").read_text().split("Measured cells")[1][:200]
+    # The same answers, computed in another time, give the same bytes.
+    samples = pd.read_parquet(run / build.SAMPLES)
+    samples[stats.TIMINGS] *= 3
+    samples.to_parquet(run / build.SAMPLES, index=False)
+    assert publish.digest(publish.publish(one, tmp_path / "results")) == first
+    samples.loc[samples["method"] == "restkv", "correct"] = False
+    samples.loc[samples["method"] == "restkv", "score"] = 0.0
+    samples.to_parquet(run / build.SAMPLES, index=False)
+    assert publish.digest(publish.publish(one, tmp_path / "results")) != first
+
+
+def test_an_unknown_publication_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        publish.main(["nothing"])
+    assert "choose from" in capsys.readouterr().err
