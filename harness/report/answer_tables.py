@@ -115,9 +115,9 @@ def ablation(effects: pd.DataFrame) -> list[str]:
 def reading(effect: pd.Series) -> str:
     """What one effect says."""
     if effect["inert"]:
-        return "this cell cannot tell: the adaptive window never acted"
-    if pd.isna(effect["p"]):
-        return "cannot tell"
+        return "cannot tell: the adaptive window was never at work"
+    if pd.isna(effect["low"]) or pd.isna(effect["high"]):
+        return "cannot tell: no interval"
     shown = not effect["low"] <= 0 <= effect["high"]
     if effect["effect"] == "interaction":
         return "the two interact" if shown else "no interaction shown"

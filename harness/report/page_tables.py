@@ -4,13 +4,14 @@ Turns frames of a study into `Table`s. Must not know HTML (but for a verdict's b
 a table looks; all text is escaped by the template.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import pandas as pd
 
 from harness import stats
 from harness.report import tables, words
+from harness.report.answer_tables import reading
 from harness.report.figures import setting
 from harness.report.study import Study
 from harness.report.words import difference, percent, points, probability, share, span, whole
@@ -142,17 +143,6 @@ def ablation(effects: pd.DataFrame) -> Table:
     return Table("Effects of the smoothing, with 95 % intervals", header, body, heads=4, text=(7,))
 
 
-def reading(effect: pd.Series) -> str:
-    """What one effect says, in words."""
-    if effect["inert"]:
-        return "cannot tell: the adaptive window was never at work"
-    if pd.isna(effect["low"]) or pd.isna(effect["high"]):
-        return "cannot tell: no interval"
-    if effect["low"] <= 0 <= effect["high"]:
-        return "no effect shown"
-    return "raises the score" if effect["difference"] > 0 else "lowers the score"
-
-
 def activity(cells: pd.DataFrame) -> Table | None:
     """In which share of heads the adaptive window differed from the fixed pool; None: no window."""
     rows = tables.compressed(cells)
@@ -196,13 +186,5 @@ def plan(plan: Plan) -> Table:
 
 def provenance(values: Mapping[str, object]) -> Table:
     """Nested values with dotted names."""
-    body = [[name, str(value)] for name, value in _flat(values)]
+    body = [[name, str(value)] for name, value in tables.flat(values)]
     return Table("Where the figures come from", ["What", "Value"], body, text=(1,))
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

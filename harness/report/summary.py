@@ -202,14 +202,6 @@ def _examples(samples: pd.DataFrame) -> list[str]:
 
 
 def _provenance(meta: Mapping[str, object]) -> list[str]:
-    items = [(name, value) for name, value in _flat(meta) if name not in SPOKEN_FOR]
+    items = [(name, value) for name, value in tables.flat(meta) if name not in SPOKEN_FOR]
     body = [[escape(name), escape(value, 300)] for name, value in items]
     return markdown.table(["what", "value"], body, words=2)
-
-
-def _flat(meta: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in meta.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -5,7 +5,7 @@ Knows how numbers read, not how they come about (stats) nor where they go (repor
 
 import html
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
 
@@ -86,6 +86,15 @@ def span(row: pd.Series, name: str) -> str:
     """The interval of a difference in percentage points, of the columns <name>_low and _high."""
     low, high = (row[f"{name}_{end}" if name else end] for end in ("low", "high"))
     return f"[{points(low)}, {points(high)}]"
+
+
+def flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested values as one level of dotted names."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def short(name: str) -> str:

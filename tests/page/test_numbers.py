@@ -190,6 +190,8 @@ def test_ablation_table_is_the_ablation(demo_page, demo):
 
 
 def _reading(row: pd.Series) -> str:
+    if row["effect"] == "interaction":
+        return "no interaction" if row["low"] <= 0 <= row["high"] else "the two interact"
     if row["low"] > 0:
         return "raises"
     return "lowers" if row["high"] < 0 else "no effect"
