@@ -18,6 +18,7 @@ from harness import stats
 from harness.report import build, files
 from harness.report.study import Study
 
+ROOT = Path(__file__).resolve().parent.parent
 RUNS, RESULTS = Path("results/runs"), Path("results")
 TABLES = ("cells", "comparisons", "ablation", "verdicts", "abilities", "means")
 WHOLE = ("answer.md", "summary.md", "manifest.json", "config.yaml")
@@ -50,8 +51,9 @@ def publish(one: Publication, results: Path = RESULTS) -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / one.folder
         files.write(without_times(build.read(source)), made)
-        for name in ("manifest.json", "config.yaml"):
-            shutil.copy(source / name, made / name)
+        shutil.copy(source / build.MANIFEST, made / build.MANIFEST)
+        settings = (source / "config.yaml").read_text(encoding="utf-8")
+        (made / "config.yaml").write_text(settings.replace(f"{ROOT}/", ""), encoding="utf-8")
         wanted = [made / name for name in (*WHOLE, *(f"{table}.parquet" for table in TABLES))]
         wanted += sorted(made.glob("*.png")) + ([made / "report.html"] if one.page else [])
         shutil.rmtree(target, ignore_errors=True)

@@ -87,6 +87,7 @@ def test_what_is_published_holds_no_times(run: Path, tmp_path: Path, monkeypatch
     first = publish.digest(target)
     assert not set(stats.TIMINGS) & set(pd.read_parquet(target / "cells.parquet").columns)
     assert not (target / "samples.parquet").exists()
+    assert str(publish.ROOT) not in (target / "config.yaml").read_text()
     assert "ms" not in (target / "summary.md").read_text().split("Measured cells")[1][:200]
     # The same answers, computed in another time, give the same bytes.
     samples = pd.read_parquet(run / build.SAMPLES)
