@@ -83,6 +83,18 @@ def _style(page, selector, name):
     )
 
 
+def test_figures_fit_beside_one_another_as_they_were_drawn(open_page, demo):
+    """Without a resize: a figure is drawn before the one beside it is on the page."""
+    page = open_page(demo[1], width=1200).page
+    wide = page.evaluate(
+        "[...document.querySelectorAll('.js-plotly-plot')].map(plot =>"
+        " [plot.querySelector('.main-svg').getBoundingClientRect().width,"
+        "  plot.closest('figure').clientWidth, plot.closest('.pair') !== null])"
+    )
+    assert sum(paired for *_, paired in wide) > 2
+    assert [svg for svg, room, paired in wide if paired and svg > room + 1] == []
+
+
 def test_legend_hides_and_shows_a_line(demo_page):
     page = demo_page.page
     toggle = page.locator("#figure-1 .traces", has_text="random").locator(".legendtoggle")
