@@ -240,6 +240,11 @@ def _check_analysis(analysis: AnalysisConfig) -> None:
                 f"analysis.{name}={value:g} is out of range: use a number between {low:g} and "
                 f"{high:g}."
             )
+    if analysis.control == analysis.method:
+        raise UserError(
+            f"analysis.control={analysis.control} is the method that the question is about: name "
+            "another, such as random."
+        )
     if analysis.resamples < 100:
         raise UserError(
             f"analysis.resamples={analysis.resamples} is too few for an interval: use 100 or more."

@@ -22,16 +22,17 @@ def plan_of(config: Config) -> Plan:
 
 
 def register(store: Store, config: Config) -> None:
-    """Put the plan on record, unless one is there or answers came before it."""
-    if store.get(REGISTERED) is None and store.count()[1] == 0:
+    """Put the plan on record while there is no answer; later nothing changes it."""
+    if store.count()[1] == 0:
         store.put(REGISTERED, json.dumps(_asked(config), sort_keys=True))
 
 
 def registration(store: Store, config: Config) -> tuple[bool, str]:
     """Whether this plan was on record before the first answer, and a sentence that says so.
 
-    The settings compared and the number of questions belong to it: whoever adds some after a look
-    at the answers tests more than was planned.
+    The settings compared, the parameters of the method and its control, how answers are read and
+    the number of questions belong to it: whoever changes one after a look at the answers tests
+    something else than was planned.
     """
     found = store.get(REGISTERED)
     if found is None:
@@ -46,12 +47,23 @@ def registration(store: Store, config: Config) -> tuple[bool, str]:
     if changed:
         return False, (
             f"The plan was changed after it was put on record ({', '.join(changed)}), so the "
-            "verdicts are exploratory; a new run.name begins anew."
+            "verdicts are exploratory."
         )
     return True, "The plan was put on record before the first answer was computed."
 
 
 def _asked(config: Config) -> dict[str, Any]:
     plan = {name: value for name, value in asdict(config.analysis).items() if name not in FREE}
-    settings = {"ratios": config.ratios, "budgets": config.budgets, "limit": config.limit}
-    return {**plan, **settings, "tasks": sorted(config.tasks)}
+    tested = {name: config.methods.get(plan[name]) for name in ("method", "control")}
+    return {
+        **plan,
+        "ratios": sorted(config.ratios or ()),
+        "budgets": sorted(config.budgets or ()),
+        "limit": config.limit,
+        "tasks": sorted(config.tasks),
+        "protocol": asdict(config.protocol),
+        "extraction": {
+            name: task.extraction or config.extraction for name, task in config.tasks.items()
+        },
+        "parameters": {name: dict(params) for name, params in tested.items() if params},
+    }

@@ -136,9 +136,11 @@ def factors(chosen: Sequence[Variant]) -> dict[str, dict[str, str]]:
     """The smoothing of every variant of ReST-KV that is like the first in all else.
 
     Returns:
-        Label to `temporal` (ema, mean, ...) and `spatial` (none, avg, max, adaptive at its
-        published scale, or relative: adaptive at a share of the prompt).
+        Label to `temporal` (ema or mean) and `spatial` (none, avg, adaptive at its published scale,
+        or relative: adaptive at a share of the prompt); variants with other values are left out.
     """
+    from harness.stats.contrasts import LEVELS
+
     smoothing = ("temporal", "spatial", "relative_scale")
     found: dict[str, dict[str, str]] = {}
     base: dict[str, object] | None = None
@@ -150,6 +152,8 @@ def factors(chosen: Sequence[Variant]) -> dict[str, dict[str, str]]:
         if spatial == "adaptive" and params["relative_scale"] is not None:
             spatial = "relative"
         level = {"temporal": str(params["temporal"]), "spatial": spatial}
+        if any(level[name] not in LEVELS[name] for name in level):
+            continue
         rest = {name: value for name, value in params.items() if name not in smoothing}
         base = rest if base is None else base
         if rest == base and level not in found.values():

@@ -55,7 +55,7 @@ def _nothing(study: Study) -> tuple[str, str]:
 
 def _overall(verdicts: pd.Series) -> str:
     found = [name for name in ORDER if verdicts.eq(name).any()]
-    return found[0].capitalize() if len(found) == 1 else "In part"
+    return "In part" if found[0] == SUPPORTED and len(found) > 1 else found[0].capitalize()
 
 
 def _counted(verdicts: pd.DataFrame, column: str) -> str:
@@ -83,8 +83,8 @@ def _settings(rows: pd.DataFrame) -> str:
 
 
 def _worst(verdicts: pd.DataFrame) -> str:
-    """The largest loss, of cells that could show one."""
-    rows = verdicts[verdicts["verdict"].ne(CANNOT_TELL) & verdicts["difference"].notna()]
+    """The largest loss."""
+    rows = verdicts[verdicts["difference"].notna()]
     if rows.empty:
         return ""
     row = rows.loc[rows["difference"].idxmin()]
@@ -95,7 +95,7 @@ def _worst(verdicts: pd.DataFrame) -> str:
 
 
 def _gains(verdicts: pd.DataFrame) -> str:
-    rows = verdicts[verdicts["gain"].notna() & verdicts["smoothing"].ne(CANNOT_TELL)]
+    rows = verdicts[verdicts["gain"].notna()]
     if rows.empty:
         return ""
     row = rows.loc[rows["gain"].astype(float).abs().idxmax()]
@@ -150,8 +150,9 @@ def _plan(study: Study) -> list[str]:
     plan = study.plan
     return [
         f"Plan: {escape(plan.method)} may lose {100 * plan.margin:g} points of the score "
-        f"(non-inferiority, one-sided level {plan.alpha:g}, Holm over the settings that evict more "
-        f"than {100 * plan.above:g} %), the unit is the question with all its rotations. "
+        f"(non-inferiority, one-sided level {plan.alpha:g}, Holm over the settings of a task that "
+        f"evict more than {100 * plan.above:g} %), and the unit is the "
+        "question with all its rotations. "
         f"{escape(study.registration, 400)}"
     ]
 

@@ -40,8 +40,9 @@ def study(
     plan = Plan(**manifest.get("plan", {}))
     cells = stats.summarise(samples)
     means = stats.means(cells)
+    factors = manifest.get("factors", {})
     comparisons = stats.compare(samples, plan)
-    ablation = stats.ablate(samples, manifest.get("factors", {}), plan)
+    ablation = stats.ablate(samples, factors, plan)
     return Study(
         name=manifest.get("name", "Accuracy against cache compression"),
         question=manifest.get("question", QUESTION),
@@ -52,7 +53,7 @@ def study(
         means=means,
         comparisons=comparisons,
         ablation=ablation,
-        verdicts=verdicts.decide(cells, comparisons, ablation, plan),
+        verdicts=verdicts.decide(cells, comparisons, ablation, plan, factors),
         methods=manifest.get("methods", {}),
         claims=ledger.rows(cells, means),
         registered=manifest.get("registered", False),

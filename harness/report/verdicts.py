@@ -3,7 +3,7 @@
 Knows the frames of `harness.stats`; must not know how an answer is laid out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -19,6 +19,7 @@ COLUMNS = [
     "difference", "difference_low", "difference_high", "verdict", "reason",
     "gain", "gain_low", "gain_high", "smoothing", "smoothing_reason",
 ]  # fmt: skip
+PUBLISHED = {"temporal": "ema", "spatial": "adaptive"}  # the smoothing that the question is about
 LITTLE = 0.05  # a score with nothing to lose
 
 
@@ -30,18 +31,28 @@ class Ruling(NamedTuple):
 
 
 def decide(
-    cells: pd.DataFrame, comparisons: pd.DataFrame, ablation: pd.DataFrame, plan: Plan
+    cells: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    ablation: pd.DataFrame,
+    plan: Plan,
+    factors: Mapping[str, Mapping[str, str]],
 ) -> pd.DataFrame:
     """A row for each setting at which the method asked about evicts more than `plan.above`.
 
     Rules, the first that applies. Cannot tell: no full cache; secret answers; a vacuous cell; rows
     missing; a model that scores next to nothing, or not demonstrably more than with a blank image.
     Not supported: the one-sided upper bound of the difference from the full cache is below
-    -margin. Cannot tell: the control keeps the score as well. Supported: the difference is above
-    -margin by the one-sided test, with Holm's correction over these settings. Cannot tell: neither.
+    -margin. Cannot tell: no loss of more than the margin is excluded by the one-sided test, with
+    Holm's correction over these settings of the task; or the control was not run to the end there,
+    or is not shown to lose more than the margin. Supported: all others.
 
     Whether the smoothing is what keeps the score is ruled by the paired difference from the variant
-    without any smoothing, see `_smoothing`.
+    without any smoothing, see `_smoothing`; it can only be where the score is kept.
+
+    Args:
+        cells, comparisons, ablation: frames of `harness.stats`.
+        plan: what was planned.
+        factors: the smoothing of each label, as `stats.ablate` takes it.
 
     Returns:
         Columns `COLUMNS`; no rows where the method did not run at such a setting.
@@ -49,6 +60,8 @@ def decide(
     rows = comparisons[
         (comparisons["method"] == plan.method) & (comparisons["evicted"] > plan.above)
     ]
+    if factors.get(plan.method) != PUBLISHED:
+        ablation = ablation.iloc[:0]
     found = [_row(row, cells, comparisons, ablation, plan) for _, row in rows.iterrows()]
     table = pd.DataFrame(found, columns=COLUMNS)
     return table.astype({"budget": "Int64"})
@@ -67,6 +80,8 @@ def _row(
     kept = Ruling(CANNOT_TELL, blind) if blind else _kept(row, beside, plan)
     effect = _whole(ablation, row)
     cause = Ruling(CANNOT_TELL, blind) if blind else _smoothing(row, effect, plan)
+    if cause.verdict == SUPPORTED and kept.verdict != SUPPORTED:
+        cause = Ruling(kept.verdict, f"{cause.reason} But the score is not shown to be kept.")
     gain = {} if effect is None else effect[["difference", "low", "high"]].to_dict()
     return {
         **row[[name for name in COLUMNS if name in row]].to_dict(),
@@ -123,39 +138,53 @@ def _blind(row: pd.Series, group: pd.DataFrame) -> Iterator[str]:
 
 def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan) -> Ruling:
     """Whether the score is kept within the margin."""
+    level = f"{100 * (1 - plan.alpha):g} % one-sided"
     loss = f"{points(row['difference'])} points {tables.span(row, 'difference')}"
     margin = f"{100 * plan.margin:g} points"
     if row["upper"] < -plan.margin:
-        return Ruling(NOT_SUPPORTED, f"It loses more than the margin of {margin}: {loss}.")
-    proven = row["p_noninferior_holm"] <= plan.alpha
-    if not proven:
-        return Ruling(CANNOT_TELL, f"Neither a loss of more than {margin} nor {_more(row, loss)}")
-    control = beside[beside["method"] == plan.control]
-    if control.empty:
-        return Ruling(
-            SUPPORTED,
-            f"It loses less than {margin}: {loss}; {plan.control} was not run, so how easily this "
-            "setting loses anything is unknown.",
-        )
-    other = control.iloc[0]
-    if other["p_noninferior"] <= plan.alpha:
-        return Ruling(
-            CANNOT_TELL,
-            f"Even {plan.control} loses less than {margin} here "
-            f"({points(other['difference'])} points), so this setting cannot tell methods apart.",
-        )
+        bound = f"at best {points(row['upper'])}, {level}"
+        return Ruling(NOT_SUPPORTED, f"It loses more than the margin of {margin}: {loss}, {bound}.")
+    if not row["p_noninferior_holm"] <= plan.alpha:
+        return Ruling(CANNOT_TELL, _undecided(row, loss, margin, plan))
+    insensitive = _insensitive(beside[beside["method"] == plan.control], plan, margin)
+    if insensitive:
+        return Ruling(CANNOT_TELL, f"{insensitive} {plan.method} itself: {loss}.")
+    control = beside[beside["method"] == plan.control].iloc[0]
     return Ruling(
         SUPPORTED,
-        f"It loses less than {margin}: {loss}; {plan.control} changes the score by "
-        f"{points(other['difference'])} points.",
+        f"It loses less than {margin}: {loss}, at worst {points(row['lower'])}, {level}; "
+        f"{plan.control} changes the score by {points(control['difference'])} points.",
     )
 
 
-def _more(row: pd.Series, loss: str) -> str:
+def _insensitive(control: pd.DataFrame, plan: Plan, margin: str) -> str:
+    """Why the control does not show that this setting can tell methods apart; "" where it does."""
+    sound = control[control["complete"].astype(bool) & ~control["vacuous"].astype(bool)]
+    if sound.empty:
+        return (
+            f"{plan.control} was not run to its end here, so it is unknown whether this setting "
+            "loses anything."
+        )
+    if sound.iloc[0]["upper"] < -plan.margin:
+        return ""
+    return (
+        f"Not even {plan.control} is shown to lose more than {margin} here "
+        f"({points(sound.iloc[0]['difference'])} points), so this setting cannot "
+        "tell methods apart."
+    )
+
+
+def _undecided(row: pd.Series, loss: str, margin: str, plan: Plan) -> str:
+    """What it would take to decide."""
+    if row["p_noninferior"] <= plan.alpha:
+        return (
+            f"By itself this setting excludes a loss of more than {margin}, but not after Holm's "
+            f"correction over the settings of the plan: {loss}."
+        )
+    text = f"Neither a loss of more than {margin} nor its absence is shown: {loss}"
     needed = row["questions_needed"]
-    text = f"its absence is shown: {loss}"
     if pd.isna(needed) or needed <= row["n_questions"]:
-        return text + "."
+        return f"{text}."
     return (
         f"{text}; with no true loss about {int(needed):,} questions would show its absence, "
         f"{row['n_questions']:,} were asked."
@@ -174,14 +203,15 @@ def _whole(ablation: pd.DataFrame, row: pd.Series) -> pd.Series | None:
 def _smoothing(row: pd.Series, effect: pd.Series | None, plan: Plan) -> Ruling:
     """Whether smoothing over queries and neighbours is what keeps the score.
 
-    Supported: the score with both is higher than with neither (two-sided test at plan.alpha, Holm
-    over the settings). Not supported: it is lower, or the difference is within the margin either
-    way. Cannot tell: the variant was not run, or the interval is wider.
+    Not supported: the difference of both from neither is within the margin either way. Supported:
+    it is above 0 (two-sided test at plan.alpha, Holm over the settings of the task). Not supported:
+    it is below 0. Cannot tell: the variant was not run, or the interval is wider.
     """
     if effect is None:
         return Ruling(
             CANNOT_TELL,
-            "The same method without smoothing was not run: choose experiment=smoothing.",
+            f"{plan.method} with the published smoothing and without any were not both run: choose "
+            "experiment=smoothing.",
         )
     text = f"{points(effect['difference'])} points {tables.span(effect, '')}"
     margin = f"{100 * plan.margin:g} points"
@@ -191,14 +221,14 @@ def _smoothing(row: pd.Series, effect: pd.Series | None, plan: Plan) -> Ruling:
         if row["adaptive_active"] == 0
         else ""
     )
-    shown = effect["p_holm"] <= plan.alpha
-    if shown and effect["difference"] > 0:
-        return Ruling(SUPPORTED, f"Smoothing raises the score: {text}.{inert}")
-    if shown and effect["difference"] < 0:
-        return Ruling(NOT_SUPPORTED, f"Smoothing lowers the score: {text}.{inert}")
     if effect["low"] > -plan.margin and effect["high"] < plan.margin:
         return Ruling(
             NOT_SUPPORTED,
             f"Without smoothing the score is the same within {margin}: {text}.{inert}",
         )
+    shown = effect["p_holm"] <= plan.alpha
+    if shown and effect["difference"] > 0:
+        return Ruling(SUPPORTED, f"Smoothing raises the score: {text}.{inert}")
+    if shown and effect["difference"] < 0:
+        return Ruling(NOT_SUPPORTED, f"Smoothing lowers the score: {text}.{inert}")
     return Ruling(CANNOT_TELL, f"Smoothing may raise or lower the score: {text}.{inert}")

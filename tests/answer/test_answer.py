@@ -39,6 +39,18 @@ def test_a_plan_that_was_changed_makes_the_verdict_exploratory():
     assert "The plan was changed." in text
 
 
+def test_a_part_is_one_that_is_supported():
+    samples = study_samples({("random", 0.7): 200, ("restkv", 0.7): 6, ("restkv", 0.9): 60})
+    first, _ = answer.verdict(study(samples))
+    assert first.startswith("Not supported: ")
+    assert "not supported at 0.9 and undecided at 0.7" in first
+
+
+def test_the_lowest_may_be_undecided():
+    samples = study_samples({("random", 0.7): 200, ("restkv", 0.7): 0, ("restkv", 0.9): 6})
+    assert "lowest: -2.0 points" in answer.verdict(study(samples))[0]
+
+
 def test_vacuous_protocols_cannot_tell():
     samples = study_samples(WHOLE, exposed_tokens=0)
     first, second = answer.verdict(study(samples))
@@ -68,8 +80,8 @@ def test_what_was_not_run_is_said(lost, why):
 
 def test_one_method_only_is_judged_and_said_to_have_no_control():
     text = answer.text(study(study_samples({("restkv", 0.9): 0})))
-    assert "Supported: that restkv keeps the score" in text
-    assert "random was not run" in text
+    assert "Cannot tell: that restkv keeps the score" in text
+    assert "random was not run to its end" in text
     assert "Cannot tell: that its smoothing" in text
 
 

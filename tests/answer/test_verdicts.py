@@ -32,7 +32,8 @@ def one(samples: pd.DataFrame, plan: Plan = PLAN) -> pd.Series:
         (40, 200, NOT_SUPPORTED, "loses more than the margin"),
         (40, 0, NOT_SUPPORTED, "loses more than the margin"),
         (6, 100, CANNOT_TELL, "Neither a loss of more than 2 points nor its absence"),
-        (0, 0, CANNOT_TELL, "Even random loses less than 2 points"),
+        (0, 0, CANNOT_TELL, "Not even random is shown to lose more than 2 points"),
+        (1, 3, CANNOT_TELL, "Not even random is shown to lose more than 2 points"),
     ],
 )
 def test_a_known_loss_gets_its_verdict(lost, control, verdict, word):
@@ -44,7 +45,13 @@ def test_a_known_loss_gets_its_verdict(lost, control, verdict, word):
 
 def test_the_margin_and_the_threshold_are_those_of_the_plan():
     samples = study_samples(
-        {("random", 0.9): 150, ("restkv", 0.5): 0, ("restkv", 0.9): 9, ("restkv", 0.95): 150}
+        {
+            ("random", 0.5): 150,
+            ("random", 0.9): 150,
+            ("restkv", 0.5): 0,
+            ("restkv", 0.9): 9,
+            ("restkv", 0.95): 150,
+        }
     )
     assert decide(samples)["ratio"].tolist() == [0.9, 0.95]
     wide = decide(samples, Plan(margin=0.1, above=0.0, resamples=199))
@@ -108,15 +115,43 @@ def test_secret_answers_cannot_tell():
     assert "secret" in row["reason"]
 
 
-def test_without_a_control_the_verdict_says_so():
+def test_without_a_control_it_cannot_tell():
     row = one(study_samples({("restkv", 0.9): 0}))
-    assert row["verdict"] == SUPPORTED
-    assert "random was not run" in row["reason"]
+    assert row["verdict"] == CANNOT_TELL
+    assert "random was not run to its end" in row["reason"]
 
 
-def test_the_control_of_another_setting_does_not_count():
+def test_controls_of_another_setting_or_with_rows_missing_do_not_count():
     samples = study_samples({("random", 0.5): 100, ("restkv", 0.9): 0})
-    assert "random was not run" in one(samples)["reason"]
+    assert "random was not run to its end" in one(samples)["reason"]
+    samples = study_samples({("random", 0.9): 100, ("restkv", 0.9): 0})
+    short = samples[~((samples["method"] == "random") & (samples["row"] > 500))]
+    assert "random was not run to its end" in one(short)["reason"]
+
+
+def test_smoothing_cannot_keep_what_is_not_kept():
+    lost = {("random", 0.9): 200, ("restkv", 0.9): 60, ("restkv_neither", 0.9): 150}
+    row = one(study_samples(lost))
+    assert row["verdict"] == row["smoothing"] == NOT_SUPPORTED
+    assert "raises the score" in row["smoothing_reason"]
+    assert "not shown to be kept" in row["smoothing_reason"]
+
+
+def test_a_gain_within_the_margin_keeps_nothing():
+    lost = {("random", 0.9): 500, ("restkv", 0.9): 0, ("restkv_neither", 0.9): 8}
+    row = one(study_samples(lost, questions=1000))
+    assert row["gain_low"] > 0
+    assert row["smoothing"] == NOT_SUPPORTED
+    assert "the same within 2 points" in row["smoothing_reason"]
+
+
+def test_the_smoothing_of_another_method_says_nothing():
+    lost = {("random", 0.9): 150, ("restkv", 0.9): 0, ("restkv_neither", 0.9): 60}
+    samples = study_samples({**lost, ("snapkv", 0.9): 0})
+    row = one(samples, Plan(method="snapkv", resamples=199))
+    assert row["verdict"] == SUPPORTED
+    assert row["smoothing"] == CANNOT_TELL
+    assert row["smoothing_reason"].startswith("snapkv with the published smoothing")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +194,9 @@ def test_holm_counts_the_settings_of_the_plan():
     assert row["verdict"] == SUPPORTED
     places = (0.6, 0.7, 0.8, 0.9)
     several = {("random", place): 150 for place in places} | {("restkv", p): 2 for p in places}
-    assert set(decide(study_samples(several))["verdict"]) == {CANNOT_TELL}
+    table = decide(study_samples(several))
+    assert set(table["verdict"]) == {CANNOT_TELL}
+    assert table["reason"].str.contains("not after Holm's correction").all()
 
 
 def test_budgets_and_several_tasks_are_judged_apart():

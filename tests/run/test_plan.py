@@ -3,17 +3,32 @@ from pathlib import Path
 
 import pytest
 
-from harness import plan
-from harness.config import AnalysisConfig, Config, TaskConfig
-from harness.store import Store
+from harness import collect, plan
+from harness.config import AnalysisConfig, Config, ProtocolConfig, TaskConfig
+from harness.store import FIELDS, Store
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine
 
 
 def config(**changed: object) -> Config:
     analysis = {key: changed.pop(key) for key in list(changed) if hasattr(AnalysisConfig, key)}
-    settings = {"ratios": [0.5, 0.9], "tasks": {"mini": TaskConfig("mini")}, **changed}
+    settings = {
+        "ratios": [0.5, 0.9],
+        "tasks": {"mini": TaskConfig("mini")},
+        "protocol": ProtocolConfig("replay"),
+        "methods": {"restkv": {"method": "restkv", "alpha": 0.3}},
+        **changed,
+    }
     return Config(**settings, analysis=AnalysisConfig(**analysis))
+
+
+BEFORE = config()
+
+
+def answered(store: Store) -> None:
+    """One answer of one cell."""
+    values = dict.fromkeys(FIELDS, 0) | {"text": "A", "token_ids": "[]", "letter_logits": "{}"}
+    store.write(0, {"cell": values})
 
 
 @pytest.fixture
@@ -41,23 +56,38 @@ def test_a_plan_before_the_first_answer_is_on_record(store):
         ({"margin": 3.0}, "margin 2.0 -> 3.0"),
         ({"method": "snapkv"}, "method restkv -> snapkv"),
         ({"ratios": [0.9]}, "ratios [0.5, 0.9] -> [0.9]"),
+        ({"extraction": "strict"}, "extraction {'mini': 'lmms_eval'} -> {'mini': 'strict'}"),
+        ({"protocol": ProtocolConfig("paper")}, "'name': 'paper'"),
+        ({"methods": {"restkv": {"method": "restkv", "alpha": 0.7}}}, "'alpha': 0.7"),
         ({"limit": 30}, "limit None -> 30"),
         ({"tasks": {"other": TaskConfig("other")}}, "tasks ['mini'] -> ['other']"),
     ],
 )
 def test_a_later_change_is_told_and_the_record_stays(store, changed, said):
-    plan.register(store, config())
+    plan.register(store, BEFORE)
+    answered(store)
     plan.register(store, config(**changed))
     registered, sentence = plan.registration(store, config(**changed))
     assert not registered
     assert said in sentence
-    assert plan.registration(store, config())[0]
+    assert plan.registration(store, BEFORE)[0]
 
 
-@pytest.mark.parametrize("changed", [{"resamples": 500}, {"seed": 1}])
-def test_the_precision_of_the_bootstrap_is_free(store, changed):
+@pytest.mark.parametrize("changed", [{"resamples": 500}, {"seed": 1}, {"ratios": [0.9, 0.5]}])
+def test_what_changes_no_test_is_free(store, changed):
     plan.register(store, config())
     assert plan.registration(store, config(**changed))[0]
+
+
+def test_a_plan_may_change_until_there_is_an_answer(
+    call: Program, overrides, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(collect, "load_engine", lambda *loading: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        call(*overrides)
+    monkeypatch.setattr(collect, "load_engine", lambda *loading: FakeEngine())
+    assert call(*overrides, "analysis.margin=5") == 0
+    assert "put on record before the first" in (tmp_path / "run" / "answer.md").read_text()
 
 
 def test_a_plan_after_the_first_answer_is_none(
