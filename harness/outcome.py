@@ -39,15 +39,15 @@ def write(
     from harness.report import answer, build, files, flips, tables
 
     config = job.config
-    facts = manifest(job, asked, store)
-    with replacing(job.folder / build.MANIFEST) as part:
-        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    facts = manifest(job, asked, store) | {"samples": build.digest(frame)}
     session = {"rows computed this time": computed, "seconds this time": round(seconds)}
     study = build.study(frame, facts, session)
     names = {"model": config.model.name, "protocol": config.protocol.name}
     traces.write(store, asked, names, job.folder, flips.rows_shown(study))
     study = build.traced(study, facts, job.folder)
     paths = files.write(study, job.folder)
+    with replacing(job.folder / build.MANIFEST) as part:  # last: it makes the run a finished one
+        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     cells = study.cells
     say(f"\n{tables.console_table(cells, study.means)}\n")
     say("\n".join([*answer.verdict(study), ""]))

@@ -5,18 +5,22 @@ Knows settings and the store's notes; must not know samples.
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.config import Config
-from harness.stats.plan import Plan
 from harness.store import Store
+
+if TYPE_CHECKING:
+    from harness.stats.plan import Plan
 
 REGISTERED = "analysis"
 FREE = ("resamples", "seed")  # change the precision of the bootstrap, not what is tested
 
 
-def plan_of(config: Config) -> Plan:
+def plan_of(config: Config) -> "Plan":
     """The plan that the settings give; their margin is in points, the plan's a fraction."""
+    from harness.stats.plan import Plan  # late: it brings pandas, and bad input is found without
+
     given = asdict(config.analysis)
     return Plan(**given | {"margin": given["margin"] / 100, "seed": config.seed})
 

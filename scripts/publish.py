@@ -33,7 +33,6 @@ class Publication:
     page: bool = False
 
 
-# The claims ledger of the first lists what the text twins measured: they come before it.
 PUBLICATIONS = (
     Publication("ruler_mini", ("task=ruler_mini",)),
     Publication("longbench_mini", ("task=longbench_mini",)),
@@ -43,10 +42,14 @@ PUBLICATIONS = (
 )
 
 
-def publish(one: Publication, results: Path = RESULTS) -> Path:
-    """Run one sweep to its end and replace its published files."""
+def run(one: Publication) -> None:
+    """Run one sweep to its end."""
     command = [sys.executable, "-m", "harness", *one.settings, f"run.name={one.folder}"]
     subprocess.run(command, check=True)
+
+
+def publish(one: Publication, results: Path = RESULTS) -> Path:
+    """Replace the published files of a finished run."""
     source, target = RUNS / one.folder, results / one.folder
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / one.folder
@@ -56,11 +59,14 @@ def publish(one: Publication, results: Path = RESULTS) -> Path:
         (made / "config.yaml").write_text(settings.replace(f"{ROOT}/", ""), encoding="utf-8")
         wanted = [made / name for name in (*WHOLE, *(f"{table}.parquet" for table in TABLES))]
         wanted += sorted(made.glob("*.png")) + ([made / "report.html"] if one.page else [])
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
+        fresh = results / f".{one.folder}.part"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
         for path in wanted:
             if path.is_file():
-                shutil.copy(path, target / path.name)
+                shutil.copy(path, fresh / path.name)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
     return target
 
 
@@ -89,9 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = sorted(set(args.name) - set(names))
     if unknown:
         parser.error(f"{', '.join(unknown)} is not published: choose from {', '.join(names)}.")
-    for one in PUBLICATIONS:
-        if not args.name or one.folder in args.name:
-            print(f"{digest(publish(one))}  results/{one.folder}", flush=True)
+    chosen = [one for one in PUBLICATIONS if not args.name or one.folder in args.name]
+    for one in chosen:
+        run(one)
+    for one in chosen:  # every ledger reads the tables of all: they have to be there first
+        publish(one)
+    for one in chosen:
+        print(f"{digest(publish(one))}  results/{one.folder}", flush=True)
     return 0
 
 

@@ -4,6 +4,7 @@ Knows run folders; must not answer or score.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ def latest(runs: Path) -> Path:
     finished = [folder for folder in found if (folder / build.SAMPLES).is_file()]
     if not finished:
         raise UserError(f"{runs} holds no finished run: run one first, with make sweep.")
-    return max(finished, key=lambda folder: (folder / build.SAMPLES).stat().st_mtime)
+    return max(finished, key=lambda folder: (folder / build.MANIFEST).stat().st_mtime)
 
 
 def report(folder: Path) -> None:
@@ -51,6 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             report(folder)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except json.JSONDecodeError as error:
+        print(
+            f"error: a {build.MANIFEST} is damaged ({error}): give the sweep's command again.",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

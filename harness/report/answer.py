@@ -176,6 +176,11 @@ def _group(study: Study, key: tuple[str, str, str], rows: pd.DataFrame) -> Itera
         effects = effects[(effects[stats.GROUP] == list(key)).all(axis=1)]
     if not effects.empty:
         yield from ("### The ablation of the smoothing", "", *answer_tables.ablation(effects), "")
+    fell = study.weights
+    if not fell.empty:
+        fell = fell[(fell[stats.GROUP] == list(key)).all(axis=1)]
+        yield from ("### Where the weight of the observation window fell, in percent", "")
+        yield from (*answer_tables.weights(fell), "")
 
 
 def _at(row: pd.Series) -> str:

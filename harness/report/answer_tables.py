@@ -132,3 +132,11 @@ def claims(claims: pd.DataFrame) -> list[str]:
     names = ["claim", "published", "command", "measured", "on", "verdict"]
     body = [[escape(row[name], 400) for name in names] for _, row in claims.iterrows()]
     return markdown.table(header, body, words=len(header))
+
+
+def weights(fell: pd.DataFrame) -> list[str]:
+    """A row a variant, a column a part of the prompt."""
+    wide = fell.pivot(index="method", columns="segment", values="share").fillna(0.0)
+    wide = wide.loc[fell["method"].unique(), fell["segment"].unique()]
+    body = [[escape(name), *map(percent, row)] for name, row in wide.iterrows()]
+    return markdown.table(["method", *map(escape, wide.columns)], body)

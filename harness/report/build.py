@@ -3,6 +3,7 @@
 Knows the frames and the files of a run folder; must not know how a study is written up.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -72,6 +73,12 @@ def traced(study: Study, manifest: Mapping[str, Any], folder: Path) -> Study:
     return replace(study, prompts=prompts, kept=kept, weights=fell, images=folder / "images")
 
 
+def digest(samples: pd.DataFrame) -> str:
+    """sha256 over what was asked of which cells, to know a manifest's samples by."""
+    rows = pd.util.hash_pandas_object(samples[["cell_key", "row"]], index=False)
+    return hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()
+
+
 def _read(folder: Path, name: str) -> pd.DataFrame:
     path = folder / name
     return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
@@ -89,5 +96,11 @@ def read(folder: Path) -> Study:
             f"{folder} holds no {' and no '.join(missing)}: name the folder of a finished run, or "
             "give the sweep's command again to finish it."
         )
+    samples = pd.read_parquet(folder / SAMPLES)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    return traced(study(pd.read_parquet(folder / SAMPLES), manifest), manifest, folder)
+    if manifest.get("samples", digest(samples)) != digest(samples):
+        raise UserError(
+            f"{folder} holds a {MANIFEST} and a {SAMPLES} of two runs, for one was interrupted: "
+            "give the sweep's command again to finish it."
+        )
+    return traced(study(samples, manifest), manifest, folder)

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -112,6 +113,21 @@ def test_every_figure_of_the_tables_is_that_of_the_frames():
     for _, row in one.verdicts.iterrows():
         assert f"**{row['verdict']}**" in text
         assert row["reason"] in text
+
+
+def test_the_window_weights_are_a_table():
+    place = {"model": "tiny", "task": "mini", "protocol": "replay"}
+    fell = pd.DataFrame(
+        [
+            {**place, "method": "restkv", "segment": "question", "share": 0.25},
+            {**place, "method": "restkv", "segment": "template", "share": 0.75},
+            {**place, "method": "snapkv", "segment": "question", "share": 1.0},
+        ]
+    )
+    text = answer.text(replace(study(study_samples(WHOLE)), weights=fell))
+    assert "| method | question | template |" in text
+    assert "| restkv | 25.0 | 75.0 |" in text
+    assert "| snapkv | 100.0 | 0.0 |" in text
 
 
 def test_hostile_names_stay_text():

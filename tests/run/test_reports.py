@@ -9,7 +9,7 @@ import pytest
 
 from harness import stats
 from harness.report import __main__ as command
-from harness.report import build
+from harness.report import build, flips
 from scripts import publish
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine
@@ -35,6 +35,13 @@ def test_a_report_is_made_again_from_the_files(run: Path, capsys):
     assert "restkv keeps the score" in out
 
 
+def test_answers_that_changed_come_with_their_images(run: Path):
+    changed = flips.rows_shown(build.read(run))["mmbench_mini"]
+    assert changed
+    images = {path.name for path in (run / "images").iterdir()}
+    assert {f"mmbench_mini-{row}.png" for row in changed} <= images
+
+
 def test_the_latest_finished_run_is_the_default(run: Path, monkeypatch, capsys):
     unfinished = run.parent / "unfinished"
     unfinished.mkdir()
@@ -43,7 +50,7 @@ def test_the_latest_finished_run_is_the_default(run: Path, monkeypatch, capsys):
     older.mkdir()
     for name in (build.MANIFEST, build.SAMPLES):
         (older / name).write_bytes((run / name).read_bytes())
-    os.utime(older / build.SAMPLES, (0, 0))
+    os.utime(older / build.MANIFEST, (0, 0))
     monkeypatch.setattr(command, "RUNS", run.parent)
     capsys.readouterr()
     assert command.main([]) == 0
@@ -61,6 +68,16 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, folder: str, capsys, 
     monkeypatch.setattr(command, "RUNS", tmp_path)
     assert command.main([]) == 2
     assert "make sweep" in capsys.readouterr().err
+
+
+def test_files_of_two_runs_are_refused(run: Path, capsys):
+    samples = pd.read_parquet(run / build.SAMPLES)
+    samples[samples["row"] > 3].to_parquet(run / build.SAMPLES, index=False)
+    assert command.main([str(run)]) == 2
+    assert "of two runs" in capsys.readouterr().err
+    (run / build.MANIFEST).write_text("{")
+    assert command.main([str(run)]) == 2
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_the_manifest_says_what_the_answer_rests_on(run: Path):
@@ -81,7 +98,6 @@ def test_the_manifest_says_what_the_answer_rests_on(run: Path):
 
 def test_what_is_published_holds_no_times(run: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(publish, "RUNS", run.parent)
-    monkeypatch.setattr(publish.subprocess, "run", lambda command, check: None)
     one = publish.Publication("run", page=True)
     target = publish.publish(one, tmp_path / "results")
     first = publish.digest(target)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from harness import collect, traces
 from harness.grid import BLANK_IMAGE, Cell
+from harness.report import flips
 from harness.store import FILE_NAME, Store
 from tests.run import old_stores
 from tests.run.conftest import Program
@@ -21,6 +22,12 @@ from tests.run.fakes import FakeEngine
 ROWS, CELLS = 27, 2 + 3 * 2
 PROMPTS = ["model", "task", "protocol", "row", "segments", "tokens", "images", "image"]
 KEPT = ["model", "task", "protocol", "method", "ratio", "budget", "control", "cell_key", "row"]
+
+
+@pytest.fixture(autouse=True)
+def no_flips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of the shown rows alone; those of changed answers come on top, see test_reports."""
+    monkeypatch.setattr(flips, "rows_shown", lambda study: {})
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:
