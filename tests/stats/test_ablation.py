@@ -159,6 +159,10 @@ def test_nothing_is_said_of_two_cells_under_one_label_or_of_secret_answers():
     secret = stats.ablate(four(score=np.nan), FACTORS, PLAN)
     assert secret[[*NUMBERS, "p_holm"]].isna().all(axis=None)
     assert (secret["n_questions"] == 0).all()
+    samples["score"] = samples["correct"].astype(float)
+    samples.loc[samples["method"].eq("restkv") & samples["row"].eq(2), "score"] = np.nan
+    part = stats.ablate(samples, FACTORS, PLAN).set_index(["effect", "given"])["difference"]
+    assert part.notna().tolist() == told.tolist()
 
 
 def test_only_rows_that_all_cells_of_a_contrast_have_count():
