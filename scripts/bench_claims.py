@@ -165,7 +165,7 @@ def operations(method: str, length: int, config: PretrainedConfig, budget: int) 
 
 def write(rows: Sequence[Row], path: Path) -> None:
     """Put rows into the file in place of those of the same model, length and method."""
-    key = ("device", "model", "length", "method")
+    key = ("device", "model", "length", "budget", "method")
     held: dict[tuple[object, ...], Row] = {}
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -139,7 +139,7 @@ def text(study: Study) -> str:
             lines += [f"## {escape(key[1])}, protocol {escape(key[2])}", ""]
         lines += list(_group(study, key, rows))
     lines += ["## What the data does not say", ""]
-    lines += [f"- {escape(sentence, 900)}" for sentence in limits(study)]
+    lines += [f"- {escape(sentence, 2000)}" for sentence in limits(study)]
     if not study.claims.empty:
         lines += ["", "## Claims of the paper", "", *answer_tables.claims(study.claims)]
     lines += ["", "## To reproduce", "", "```", str(study.provenance.get("command", "")), "```", ""]

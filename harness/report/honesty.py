@@ -1,4 +1,4 @@
-"""What the tables of a run can and cannot say, in sentences.
+"""What the tables of a run can and cannot say, in sentences of plain text, not escaped.
 
 Knows samples and their cells; must not know how the summary is laid out.
 """
@@ -10,7 +10,7 @@ import pandas as pd
 
 from harness import stats
 from harness.report import tables
-from harness.report.tables import escape, percent
+from harness.report.tables import percent, plain
 
 INERT = (
     "their spatial smoothing was the same pool for every token, so this run says nothing about its "
@@ -29,7 +29,7 @@ def sentences(samples: pd.DataFrame, cells: pd.DataFrame, meta: Mapping[str, Any
     """What the table can and cannot say; the first sentence carries the weight."""
     rows = tables.compressed(cells)
     total, empty = len(rows), int(rows["vacuous"].sum())
-    model, task, protocol = (escape(cells.iloc[0][name]) for name in stats.GROUP)
+    model, task, protocol = (plain(cells.iloc[0][name]) for name in stats.GROUP)
     if total == 0:
         yield "This table holds no compressed cell, so it cannot say anything about eviction."
     elif empty == total:
@@ -53,8 +53,8 @@ def sentences(samples: pd.DataFrame, cells: pd.DataFrame, meta: Mapping[str, Any
         )
     yield from _readings(samples)
     if "caveat" in meta:
-        yield escape(meta["caveat"], 600)
-    yield from (escape(sentence, 600) for sentence in meta.get("told", ()))
+        yield plain(meta["caveat"], 600)
+    yield from (plain(sentence, 600) for sentence in meta.get("told", ()))
     yield from _doubts(samples, cells)
 
 
@@ -144,7 +144,7 @@ def _short_answers(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
     short = longest.index[longest == 1]
     if short.empty:
         return
-    whose = "" if len(short) == len(longest) else f" of {', '.join(map(escape, short))}"
+    whose = "" if len(short) == len(longest) else f" of {', '.join(map(plain, short))}"
     yield (
         f"No answer{whose} has more than one scored token from a compacted cache, so this run "
         "cannot show what holding a budget while generating costs: nothing that is scored reads "
@@ -157,7 +157,7 @@ def _fallbacks(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
     full: dict[str, list[str]] = {}
     for _, cell in rows[rows["fallback_rate"] > 0].iterrows():
         used = samples.loc[samples["cell_key"] == cell["cell_key"], "fallback"].dropna().iloc[0]
-        name, place = escape(cell["method"]), tables.setting(cell)
+        name, place = plain(cell["method"]), tables.setting(cell)
         share = percent(cell["fallback_rate"])
         if used == UNIFORM:
             yield (
@@ -171,7 +171,7 @@ def _fallbacks(samples: pd.DataFrame, rows: pd.DataFrame) -> Iterator[str]:
             continue
         yield (
             f"The pattern of {name} at {place} did not fit so few tokens in {share} % of the "
-            f"rows; {escape(used)}'s was used."
+            f"rows; {plain(used)}'s was used."
         )
     if full:
         yield (
@@ -187,7 +187,7 @@ def window(cells: pd.DataFrame) -> str:
     active = active.dropna()
     if active.empty:
         return "No method here has an adaptive window."
-    names = ", ".join(f"{escape(name)} {percent(share)} %" for name, share in active.items())
+    names = ", ".join(f"{plain(name)} {percent(share)} %" for name, share in active.items())
     text = f"The adaptive window differed from the fixed pool in this share of heads: {names}."
-    never = ", ".join(escape(name) for name in active.index[active == 0])
+    never = ", ".join(plain(name) for name in active.index[active == 0])
     return f"{text} It never did for {never}: {INERT}." if never else text

@@ -6,7 +6,7 @@ measured is untested, and so is what only a twin in a smaller world measured. Mu
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,9 @@ class Finding(NamedTuple):
     measured: str = "nothing"
     on: str = "-"
     verdict: str = UNTESTED
+
+
+Rule = Callable[[Mapping[str, Any], pd.DataFrame], Finding]
 
 
 def rows(
@@ -80,9 +83,9 @@ def _find(
 ) -> Finding:
     rule = evidence["rule"]
     if rule == "tasks_won":
-        return _either(evidence, cells, "group", _tasks_won)
+        return _either(evidence, cells, _tasks_won)
     if rule == "gain":
-        return _either(evidence, means, "group", _gain)
+        return _either(evidence, means, _gain)
     if rule == "bench":
         return _benched(evidence, timed)
     if rule == "growth":
@@ -90,31 +93,38 @@ def _find(
     return Finding()
 
 
-def _either(evidence: Mapping[str, Any], frame: pd.DataFrame, column: str, rule: Any) -> Finding:
-    """The group that the claim is about; else its twin, which decides nothing."""
-    if column not in frame:
+def _either(evidence: Mapping[str, Any], frame: pd.DataFrame, rule: Rule) -> Finding:
+    """The group that the claim is about, by its protocol and budgets; else what there is of it or
+    of its twin, which decides nothing.
+    """
+    if "group" not in frame:
         return Finding()
     for name in (evidence["group"], evidence["twin"]):
-        rows = tables.compressed(frame[frame[column].eq(name).fillna(False)])
-        if METHOD not in set(rows["method"]):
-            continue
-        finding = rule(evidence, rows)
-        if name == evidence["group"] or finding.verdict == UNTESTED:
-            return Finding(*finding)
-        return Finding(f"on a small twin only: {finding.measured}", finding.on, UNTESTED)
+        every = tables.compressed(frame[frame["group"].eq(name).fillna(False)])
+        meant = every["protocol"].eq(evidence["protocol"])
+        meant &= every["budget"].isin(evidence["budgets"]).fillna(False).astype(bool)
+        for rows, decides in ((every[meant], name == evidence["group"]), (every, False)):
+            finding = rule(evidence, rows) if METHOD in set(rows["method"]) else Finding()
+            if finding.verdict != UNTESTED:
+                return finding if decides else _undecided(finding, name == evidence["twin"])
     return Finding()
 
 
+def _undecided(finding: Finding, twin: bool) -> Finding:
+    where = "on a small twin only" if twin else "not at the claim's protocol and budgets"
+    return Finding(f"{where}: {finding.measured}", finding.on, UNTESTED)
+
+
 def _tasks_won(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:
-    """In how many tasks the method is best, at each setting."""
+    """In how many tasks the method is best, at each setting; all rivals must be there."""
     rows = rows[rows["method"].isin([METHOD, *evidence["rivals"]])]
     rows = rows.assign(setting=[tables.setting(row) for _, row in rows.iterrows()])
     wide = rows.pivot_table(
         index=["setting", "model", "task", "protocol"], columns="method", values="accuracy"
     )
-    rivals = wide.drop(columns=METHOD)
-    if rivals.empty or rivals.shape[1] == 0:
+    if not {METHOD, *evidence["rivals"]} <= set(wide.columns):
         return Finding()
+    rivals = wide.drop(columns=METHOD)
     won = (wide[METHOD] > rivals.max(axis=1)).groupby("setting", sort=False)
     level = (wide[METHOD] == rivals.max(axis=1)).groupby("setting", sort=False).sum()
     parts = [
@@ -126,18 +136,19 @@ def _tasks_won(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:
 
 
 def _gain(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:
-    """The mean's distance to the rival, at each setting; the claim's own budget decides."""
+    """The mean's distance to the rival, at each setting; the smallest one decides."""
     rows = rows.assign(setting=[tables.setting(row) for _, row in rows.iterrows()])
-    wide = rows.pivot_table(index="setting", columns="method", values="accuracy", sort=False)
-    if evidence["rival"] not in wide:
+    wide = rows.pivot_table(
+        index=["model", "protocol", "setting"], columns="method", values="accuracy", sort=False
+    )
+    if not {METHOD, evidence["rival"]} <= set(wide.columns):
         return Finding()
-    gains = wide[METHOD] - wide[evidence["rival"]]
-    text = ", ".join(f"{points(value)} at {place}" for place, value in gains.items())
-    measured = f"points to {evidence['rival']}: {text}"
-    decisive = gains.get(f"n={evidence['budget']}")
-    if decisive is None:
-        return Finding(measured, _where(rows), UNTESTED)
-    return Finding(measured, _where(rows), _reached(100 * decisive, evidence["points"]))
+    gains = (wide[METHOD] - wide[evidence["rival"]]).dropna()
+    if gains.empty:
+        return Finding()
+    text = ", ".join(f"{points(value)} at {place[-1]}" for place, value in gains.items())
+    verdict = _reached(100 * gains.min(), evidence["points"])
+    return Finding(f"points to {evidence['rival']}: {text}", _where(rows), verdict)
 
 
 def _reached(value: float, claimed: float) -> str:
@@ -153,18 +164,23 @@ def _where(rows: pd.DataFrame) -> str:
 
 
 def _benched(evidence: Mapping[str, Any], timed: pd.DataFrame) -> Finding:
-    """A figure of the method beside the full cache's, or a rival's, at the longest prompt."""
+    """A figure of the method beside the full cache's, or a rival's, at the longest prompt of the
+    claim's model and budget, else of whatever was measured.
+    """
     figure, rival = evidence["figure"], evidence.get("rival", "full")
     if timed.empty or figure not in timed:
         return Finding()
-    keys = ["device", "model", "length"]
+    keys = ["device", "model", "length", "budget"]
     wide = timed.pivot_table(index=keys, columns="method", values=figure, aggfunc="last")
     if not {METHOD, rival} <= set(wide.columns):
         return Finding()
-    both = wide[[METHOD, rival]].dropna().reset_index().sort_values("length")
+    both = wide[[METHOD, rival]].dropna().reset_index()
     if both.empty:
         return Finding()
-    last = both.iloc[-1]
+    both["meant"] = both["model"].str.startswith(evidence["model"]) & both["budget"].eq(
+        evidence["budget"]
+    )
+    last = both.sort_values(["meant", "length"], kind="stable").iloc[-1]
     ratio = last[METHOD] / last[rival]
     value, said = {
         "peak_bytes": (1 - ratio, f"peak memory {100 * (ratio - 1):+.1f} %"),
@@ -173,8 +189,9 @@ def _benched(evidence: Mapping[str, Any], timed: pd.DataFrame) -> Finding:
     }[figure]
     measured = f"{said} at {int(last['length']):,} tokens"
     on = f"{last['model']}, {last['device']}"
-    if last["length"] < evidence["length"] or str(last["device"]).startswith("cpu"):
-        return Finding(f"{measured}; too short or no GPU to decide", on, UNTESTED)
+    cpu = str(last["device"]).startswith("cpu")
+    if cpu or last["length"] < evidence["length"] or not last["meant"]:
+        return Finding(f"{measured}; not the claim's model, length or kind of device", on, UNTESTED)
     if "most" in evidence:
         return Finding(measured, on, "supported" if value <= evidence["most"] else "not supported")
     return Finding(measured, on, _reached(value, evidence["least"]))

@@ -18,6 +18,7 @@ SHARED = (
     "itself."
 )
 EXAMPLES = 10
+SENTENCE = 2000  # characters
 SPOKEN_FOR = {"question", "name", "caveat", "told"}  # keys of meta that stand in the text itself
 
 
@@ -54,8 +55,11 @@ def text(
             lines += [f"## {model} on {task}, protocol {protocol}", ""]
         own = samples[(samples[stats.GROUP] == list(key)).all(axis=1)]
         kinds = abilities[(abilities[stats.GROUP] == list(key)).all(axis=1)]
-        lines += [" ".join(honesty.sentences(own, group, meta)), ""]
-        lines += [honesty.window(group), *_reading(group), ""]
+        lines += [
+            " ".join(escape(said, SENTENCE) for said in honesty.sentences(own, group, meta)),
+            "",
+        ]
+        lines += [escape(honesty.window(group), SENTENCE), *_reading(group), ""]
         lines += [f"![score against compression]({picture})", ""]
         if key[1] in (grids or {}):
             lines += [f"![score by length and depth]({(grids or {})[key[1]]})", ""]

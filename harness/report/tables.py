@@ -108,10 +108,14 @@ def escape(text: object, limit: int = 80) -> str:
     HTML, pipes, links, images, emphasis and line breaks lose their meaning, so that what a model
     wrote cannot change the page.
     """
+    return re.sub(r"([\\`*\[\]|~$!])", r"\\\1", html.escape(plain(text, limit), quote=False))
+
+
+def plain(text: object, limit: int = 80) -> str:
+    """Foreign text as one line of what can be printed, cut after `limit` characters."""
     line = " ".join(str(text).split())
     line = "".join(character for character in line if character.isprintable())
-    line = line if len(line) <= limit else line[: limit - 1] + "…"
-    return re.sub(r"([\\`*\[\]|~$!])", r"\\\1", html.escape(line, quote=False))
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def console_table(cells: pd.DataFrame, means: pd.DataFrame | None = None) -> str:

@@ -10,7 +10,9 @@ import pytest
 from harness import stats
 from harness.report import __main__ as command
 from harness.report import build, flips
+from harness.variants import factors, variant
 from scripts import publish
+from tests.outputs.conftest import sweep
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine
 
@@ -114,6 +116,18 @@ def test_what_is_published_holds_no_times(run: Path, tmp_path: Path, monkeypatch
     samples.loc[samples["method"] == "restkv", "score"] = 0.0
     samples.to_parquet(run / build.SAMPLES, index=False)
     assert publish.digest(publish.publish(one, tmp_path / "results")) != first
+
+
+@pytest.mark.parametrize(
+    "changed", [{"temporal": "last"}, {"temporal": "ema_reversed"}, {"spatial": "max"}, {}]
+)
+def test_every_smoothing_can_be_reported(changed):
+    """The ablation has levels of its own; what is none of them is left out of it."""
+    chosen = [variant("restkv", {"method": "restkv", **changed})]
+    levels = factors(chosen)
+    assert levels == ({} if changed else {"restkv": {"temporal": "ema", "spatial": "adaptive"}})
+    samples = sweep(("restkv",), questions=4)
+    assert build.study(samples, {"factors": levels, "plan": {"resamples": 199}}).ablation.empty
 
 
 def test_an_unknown_publication_is_refused(capsys):
