@@ -4,6 +4,7 @@ Knows the job and what was scored; must not load models or answer anything.
 """
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 
 from harness import plan, provenance
 from harness.atomic import replacing
-from harness.collect import Asked, say
+from harness.collect import WIDTH, Asked, say
 from harness.config import EMBEDDED, Config
 from harness.store import Store
 from harness.variants import factors, window_weights
@@ -50,7 +51,7 @@ def write(
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     cells = study.cells
     say(f"\n{tables.console_table(cells, study.means)}\n")
-    say("\n".join([*answer.verdict(study), ""]))
+    say("\n".join([*(textwrap.fill(said, WIDTH) for said in answer.verdict(study)), ""]))
     fresh = provenance.digest([*tracking.identities(study, config.run.name), config.wandb.mode])
     if config.wandb.mode != "disabled" and store.get(LOGGED) != fresh:
         logged = tracking.log(
