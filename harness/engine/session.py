@@ -5,20 +5,21 @@ The room's front door. It must not know lmms-eval, the grid or the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from harness.engine import branch as branching
-from harness.engine.branch import Cell, Kept, Sequel
-from harness.engine.decode import Decoded, Decoder
-from harness.engine.inputs import check, check_boundary, grids, position_ids
+from harness.engine.answers import Answers
+from harness.engine.branch import Cell
+from harness.engine.decode import Decoder
+from harness.engine.inputs import check, check_boundary, position_ids
 from harness.engine.layout import prepare
-from harness.engine.prefill import Capture, Prefill, clock, prefill
+from harness.engine.prefill import Capture, Prefill, prefill
 from harness.engine.rotary import Rotary, forget_lengths, moves_frequencies
-from harness.engine.settings import Branch, BranchResult, Generation, Protocol, Shown
+from harness.engine.settings import Branch, BranchResult, Generation, Protocol
 from methods.kernels import require, using
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Engine:
         with using(self.kernels):
             filled = self._prefill(capture, prompt, positions, boundary, rotary)
             trace = trace and boundary <= TRACED
-            answers = _Answers(
+            answers = Answers(
                 self, prompt, positions, modality, boundary, generation, filled, trace
             )
             answers.run_all(cells, self.loaded.letter_ids(letters))
@@ -186,169 +187,6 @@ def check_device(device: torch.device, kernels: str, cuda_graphs: bool) -> None:
         raise ValueError(
             "cuda_graphs=true needs the kernels; set kernels=auto or cuda_graphs=false."
         )
-
-
-class _Answers:
-    """Decodes the cells of one prompt batch by batch and collects what they wrote."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        prompt: Prompt,
-        positions: Tensor,
-        modality: Tensor,
-        boundary: int,
-        generation: Generation,
-        filled: Prefill,
-        trace: bool,
-    ) -> None:
-        self.engine = engine
-        self.prompt, self.trace = prompt, trace
-        self.prompt_ids = prompt.inputs["input_ids"]
-        self.positions = positions
-        self.modality = modality
-        self.boundary = boundary
-        self.tail = self.prompt_ids.shape[1] - boundary
-        self.extra = branching.on_top(engine.protocol.name, self.tail)
-        self.generation = generation
-        self.filled = filled
-        self.token_ids: dict[int, list[int]] = {}
-        self.letter_logits: dict[int, list[float]] = {}
-        self.kept: dict[int, Kept] = {}
-        self.compact_s = 0.0
-        self.decode_s = 0.0
-
-    def run_all(self, cells: Sequence[Cell], letter_ids: Sequence[int]) -> None:
-        """Decode every cell, the largest first so that cells of equal counts are tiled together."""
-        order = sorted(range(len(cells)), key=lambda i: -cells[i].count)
-        size = self.engine.batch_size(self.filled, len(cells))
-        start = 0
-        while start < len(order):
-            group = order[start : start + size]
-            done = self._attempt([cells[i] for i in group])
-            if done is None:
-                size = self._halve(len(group))
-                continue
-            kept, decoded = done
-            picked = decoded.first_logits[:, list(letter_ids)].float().tolist()
-            for row, i in enumerate(group):
-                self.token_ids[i] = decoded.token_ids[row]
-                self.letter_logits[i] = picked[row]
-                self.kept[i] = kept[row]
-            start += len(group)
-
-    def _attempt(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded] | None:
-        """One batch; None when it does not fit into memory."""
-        try:
-            return self._batch(cells)
-        except torch.OutOfMemoryError:
-            return None  # the traceback holds the batch's tensors: free them before trying again
-
-    def _batch(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded]:
-        engine, device = self.engine, self.prompt_ids.device
-        forget_lengths(engine.model)
-        started = clock(device)
-        kinds, filled = self.modality[: self.boundary], self.filled
-        sequel = Sequel(kinds, self.tail, self.extra, filled.rotary, filled.turns)
-        batch = branching.build(filled, engine.layout, cells, sequel, self.trace)
-        compacted = clock(device)
-        decoded = engine.decoder.run(
-            batch.cache,
-            len(cells),
-            self.prompt_ids,
-            self.positions,
-            self.tail,
-            None if self.tail else filled.logits,
-            self.generation,
-            filled.rotary,
-            engine.loaded.ending_ids(self.generation.until) if self.generation.nonempty else (),
-        )
-        self.compact_s += compacted - started
-        self.decode_s += clock(device) - compacted
-        return batch.kept, decoded
-
-    def _halve(self, size: int) -> int:
-        if size == 1:
-            raise ValueError(
-                f"one cell of {self.boundary} prompt tokens does not fit into memory; use a "
-                "shorter prompt, a smaller dtype or a larger device."
-            )
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self.engine.cells_per_batch = size // 2
-        return size // 2
-
-    def results(self, cells: Sequence[Cell], letters: Sequence[str]) -> list[BranchResult]:
-        """One result a cell, in the order of the branches."""
-        seconds = {
-            "prefill": self.filled.prefill_s,
-            "score": self.filled.score_s,
-            "compact": self.compact_s,
-            "decode": self.decode_s,
-        }
-        count = len(cells)
-        share = {name: value / count for name, value in seconds.items()}
-        shown = self._shown() if self.trace else None
-        return [self._result(i, cell, letters, dict(share), shown) for i, cell in enumerate(cells)]
-
-    def _shown(self) -> Shown:
-        tokens = self.engine.loaded.pieces(self.prompt_ids[0].tolist())
-        return Shown(tokens, grids(self.engine.model.config, self.prompt.inputs, self.modality))
-
-    def _result(
-        self,
-        i: int,
-        cell: Cell,
-        letters: Sequence[str],
-        timings: dict[str, float],
-        shown: Shown | None,
-    ) -> BranchResult:
-        kept = self.kept[i]
-        decode, ids = self.engine.loaded.decode, self.token_ids[i]
-        answer = [token for token in ids if token not in self.engine.loaded.stop_ids]
-        whole = decode(answer)
-        text = self.generation.cut(whole)
-        scored = len(answer) if text == whole else _tokens_of(text, answer, decode)
-        scored = scored or 1  # an empty answer is what its first token, a stop, decided
-        length = self.prompt_ids.shape[1]
-        # What was kept decides, not what was asked: `full` ignores its budget.
-        evicted = kept.tokens < self.boundary
-        exposed = scored - (self.boundary == length if evicted else self._free_tokens(cell))
-        return BranchResult(
-            text=text,
-            token_ids=ids,
-            exposed_tokens=int(max(0, exposed)),
-            evictable_tokens=self.boundary,
-            prompt_tokens=length,
-            image_tokens=int(self.modality.sum()),
-            kept_tokens=kept.tokens,
-            kept_image=kept.image,
-            kept_text=kept.tokens - kept.image,
-            cache_bytes=kept.cache_bytes,
-            full_cache_bytes=kept.full_cache_bytes,
-            window=kept.window,
-            adaptive=kept.adaptive,
-            fallback=kept.fallback,
-            letter_logits=dict(zip(letters, self.letter_logits[i], strict=True)),
-            timings=timings,
-            truncated_tokens=self.prompt.cut,
-            segments=self.prompt.segments,
-            kept_shares=None if kept.shares is None else kept.shares.tolist(),
-            shown=shown,
-        )
-
-    def _free_tokens(self, cell: Cell) -> float:
-        """How many answer tokens a cell that lost nothing of its prompt gives before it evicts."""
-        if not cell.holds:
-            return torch.inf
-        # Before the pass for token j > 1 begins, tail + j - 2 tokens came in.
-        return max(1, cell.slack + self.extra - self.tail + 2)
-
-
-def _tokens_of(text: str, ids: list[int], decode: Callable[[list[int]], str]) -> int:
-    """How many of the tokens it takes to write the text that survived the stop strings."""
-    needed = len(text.rstrip())
-    return next((n for n in range(len(ids)) if len(decode(ids[:n])) >= needed), len(ids))
 
 
 def _requests(cells: Sequence[Cell]) -> list[tuple[Policy, list[int]]]:
