@@ -15,6 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness import naming
 from harness.config import CONF, as_config, register
 from harness.errors import UserError
 from harness.scoring import catalog
@@ -32,6 +33,7 @@ def _job(cfg: DictConfig) -> None:
     _started.append(True)
     try:
         config = as_config(cfg)
+        config.run.name = config.run.name or naming.default_name(cfg)
         from harness.sweep import run  # late: settings are checked before anything heavy loads
 
         run(config)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import provenance
 from harness.config import Config
 from harness.errors import UserError
 from harness.grid import Cell
-from harness.store import Store
+from harness.records import provenance
+from harness.records.store import Store
 from harness.tasks import Task
 
 if TYPE_CHECKING:
@@ -39,6 +39,17 @@ class Asked:
         done = store.done(self.cells)
         return sum(len(done.get(row, ())) < len(self.cells) for row in self.benchmark.rows)
 
+    @property
+    def questions(self) -> int:
+        """How many questions are asked, their rotations taken together."""
+        return len({question.question_id for question in self.benchmark.questions})
+
+    def answered(self, store: Store) -> int:
+        """How many questions some cell has answered by now, the full cache and control aside."""
+        done = store.done(key for key, cell in self.cells.items() if cell.evicts)
+        pairs = zip(self.benchmark.rows, self.benchmark.questions, strict=True)
+        return len({question.question_id for row, question in pairs if row in done})
+
 
 def collect(
     config: Config,
@@ -47,7 +58,7 @@ def collect(
     folder: Path,
     starting: Callable[[], None],
 ) -> int:
-    """Answer what the store lacks; returns the number of rows that were computed.
+    """Answer what the store lacks; returns the number of rows that this process computed.
 
     `starting` is called once, when the model is loaded and the first answers are about to come.
     """
@@ -61,14 +72,15 @@ def collect(
         return 0
     say(f"{total:,} rows to compute, loading {config.model.name}")
     engine = load_engine(config, folder, asked[0].context)
-    provenance.note(store, say)
+    store.computed_by(provenance.origin(asked[0].context))
     starting()
+    computed = 0
     with progress(total) as tick:
         for one in asked:
             if missing[one.task.name]:
                 describe(one, store)
-                answer_all(engine, one, store, folder, config.seed, tick)
-    return total
+                computed += answer_all(engine, one, store, folder, config.seed, tick)
+    return computed
 
 
 def _size(one: Asked, missing: int) -> str:
@@ -115,8 +127,8 @@ def answer_all(
     folder: Path,
     seed: int,
     tick: Callable[[int], None],
-) -> None:
-    """Let lmms-eval send every request of a task through the engine."""
+) -> int:
+    """Let lmms-eval send every request of a task through the engine; the rows computed here."""
     from harness.scoring import quiet
     from harness.scoring.adapter import Collector, Plan
     from harness.scoring.benchmark import evaluate
@@ -128,6 +140,7 @@ def answer_all(
         model = Collector(engine, plan, store, tick)
         evaluate(model, one.benchmark, folder / "lmms_eval", seed)
         one.benchmark.task._instances = None  # they hold every prompt
+    return model.computed
 
 
 @contextmanager

@@ -79,10 +79,17 @@ class ProtocolConfig:
 
 @dataclass
 class RunConfig:
-    """Where the results go: the folder `dir`/`name`."""
+    """Where the results go: the folder `dir`/`name`; name empty: made of what is asked."""
 
-    name: str = MISSING
+    name: str = ""
     dir: str = "results/runs"
+
+
+@dataclass
+class StoreConfig:
+    """The answers store. repair: drop what is damaged in it and compute that anew."""
+
+    repair: bool = False
 
 
 @dataclass
@@ -154,20 +161,14 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
 def register() -> None:
-    """Make the schema and the resolvers `embedded`, `marks` and `joined` known to Hydra."""
+    """Make the schema and the resolver `embedded` known to Hydra."""
     ConfigStore.instance().store(name="schema", node=Config)
-    OmegaConf.register_new_resolver("joined", lambda names: "+".join(names), replace=True)
     OmegaConf.register_new_resolver("embedded", lambda name: str(EMBEDDED / name), replace=True)
-    OmegaConf.register_new_resolver("marks", _marks, replace=True)
-
-
-def _marks(*values: object) -> str:
-    """The values that are given, each behind a hyphen, for the name of a run."""
-    return "".join(f"-{value}" for value in values if value is not None)
 
 
 def as_config(cfg: DictConfig) -> Config:
@@ -228,6 +229,8 @@ def check(config: Config) -> tuple[list[float], list[int]]:
     _one_of("engine.kernels", config.engine.kernels, KERNELS)
     _check_analysis(config.analysis)
     check_name("run.name", config.run.name)
+    if config.run.name == "answers":
+        raise UserError("run.name=answers is the folder of all answers: choose another name.")
     return amounts(config.ratios, config.budgets)
 
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from harness import plan, provenance
-from harness.atomic import replacing
 from harness.collect import WIDTH, Asked, say
 from harness.config import EMBEDDED, Config
-from harness.store import Store
+from harness.records import plan, provenance
+from harness.records.atomic import replacing
+from harness.records.plan import Record
+from harness.records.store import Store
 from harness.variants import factors, window_weights
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from harness.sweep import Job
 
-LOGGED = "logged_to_wandb"
+LOGGED = "logged.json"
 
 
 def write(
@@ -32,6 +33,7 @@ def write(
     asked: Sequence[Asked],
     store: Store,
     frame: "pd.DataFrame",
+    record: Record,
     computed: int,
     seconds: float,
 ) -> None:
@@ -40,7 +42,7 @@ def write(
     from harness.report import answer, build, files, flips, tables
 
     config = job.config
-    facts = manifest(job, asked, store) | {"samples": build.digest(frame)}
+    facts = manifest(job, asked, store, frame, record) | {"samples": build.digest(frame)}
     session = {"rows computed this time": computed, "seconds this time": round(seconds)}
     study = build.study(frame, facts, session)
     names = {"model": config.model.name, "protocol": config.protocol.name}
@@ -52,8 +54,8 @@ def write(
     cells = study.cells
     say(f"\n{tables.console_table(cells, study.means)}\n")
     say("\n".join([*(textwrap.fill(said, WIDTH) for said in answer.verdict(study)), ""]))
-    fresh = provenance.digest([*tracking.identities(study, config.run.name), config.wandb.mode])
-    if config.wandb.mode != "disabled" and store.get(LOGGED) != fresh:
+    said = {"runs": tracking.identities(study, config.run.name), **asdict(config.wandb)}
+    if config.wandb.mode != "disabled" and _logged(job.folder) != said:
         logged = tracking.log(
             study,
             _pictures(asked),
@@ -63,28 +65,41 @@ def write(
             project=config.wandb.project,
             group=config.run.name,
         )
-        store.put(LOGGED, fresh)
+        with replacing(job.folder / "wandb" / LOGGED) as part:
+            part.write_text(json.dumps(said), encoding="utf-8")
         paths |= {"wandb": logged[0].parent} if logged else {}
     pictures = [path for path in paths.values() if path.suffix == ".png"]
     if len(pictures) > 1:
         say(f"pictures     {job.folder}/*.png, {len(pictures)} files")
+    paths["answers"] = store.path
     for name, path in paths.items():
         if path not in pictures or len(pictures) == 1:
             say(f"{name:<12} {path}")
 
 
-def manifest(job: "Job", asked: Sequence[Asked], store: Store) -> dict[str, Any]:
+def _logged(folder: Path) -> object:
+    """What was logged to wandb last, as `write` notes it; None where that cannot be read."""
+    try:
+        return json.loads((folder / "wandb" / LOGGED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def manifest(
+    job: "Job", asked: Sequence[Asked], store: Store, frame: "pd.DataFrame", record: Record
+) -> dict[str, Any]:
     """What a report needs to know beside the samples; the same for the same answers."""
     config = job.config
-    registered, said = plan.registration(store, config)
+    known, counts = store.origins(), frame["origin"].value_counts()
+    origins = [(known.get(origin, {}), int(count)) for origin, count in counts.items()]
     facts = {
         "name": config.run.name,
         "question": question(config),
         "caveat": config.model.caveat if is_embedded(config) else None,
         "told": job.told,
         "plan": asdict(plan.plan_of(config)),
-        "registered": registered,
-        "registration": said,
+        "registered": record.stands,
+        "registration": record.sentence(),
         "methods": config.methods,
         "factors": factors(job.variants),
         "window_weights": window_weights(job.variants),
@@ -93,7 +108,7 @@ def manifest(job: "Job", asked: Sequence[Asked], store: Store) -> dict[str, Any]
         "provenance": provenance.facts(
             job.weights,
             {one.task.name: one.context for one in asked},
-            store,
+            origins,
             job.cells(blank=False),
         ),
     }

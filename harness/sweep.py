@@ -3,10 +3,8 @@
 The only module that knows all rooms; it must not hold what belongs in one of them.
 """
 
-import errno
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from harness import outcome, plan, tasks
-from harness.atomic import replacing
+from harness import outcome, tasks
 from harness.collect import LOG, Asked, collect, say
 from harness.config import Config, check, refuse_images
-from harness.errors import UserError
 from harness.grid import Cell, Variant, cell_key, expand
 from harness.identity import identify
-from harness.store import FILE_NAME, Store, locked
+from harness.records import older, plan
+from harness.records.atomic import replacing
+from harness.records.folder import locked, writing
+from harness.records.store import Store, place_of
 from harness.tasks import Task
-from harness.variants import check_anchors, sweep_wide, untouched, variants
+from harness.variants import check_anchors, factors, sweep_wide, untouched, variants
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,30 +57,42 @@ def run(config: Config) -> Path:
     """
     began = time.monotonic()
     job = validate(config)
-    with locked(job.folder), writing(job.folder), Store(job.folder / FILE_NAME) as store:
+    place, run_dir = place_of(Path(config.run.dir), job.weights), Path(config.run.dir)
+    with locked(job.folder, say), writing(job.folder):
+        pass  # the folder can be written: known before anything is loaded
+    with writing(job.folder), Store(place, config.store.repair) as store:
+        tell_repair(store)
         asked = load_benchmarks(job)
-        plan.register(store, job.config)
+        older.absorb(store, run_dir, job.weights, say)
+        about = planned(job, asked)
+        record = plan.register(store, job.config, about, job.folder)
         computed = collect(job.config, asked, store, job.folder, partial(write_config, job))
-        frame = score(job, asked, store)
-        write_config(job)
-        outcome.write(job, asked, store, frame, computed, time.monotonic() - began)
+        with locked(job.folder, say):
+            frame = score(job, asked, store)
+            write_config(job)
+            spent = time.monotonic() - began
+            outcome.write(job, asked, store, frame, record, computed, spent)
+            plan.reported(store, record, job.config, about)
     return job.folder
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Say in one sentence what inside the run folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        place = error.filename2 or error.filename
-        inside = place is not None and Path(str(place)).is_relative_to(folder)
-        if not inside and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        raise UserError(
-            f"{place or folder} cannot be written ({error.strerror}): free that path or space "
-            "there, or choose another run.dir; all answers so far are kept."
-        ) from error
+def tell_repair(store: Store) -> None:
+    """Say what a repair dropped and where the damaged file is."""
+    if store.aside is not None:
+        say(
+            f"note: the store was damaged: {store.lost:,} entries were dropped and are computed "
+            f"anew, all others are kept; the damaged file is {store.aside}"
+        )
+
+
+def planned(job: Job, asked: Sequence[Asked]) -> plan.Asked:
+    """What the plan is about beside the settings."""
+    return plan.Asked(
+        settings={one.task.name: one.context for one in asked},
+        questions={one.task.name: (one.questions, one.answered) for one in asked},
+        parameters={one.label: {"method": one.method, **dict(one.params)} for one in job.variants},
+        compared=tuple(factors(job.variants)),
+    )
 
 
 def validate(config: Config) -> Job:

@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
-from harness.atomic import replacing
 from harness.collect import Asked
-from harness.store import Store
+from harness.records.atomic import replacing
+from harness.records.store import Store
 
 FOLDER = "images"
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # of images that PNG holds as they are

@@ -32,8 +32,8 @@ from transformers import AutoModelForCausalLM, MistralConfig, PretrainedConfig, 
 
 import harness
 import methods
-from harness.atomic import replacing
 from harness.models import device_of
+from harness.records.atomic import replacing
 from methods import LayerView, kernels
 
 FOLDER = Path("results/claims")

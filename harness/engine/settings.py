@@ -182,6 +182,7 @@ class BranchResult:
     letter_logits: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     truncated_tokens: int = 0
+    nonfinite_tokens: int = 0
     segments: list[tuple[str, int]] = field(default_factory=list)
     kept_shares: list[float] | None = None
     shown: Shown | None = None

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.records.folder import locked
 from harness.report import answer, build, files
-from harness.store import locked
 
 RUNS = Path("results/runs")
 
@@ -29,7 +29,7 @@ def report(folder: Path) -> None:
     """Write every table, picture and report of a run folder, and print its verdict and paths."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not there: name the folder of a finished run.")
-    with locked(folder):
+    with locked(folder, print):
         study = build.read(folder)
         paths = files.write(study, folder)
     print(*answer.verdict(study), sep="\n")

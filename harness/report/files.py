@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.atomic import replacing
+from harness.records.atomic import replacing
 from harness.report import answer, heatmap, page, plots, summary, tables
 from harness.report.study import Study
 

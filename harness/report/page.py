@@ -18,7 +18,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from harness import stats
-from harness.atomic import replacing
+from harness.records.atomic import replacing
 from harness.report import charts, figures, flips, maps, page_tables, summary, tables, words
 from harness.report.study import Study
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 
 from harness.grid import BLANK_IMAGE, Cell
+from harness.records.store import Store
 from harness.segments import Texts
-from harness.store import Store
 
 Messages = list[dict[str, Any]]
 
@@ -64,28 +64,52 @@ class Collector(lmms):
         """Take the engine, what to ask, where to write and whom to tell the cells of each row."""
         super().__init__()
         self.engine, self.plan, self.store, self.progress = engine, plan, store, progress
-        self._done = store.done(plan.cells)
+        self.computed = 0
         self._full = {row: str(v["text"]) for row, v in store.read(plan.full).items()}
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """The full cache's text of every request; all cells' answers are in the store then."""
-        return [self._answer(request) for request in requests]
+        """The full cache's text of every request; all cells' answers are in the store then.
 
-    def _answer(self, request: Instance) -> GenerationResult:
+        A row that another run computes at this moment is left for the end.
+        """
+        done = self.store.done(self.plan.cells)
+        later = []
+        for request in requests:
+            row = self._row(request)
+            if len(done.get(row, ())) < len(self.plan.cells) and not self._answer(request):
+                later.append(request)
+        for request in later:
+            self._answer(request, wait=True)
+        return [GenerationResult(self._full[self._row(request)]) for request in requests]
+
+    def _row(self, request: Instance) -> int:
+        return self.plan.rows[request.args[3]]
+
+    def _answer(self, request: Instance, wait: bool = False) -> bool:
+        """Compute what the store lacks of a row; False where another run has it in hand."""
+        row = self._row(request)
+        claim = self.store.claims.take(self.plan.full, row, wait)
+        if claim is None:
+            return False
+        try:
+            done = self.store.have(row, self.plan.cells)
+            missing = {key: cell for key, cell in self.plan.cells.items() if key not in done}
+            if missing:
+                self._compute(request, row, missing)
+            if row not in self._full:  # another run computed it meanwhile
+                self._full[row] = str(self.store.read(self.plan.full)[row]["text"])
+        finally:
+            self.store.claims.free(claim)
+        self.progress(len(missing))
+        return True
+
+    def _compute(self, request: Instance, row: int, missing: Mapping[str, Cell]) -> None:
         _, doc_to_messages, generation, position, task, split = request.args
-        row = self.plan.rows[position]
-        done = self._done.get(row, set())
-        missing = {key: cell for key, cell in self.plan.cells.items() if key not in done}
-        if not missing:
-            return GenerationResult(self._full[row])
         messages = doc_to_messages(self.task_dict[task][split][position])
         found = self._branches(messages, missing, generation, position)
         self._write(row, found)
-        self._done[row] = done | set(missing)
-        self.progress(len(missing))
-        full = self._full.setdefault(row, found[self.plan.full].text)
-        tokens = TokenCounts(output_tokens=len(found[self.plan.full].token_ids))
-        return GenerationResult(full, tokens)
+        self._full.setdefault(row, found[self.plan.full].text)
+        self.computed += 1
 
     def _write(self, row: int, found: Mapping[str, Any]) -> None:
         """One sample: answers, the prompt of the full cache, and what was kept where traced."""
@@ -169,6 +193,7 @@ def stored(result: Any) -> dict[str, object]:
         "adaptive_active": None if result.adaptive is None else float(result.adaptive),
         "fallback": result.fallback,
         "truncated_tokens": int(result.truncated_tokens),
+        "nonfinite_tokens": int(result.nonfinite_tokens),
         "letter_logits": json.dumps({k: float(v) for k, v in result.letter_logits.items()}),
         **{f"{step}_s": float(result.timings[step]) for step in STEPS},
     }

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from harness.grid import Cell
+from harness.records.store import Store
 from harness.scoring.benchmark import Benchmark
 from harness.scoring.scorers import Judgement
-from harness.store import Store
 
 COLUMNS = (
     "model", "task", "group", "protocol", "method", "ratio", "budget", "control", "cell_key",
@@ -19,7 +19,7 @@ COLUMNS = (
     "exposed_tokens", "prompt_tokens", "truncated_tokens", "image_tokens", "evictable_tokens",
     "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
     "window_effective", "adaptive_active", "fallback", "letter_logits",
-    "prefill_s", "score_s", "compact_s", "decode_s",
+    "prefill_s", "score_s", "compact_s", "decode_s", "origin",
 )  # fmt: skip
 
 

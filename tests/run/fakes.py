@@ -126,6 +126,7 @@ def result(
         adaptive=0.0 if cell.method == "restkv" else None,
         fallback="streaming_llm" if cell.method == "lacache" else None,
         truncated_tokens=0,
+        nonfinite_tokens=0,
         letter_logits={letter: 0.5 for letter in letters},
         timings={"prefill": 0.1, "score": 0.2, "compact": 0.3, "decode": 0.4},
         segments=[("template", 3), ("image", 64), ("question", 34)],

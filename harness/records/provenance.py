@@ -4,22 +4,21 @@ Must not decide anything: it describes what other modules did.
 """
 
 import hashlib
-import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from harness.grid import Cell
-from harness.store import Store
 
 PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "evictbench")
 SOURCES = ("methods", "harness/engine", "harness/models.py", "harness/chat.py")
 OWN = ("task", "data", "generation")  # settings that differ from task to task
-SOFTWARE, EARLIER = "software", "earlier_software"
+HOST = "host"
+MACHINE = ("device", "dtype", "machine", HOST)  # of an origin, what is no software
 
 
 def software() -> dict[str, str]:
@@ -33,19 +32,15 @@ def software() -> dict[str, str]:
     return found | {"source": _source()}
 
 
-def note(store: Store, say: Callable[[str], object]) -> None:
-    """Record the software in the store; say so when earlier answers came from other software."""
-    now = software()
-    before = json.loads(store.get(SOFTWARE) or "null")
-    if before is not None and before != now:
-        changed = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
-        earlier = json.loads(store.get(EARLIER) or "[]")
-        store.put(EARLIER, json.dumps([*(e for e in earlier if e != before), before]))
-        say(
-            f"note: earlier answers of this run stay, and were made with other software "
-            f"({', '.join(changed)}); choose another run.name to compute them anew"
-        )
-    store.put(SOFTWARE, json.dumps(now))
+def origin(context: Mapping[str, object]) -> dict[str, str]:
+    """What computes answers now, as the store keeps it with every row."""
+    return {
+        **software(),
+        "device": _device(str(context["device"])),
+        "dtype": str(context["dtype"]),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        HOST: platform.node(),
+    }
 
 
 def description(cell: Cell, context: Mapping[str, object]) -> dict[str, object]:
@@ -56,20 +51,28 @@ def description(cell: Cell, context: Mapping[str, object]) -> dict[str, object]:
 def facts(
     weights: str,
     contexts: Mapping[str, Mapping[str, object]],
-    store: Store,
+    origins: Sequence[tuple[Mapping[str, str], int]],
     cells: Iterable[Cell],
 ) -> dict[str, object]:
-    """What the summary lists under provenance; `contexts` are the settings by task."""
-    stored, answers = store.count()
+    """What the summary lists under provenance.
+
+    Args:
+        weights: the checkpoint's fingerprint.
+        contexts: the settings by task.
+        origins: what computed the answers of this run, and how many each, most first.
+        cells: of the run.
+    """
+    main = origins[0][0] if origins else {}
     return {
         "command": " ".join(["python -m harness", *sys.argv[1:]]),
         "settings": _shared(contexts) | {"weights": weights[:16]},
         "tasks": {name: _own(context) for name, context in contexts.items()},
         "methods": {cell.label: changes(cell) for cell in cells if cell.evicts},
-        "software": json.loads(store.get(SOFTWARE) or "{}"),
-        **_earlier(store),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_accelerator()}",
-        "store": f"{answers} answers of {stored} cells",
+        "software": {name: value for name, value in main.items() if name not in MACHINE},
+        "computed on": ", ".join(
+            filter(None, (main.get("device"), main.get("dtype"), main.get("machine")))
+        ),
+        **_others(main, origins[1:]),
     }
 
 
@@ -94,30 +97,29 @@ def changes(cell: Cell) -> str:
     return f"{cell.method} with {other}" if other else cell.method
 
 
-def _earlier(store: Store) -> dict[str, object]:
-    """Software that some of the stored answers came from, where it was not the latest."""
-    now = json.loads(store.get(SOFTWARE) or "{}")
-    found = [
-        ", ".join(f"{name} {value}" for name, value in one.items() if now.get(name) != value)
-        for one in json.loads(store.get(EARLIER) or "[]")
-        if one != now
-    ]
-    return {"software of earlier answers": "; ".join(found)} if found else {}
+def _others(
+    main: Mapping[str, str], others: Sequence[tuple[Mapping[str, str], int]]
+) -> dict[str, object]:
+    """What computed the other answers, where that differs in more than the host."""
+    told: dict[str, int] = {}
+    for origin, count in others:
+        differing = [k for k in {**main, **origin} if k != HOST and main.get(k) != origin.get(k)]
+        if differing:
+            said = ", ".join(f"{name} {origin.get(name, 'unknown')}" for name in sorted(differing))
+            told[said] = told.get(said, 0) + count
+    found = "; ".join(f"{count:,} answers: {said}" for said, count in told.items())
+    return {"computed otherwise": found} if found else {}
 
 
-def digest(value: object) -> str:
-    """16 hex digits of sha256 over a value as JSON."""
-    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16]
-
-
-def _accelerator() -> str:
+def _device(kind: str) -> str:
+    """The name of the GPU, or "cpu"."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return torch.cuda.get_device_name() if kind == "cuda" else kind
 
 
 def _source() -> str:
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     found = hashlib.sha256()
     for name in SOURCES:
         place = root / name

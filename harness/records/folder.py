@@ -1,0 +1,59 @@
+"""A run's folder while this process writes tables and reports into it.
+
+Must not know what is written.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import UserError
+
+
+@contextmanager
+def locked(folder: Path, waiting: Callable[[str], object]) -> Iterator[None]:
+    """Hold the folder for this process, after another one that holds it.
+
+    Args:
+        folder: made where it is not there.
+        waiting: told, once, that another process has it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"The run folder {folder} cannot be written ({error.strerror}): free or correct that "
+            "path, or choose another with run.dir or run.name."
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting(f"waiting for another run that writes to {folder}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one sentence what inside the run folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename2 or error.filename
+        inside = place is not None and Path(str(place)).is_relative_to(folder)
+        if not inside and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise UserError(
+            f"{place or folder} cannot be written ({error.strerror}): free that path or space "
+            "there, or choose another run.dir; all answers so far are kept."
+        ) from error

@@ -1,0 +1,156 @@
+"""The tables of the answers store and the checksum that every row of them carries.
+
+Must not know what a value means.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+APPLICATION_ID = 0x45564354  # "EVCT": tells this store from any other SQLite file
+VERSION = 4
+CHECKSUM = "checksum"
+
+#: What is stored for each (cell, row); the order is that of the table's columns.
+FIELDS: dict[str, str] = {
+    "text": "TEXT NOT NULL",
+    "token_ids": "TEXT NOT NULL",
+    "exposed_tokens": "INTEGER NOT NULL",
+    "prompt_tokens": "INTEGER NOT NULL",
+    "image_tokens": "INTEGER NOT NULL",
+    "evictable_tokens": "INTEGER NOT NULL",
+    "kept_tokens": "REAL NOT NULL",
+    "kept_image": "REAL NOT NULL",
+    "kept_text": "REAL NOT NULL",
+    "cache_bytes": "INTEGER NOT NULL",
+    "full_cache_bytes": "INTEGER NOT NULL",
+    "window_effective": "INTEGER",
+    "adaptive_active": "REAL",
+    "fallback": "TEXT",
+    "truncated_tokens": "INTEGER NOT NULL DEFAULT 0",
+    "nonfinite_tokens": "INTEGER NOT NULL DEFAULT 0",
+    "letter_logits": "TEXT NOT NULL",
+    "prefill_s": "REAL NOT NULL",
+    "score_s": "REAL NOT NULL",
+    "compact_s": "REAL NOT NULL",
+    "decode_s": "REAL NOT NULL",
+}
+
+#: What is stored of the prompt of a row, under the key of the full cache; JSON, tokens of a few.
+PROMPT_FIELDS = {"segments": "TEXT NOT NULL", "tokens": "TEXT", "images": "TEXT NOT NULL"}
+
+CASTS = {"TEXT": str, "INTEGER": int, "REAL": float, "BLOB": bytes}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its name, its key columns, its other columns; a checksum comes last."""
+
+    name: str
+    keys: Mapping[str, str]
+    fields: Mapping[str, str]
+
+    @cached_property
+    def columns(self) -> dict[str, str]:
+        """All columns but the checksum, with their types."""
+        return {**self.keys, **self.fields}
+
+    @cached_property
+    def create(self) -> str:
+        """The statement that makes it."""
+        columns = ", ".join(f"{name} {kind}" for name, kind in self.columns.items())
+        return (
+            f"CREATE TABLE {self.name} ({columns}, {CHECKSUM} BLOB NOT NULL, "
+            f"PRIMARY KEY ({', '.join(self.keys)})) WITHOUT ROWID"
+        )
+
+    @cached_property
+    def insert(self) -> str:
+        """The statement that adds a row, checksum included."""
+        names = [*self.columns, CHECKSUM]
+        return f"INTO {self.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+
+    def sealed(self, values: Mapping[str, object]) -> tuple[object, ...]:
+        """A row as SQLite will give it back, with its checksum."""
+        row = [_cast(values[name], kind) for name, kind in self.columns.items()]
+        return (*row, self.checksum(row))
+
+    def checksum(self, row: Sequence[object]) -> bytes:
+        """Eight bytes over the table's name, the keys and the values."""
+        return hashlib.blake2b(repr((self.name, *row)).encode(), digest_size=8).digest()
+
+    def holds(self, row: Sequence[object]) -> bool:
+        """Whether a row that was read, checksum last, is what was written."""
+        return self.checksum(row[:-1]) == row[-1]
+
+
+_ROW = {"cell_key": "TEXT NOT NULL", "row": "INTEGER NOT NULL"}
+
+RESPONSES = Table("responses", _ROW, {**FIELDS, "origin": "TEXT NOT NULL"})
+PROMPTS = Table("prompts", _ROW, PROMPT_FIELDS)
+KEPT = Table("kept", _ROW, {"shares": "BLOB NOT NULL"})
+CELLS = Table("cells", {"cell_key": "TEXT NOT NULL"}, {"description": "TEXT NOT NULL"})
+ORIGINS = Table("origins", {"origin": "TEXT NOT NULL"}, {"description": "TEXT NOT NULL"})
+PLANS = Table(
+    "plans",
+    {"plan": "TEXT NOT NULL"},
+    {
+        "subject": "TEXT NOT NULL",
+        "rules": "TEXT NOT NULL",
+        "answered": "TEXT NOT NULL",
+        "changed": "TEXT NOT NULL",
+        "folder": "TEXT NOT NULL",
+        "reported": "INTEGER NOT NULL",
+    },
+)
+NOTES = Table("notes", {"name": "TEXT NOT NULL"}, {"value": "TEXT NOT NULL"})
+TABLES = (RESPONSES, PROMPTS, KEPT, CELLS, ORIGINS, PLANS, NOTES)
+
+
+def is_fresh(db: sqlite3.Connection) -> bool:
+    """Whether nothing was ever written to this file."""
+    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return tables == 0 and pragma(db, "application_id") == 0
+
+
+def create(db: sqlite3.Connection) -> None:
+    """Make all tables, or none."""
+    marks = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {VERSION}")
+    made = [table.create for table in TABLES]
+    for statement in ("BEGIN IMMEDIATE", *made, *marks, "COMMIT"):
+        db.execute(statement)
+
+
+def check(db: sqlite3.Connection) -> None:
+    """Raise sqlite3.DatabaseError unless this is one of our files and its pages are sound."""
+    if pragma(db, "application_id") != APPLICATION_ID:
+        raise sqlite3.DatabaseError("it was not made by this program")
+    if pragma(db, "user_version") != VERSION:
+        raise sqlite3.DatabaseError("it was made by another version of this program")
+    found = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+    if found != {table.name: table.create for table in TABLES}:
+        raise sqlite3.DatabaseError("its tables are damaged")
+    if db.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
+        raise sqlite3.DatabaseError("its pages are damaged")
+
+
+def pragma(db: sqlite3.Connection, name: str) -> int:
+    """A number that SQLite keeps about the file."""
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def connect(path: object) -> sqlite3.Connection:
+    """A connection that waits for other writers and reads text that is no UTF-8 as well."""
+    db = sqlite3.connect(str(path), isolation_level=None, timeout=60)
+    db.text_factory = _text
+    return db
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode(errors="surrogateescape")
+
+
+def _cast(value: object, kind: str) -> object:
+    return None if value is None else CASTS[kind.partition(" ")[0]](value)

@@ -1,0 +1,305 @@
+"""The answers of one model: every cell's answer to every question row, computed once, in SQLite.
+
+All runs of a run.dir share it, several at a time. Knows rows and keys; must not know models,
+methods, tasks or how an answer is scored.
+"""
+
+import hashlib
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import UserError
+from harness.records import repair, schema
+from harness.records.claims import Claims
+from harness.records.schema import Table
+
+FOLDER = "answers"
+WHOLE = 65_520  # a share of 1; shares of most numbers of layers and heads are whole then
+PLACES = ("FULL", "CANTOPEN", "READONLY", "IOERR", "BUSY", "LOCKED", "PERM", "AUTH")  # not the file
+
+Values = Mapping[str, Mapping[str, object]]
+
+
+def place_of(run_dir: Path, weights: str) -> Path:
+    """The store of a checkpoint, told by its fingerprint."""
+    return run_dir / FOLDER / f"{weights[:16]}.sqlite"
+
+
+class Store:
+    """The answers of one model; several processes may hold it open and write."""
+
+    def __init__(self, path: Path, mend: bool = False) -> None:
+        """Open or create the store.
+
+        Args:
+            path: the file; its folder is made.
+            mend: keep what is sound of a damaged file. `lost` and `aside` then say how many rows
+                were dropped and where the damaged file was moved.
+
+        Raises:
+            UserError: the place cannot be written, the file is not a sound store and is left as it
+                is, or another run uses a store that is to be mended.
+        """
+        self.path = path
+        self.lost = 0
+        self.aside: Path | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.claims = Claims(path.with_suffix(".lock"))
+        except OSError as error:
+            raise self._unwritable(str(error.strerror)) from error
+        try:
+            with self.claims.opening():
+                if mend:
+                    self._mend()
+                self._db = self._open()
+                self.claims.share()
+        except BaseException:
+            self.claims.close()
+            raise
+        self._origin = ""
+
+    def _mend(self) -> None:
+        if not self.claims.alone():
+            raise UserError(
+                f"Another run uses the store {self.path}, which store.repair=true would replace: "
+                "wait until it ends."
+            )
+        try:
+            self.lost, self.aside = repair.repair(self.path)
+        except (sqlite3.Error, OSError) as error:
+            raise self._unwritable(str(error)) from error
+
+    def _open(self) -> sqlite3.Connection:
+        db = None
+        try:
+            db = schema.connect(self.path)
+            fresh = schema.is_fresh(db)
+            if not fresh:
+                schema.check(db)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            if fresh:
+                schema.create(db)
+        except sqlite3.DatabaseError as error:
+            if db is not None:
+                db.close()
+            if _at_fault(error):
+                raise self._unwritable(str(error)) from error
+            raise UserError(
+                f"The store {self.path} cannot be used ({error}); nothing was changed: "
+                "store.repair=true keeps what is sound in it and computes the rest anew, or choose "
+                "another run.dir."
+            ) from error
+        return db
+
+    def _unwritable(self, why: str) -> UserError:
+        return UserError(
+            f"The store {self.path} cannot be written ({why}); what it holds is kept: free space "
+            "there, correct that path, or choose another run.dir."
+        )
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file and close it; nothing is lost where it cannot."""
+        with suppress(sqlite3.Error):  # a full disk: the log stays beside the file
+            self._db.execute("PRAGMA busy_timeout=0")  # others may read: they fold it in later
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with suppress(sqlite3.Error):
+            self._db.close()
+        self.claims.close()
+
+    def __enter__(self) -> "Store":
+        """Return the store itself."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close it."""
+        self.close()
+
+    def done(self, keys: Iterable[str]) -> dict[int, set[str]]:
+        """For every row with answers: which of the given cells have one.
+
+        Raises:
+            UserError: one of them is not what was written.
+        """
+        rows: dict[int, set[str]] = {}
+        for key in keys:
+            for found in self._rows(schema.RESPONSES, cell_key=key):
+                rows.setdefault(found["row"], set()).add(key)
+        return rows
+
+    def have(self, row: int, keys: Iterable[str]) -> set[str]:
+        """Which of the given cells have an answer to one row by now."""
+        query = "SELECT 1 FROM responses WHERE cell_key = ? AND row = ?"
+        with self._reading():
+            return {key for key in keys if self._db.execute(query, (key, row)).fetchone()}
+
+    def computed_by(self, origin: Mapping[str, object]) -> None:
+        """Say what computes the answers that are written from now on."""
+        description = json.dumps(dict(origin), sort_keys=True)
+        self._origin = hashlib.sha256(description.encode()).hexdigest()[:16]
+        values = {"origin": self._origin, "description": description}
+        with self._transaction():
+            self._insert(schema.ORIGINS, [values])
+
+    def origins(self) -> dict[str, dict[str, Any]]:
+        """What computed answers, by the `origin` of a row."""
+        found = self._rows(schema.ORIGINS)
+        return {row["origin"]: json.loads(row["description"]) for row in found}
+
+    def write(
+        self,
+        row: int,
+        answers: Values,
+        prompts: Values | None = None,
+        kept: Mapping[str, Sequence[float] | bytes] | None = None,
+    ) -> None:
+        """Store one sample in one transaction; what is there already stays.
+
+        Args:
+            row: the question row in the whole data set.
+            answers: cell key -> the values named in `schema.FIELDS`.
+            prompts: key of the full cache -> the values named in `schema.PROMPT_FIELDS`.
+            kept: cell key -> a share from 0 to 1 for each token, kept to 5 digits, or what was
+                stored of them.
+        """
+        shares = {
+            key: {"shares": each if isinstance(each, bytes) else _packed(each)}
+            for key, each in (kept or {}).items()
+        }
+        origin = {"origin": self._origin}
+        with self._transaction():
+            self._insert(schema.RESPONSES, _keyed(row, answers, origin))
+            self._insert(schema.PROMPTS, _keyed(row, prompts or {}))
+            self._insert(schema.KEPT, _keyed(row, shares))
+
+    def read(self, key: str) -> dict[int, dict[str, Any]]:
+        """All answers of a cell: row -> the values named in `schema.FIELDS`, and `origin`."""
+        return self._by_row(schema.RESPONSES, key)
+
+    def prompts(self, key: str) -> dict[int, dict[str, Any]]:
+        """The recorded prompts under a full cache's key: row -> the values of PROMPT_FIELDS."""
+        return self._by_row(schema.PROMPTS, key)
+
+    def kept(self, key: str) -> dict[int, NDArray[np.float32]]:
+        """What a cell kept of the rows that were traced: row -> a share of each token."""
+        found = self._by_row(schema.KEPT, key)
+        return {row: _unpacked(values["shares"]) for row, values in found.items()}
+
+    def _by_row(self, table: Table, key: str) -> dict[int, dict[str, Any]]:
+        rows = self._rows(table, cell_key=key)
+        return {one["row"]: {name: one[name] for name in table.fields} for one in rows}
+
+    def describe(self, cells: Values) -> None:
+        """Record what each cell key stands for, so that the file can be read on its own."""
+        texts = {key: json.dumps(what, sort_keys=True) for key, what in cells.items()}
+        with self._transaction():
+            rows = [{"cell_key": key, "description": text} for key, text in texts.items()]
+            self._insert(schema.CELLS, rows)
+
+    def get(self, name: str) -> str | None:
+        """A note, or None."""
+        return next((row["value"] for row in self._rows(schema.NOTES, name=name)), None)
+
+    def put(self, name: str, value: str) -> None:
+        """Keep a note, replacing an earlier one."""
+        with self._transaction():
+            self._insert(schema.NOTES, [{"name": name, "value": value}], "REPLACE")
+
+    def plans(self, **where: str) -> list[dict[str, Any]]:
+        """The plans on record with these values, see `schema.PLANS`."""
+        return list(self._rows(schema.PLANS, **where))
+
+    def put_plan(self, values: Mapping[str, object]) -> None:
+        """Put a plan on record, or change what is said of it."""
+        with self._transaction():
+            self._insert(schema.PLANS, [values], "REPLACE")
+
+    def count(self) -> tuple[int, int]:
+        """How many cells and how many answers the file holds."""
+        query = "SELECT count(DISTINCT cell_key), count(*) FROM responses"
+        with self._reading():
+            cells, answers = self._db.execute(query).fetchone()
+        return cells, answers
+
+    def _insert(
+        self, table: Table, rows: Iterable[Mapping[str, object]], conflict: str = "IGNORE"
+    ) -> None:
+        sealed = [table.sealed(row) for row in rows]
+        self._db.executemany(f"INSERT OR {conflict} {table.insert}", sealed)
+
+    def _rows(self, table: Table, **where: str) -> Iterator[dict[str, Any]]:
+        """The rows with these values in the order of their keys, each as it was written.
+
+        Raises:
+            UserError: a row does not match its checksum.
+        """
+        test = " AND ".join(f"{name} = ?" for name in where) or "1"
+        query = f"SELECT * FROM {table.name} WHERE {test} ORDER BY {', '.join(table.keys)}"
+        with self._reading():
+            for row in self._db.execute(query, tuple(where.values())):
+                if not table.holds(row):
+                    raise self._damaged(table, row)
+                yield dict(zip(table.columns, row, strict=False))
+
+    def _damaged(self, table: Table, row: Sequence[object]) -> UserError:
+        said = zip(table.keys, row, strict=False)
+        place = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said)
+        return UserError(
+            f"In the store {self.path} the entry of {table.name} at {place} is not what was "
+            "written: give store.repair=true to drop what is damaged and compute it anew."
+        )
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"The store {self.path} cannot be read ({error}): give store.repair=true to keep "
+                "what is sound in it and compute the rest anew."
+            ) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All statements inside, or none; UserError where the file cannot grow or be written."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk ended it already
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise self._unwritable(str(error)) from error
+
+
+def _at_fault(error: sqlite3.Error) -> bool:
+    """Whether the place is at fault, not the content of the file."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    return name.removeprefix("SQLITE_").startswith(PLACES)
+
+
+def _keyed(row: int, values: Values, more: Mapping[str, object] | None = None) -> list[Any]:
+    """The values of each cell with its key and row."""
+    return [{**each, **(more or {}), "cell_key": key, "row": row} for key, each in values.items()]
+
+
+def _packed(shares: Sequence[float]) -> bytes:
+    return zlib.compress(np.round(np.asarray(shares) * WHOLE).astype("<u2").tobytes(), level=1)
+
+
+def _unpacked(blob: bytes) -> NDArray[np.float32]:
+    return (np.frombuffer(zlib.decompress(blob), dtype="<u2") / WHOLE).astype(np.float32)
