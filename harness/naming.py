@@ -63,7 +63,7 @@ def _compose(overrides: list[str]) -> DictConfig:
 
 def _changes(cfg: DictConfig, usual: DictConfig) -> Iterator[tuple[str, str]]:
     """("limit", "20") for every setting whose value is not the usual one."""
-    now, before = (dict(_flat(OmegaConf.to_container(one, resolve=True))) for one in (cfg, usual))
+    now, before = (dict(_flat(OmegaConf.to_container(one))) for one in (cfg, usual))
     tasks = len(cfg.tasks)
     for name in sorted({*now, *before}):
         if now.get(name) == before.get(name) or LEFT_OUT.match(name):
@@ -84,7 +84,7 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _said(value: object) -> str:
     if isinstance(value, list):
-        return "+".join(map(_said, value))
+        return "+".join(dict.fromkeys(map(_said, value)))
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -91,8 +91,8 @@ def rules(config: Config, asked: Asked) -> dict[str, Any]:
     own = ("protocol", "tail", "seed")  # they are the subject's
     return {
         **analysis,
-        "ratios": sorted(config.ratios or ()) if config.budgets is None else [],
-        "budgets": sorted(config.budgets or ()),
+        "ratios": sorted(set(config.ratios or ())) if config.budgets is None else [],
+        "budgets": sorted(set(config.budgets or ())),
         "limit": config.limit,
         "reading": {
             name: task.extraction or config.extraction for name, task in config.tasks.items()

@@ -72,7 +72,7 @@ def _save(path: Path, fresh: sqlite3.Connection) -> tuple[int, int]:
                 seen += len(found)
                 for row in found.values():
                     if table.holds(row):
-                        fresh.execute(f"INSERT OR IGNORE {table.insert}", row)
+                        fresh.execute(table.add, row)
                         saved += 1
             fresh.execute("COMMIT")
     return seen, saved

@@ -67,10 +67,19 @@ class Table:
         )
 
     @cached_property
-    def insert(self) -> str:
-        """The statement that adds a row, checksum included."""
+    def add(self) -> str:
+        """The statement that adds a row, checksum included, unless its keys are there."""
+        return f"INSERT INTO {self._values} ON CONFLICT ({', '.join(self.keys)}) DO NOTHING"
+
+    @cached_property
+    def replace(self) -> str:
+        """The statement that puts a row in place of one with the same keys."""
+        return f"INSERT OR REPLACE INTO {self._values}"
+
+    @property
+    def _values(self) -> str:
         names = [*self.columns, CHECKSUM]
-        return f"INTO {self.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        return f"{self.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
 
     def sealed(self, values: Mapping[str, object]) -> tuple[object, ...]:
         """A row as SQLite will give it back, with its checksum."""

@@ -211,8 +211,7 @@ class Store:
 
     def put(self, name: str, value: str) -> None:
         """Keep a note, replacing an earlier one."""
-        with self._transaction():
-            self._insert(schema.NOTES, [{"name": name, "value": value}], "REPLACE")
+        self._replace(schema.NOTES, {"name": name, "value": value})
 
     def plans(self, **where: str) -> list[dict[str, Any]]:
         """The plans on record with these values, see `schema.PLANS`."""
@@ -220,8 +219,7 @@ class Store:
 
     def put_plan(self, values: Mapping[str, object]) -> None:
         """Put a plan on record, or change what is said of it."""
-        with self._transaction():
-            self._insert(schema.PLANS, [values], "REPLACE")
+        self._replace(schema.PLANS, values)
 
     def count(self) -> tuple[int, int]:
         """How many cells and how many answers the file holds."""
@@ -230,11 +228,12 @@ class Store:
             cells, answers = self._db.execute(query).fetchone()
         return cells, answers
 
-    def _insert(
-        self, table: Table, rows: Iterable[Mapping[str, object]], conflict: str = "IGNORE"
-    ) -> None:
-        sealed = [table.sealed(row) for row in rows]
-        self._db.executemany(f"INSERT OR {conflict} {table.insert}", sealed)
+    def _insert(self, table: Table, rows: Iterable[Mapping[str, object]]) -> None:
+        self._db.executemany(table.add, [table.sealed(row) for row in rows])
+
+    def _replace(self, table: Table, row: Mapping[str, object]) -> None:
+        with self._transaction():
+            self._db.execute(table.replace, table.sealed(row))
 
     def _rows(self, table: Table, **where: str) -> Iterator[dict[str, Any]]:
         """The rows with these values in the order of their keys, each as it was written.

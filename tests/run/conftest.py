@@ -56,3 +56,9 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Program:
         return program.main()
 
     return run
+
+
+def store_of(folder: Path) -> Path:
+    """The answers store of a run.dir that was asked about one model."""
+    (found,) = (folder / "answers").glob("*.sqlite")
+    return found

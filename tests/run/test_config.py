@@ -216,16 +216,6 @@ def test_a_value_that_no_label_takes_is_refused(
     assert told.count("\n") == 1
 
 
-def test_jobs_of_different_sweep_wide_values_have_folders_of_their_own(
-    compose: Callable[..., sweep.Job],
-) -> None:
-    typed = ("experiment=smoothing", "protect=text", "window_anchor=question")
-    names = [compose(*typed[:count]).config.run.name for count in (1, 2, 3)]
-    plain, text, both = (name.removeprefix("smoothing-tiny_vlm-mmbench_mini") for name in names)
-    assert (plain, text) == ("-replay-seed0", "-replay-text-seed0")
-    assert both == "-replay-text-question-seed0"
-
-
 def test_labels_that_a_sweep_wide_value_makes_equal_are_refused(
     call: Program, overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

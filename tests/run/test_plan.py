@@ -1,13 +1,25 @@
-import html
+"""What decides a verdict is on record before its questions are answered, and a change is told."""
+
+import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from harness import collect, plan
 from harness.config import AnalysisConfig, Config, ProtocolConfig, TaskConfig
-from harness.store import FIELDS, Store
-from tests.run.conftest import Program
+from harness.errors import UserError
+from harness.records import plan
+from harness.records.plan import Asked
+from harness.records.store import Store
+from tests.run.conftest import Program, store_of
 from tests.run.fakes import FakeEngine
+
+METHODS = {
+    "restkv": {"method": "restkv", "alpha": 0.3},
+    "random": {"method": "random", "seed": 0},
+    "restkv_neither": {"method": "restkv", "alpha": 0.0},
+    "h2o": {"method": "h2o", "recent": None},
+}
 
 
 def config(**changed: object) -> Config:
@@ -16,19 +28,18 @@ def config(**changed: object) -> Config:
         "ratios": [0.5, 0.9],
         "tasks": {"mini": TaskConfig("mini")},
         "protocol": ProtocolConfig("replay"),
-        "methods": {"restkv": {"method": "restkv", "alpha": 0.3}},
         **changed,
     }
     return Config(**settings, analysis=AnalysisConfig(**analysis))
 
 
-BEFORE = config()
-
-
-def answered(store: Store) -> None:
-    """One answer of one cell."""
-    values = dict.fromkeys(FIELDS, 0) | {"text": "A", "token_ids": "[]", "letter_logits": "{}"}
-    store.write(0, {"cell": values})
+def asked(answered: int = 0, context: dict | None = None, **changed: object) -> Asked:
+    methods = {**METHODS, **changed}
+    used = {name: params for name, params in methods.items() if params}
+    settings = {"data": "d", "dtype": "float32", "generation": {"max_new_tokens": 1}}
+    settings |= {"weights": "w", "protocol": "replay", **(context or {})}
+    questions = {"mini": (324, lambda store: answered)}
+    return Asked({"mini": settings}, questions, used, ("restkv", "restkv_neither"))
 
 
 @pytest.fixture
@@ -37,79 +48,159 @@ def store(tmp_path: Path):
         yield opened
 
 
+def report(store: Store, folder: Path, about: Asked | None = None, **changed: object):
+    """Register a plan and show its results."""
+    folder.mkdir(exist_ok=True)
+    about = about or asked()
+    record = plan.register(store, config(**changed), about, folder)
+    (folder / "manifest.json").write_text("{}")
+    plan.reported(store, record, config(**changed), about)
+    return record
+
+
 def test_points_become_a_fraction():
     assert plan.plan_of(config(margin=2.5, seed=3)).margin == 0.025
     assert plan.plan_of(config(seed=3)).seed == 3
 
 
-def test_a_plan_before_the_first_answer_is_on_record(store):
-    plan.register(store, config())
-    assert plan.registration(store, config()) == (
-        True,
-        "The plan was put on record before the first answer was computed.",
+def test_a_plan_before_the_first_answer_is_on_record(store, tmp_path):
+    record = plan.register(store, config(), asked(), tmp_path)
+    assert record.stands
+    assert record.sentence() == "The plan was put on record before the first answer was computed."
+    told = json.loads((tmp_path / plan.FILE).read_text())
+    assert told["settings"]["margin"] == 2.0
+    assert told["settings"]["settings"]["mini"]["data"] == "d"
+    assert told["said"] == record.sentence()
+
+
+def test_what_was_answered_before_is_a_count_and_no_stain(store, tmp_path):
+    record = plan.register(store, config(), asked(answered=20), tmp_path)
+    assert record.stands
+    assert record.sentence() == (
+        "20 of 324 questions had been answered before the plan was put on record."
     )
+    # The same command again: what was answered since is the plan's own work.
+    again = plan.register(store, config(), asked(answered=300), tmp_path)
+    assert again.sentence() == record.sentence()
+
+
+CHANGES = [
+    ({"margin": 3.0}, {}, "margin 2.0 -> 3.0"),
+    ({"alpha": 0.1}, {}, "alpha 0.05 -> 0.1"),
+    ({"above": 0.7}, {}, "above 0.5 -> 0.7"),
+    ({"control": "streaming_llm"}, {}, "control random -> streaming_llm"),
+    ({"ratios": [0.9]}, {}, "ratios [0.5, 0.9] -> [0.9]"),
+    ({"budgets": [16]}, {}, "budgets [] -> [16]"),
+    ({"extraction": "strict"}, {}, "reading.mini lmms_eval -> strict"),
+    ({}, {"restkv": {"method": "restkv", "alpha": 0.7}}, "parameters.restkv.alpha 0.3 -> 0.7"),
+    ({}, {"random": {"method": "random", "seed": 9}}, "parameters.random.seed 0 -> 9"),
+    ({}, {"restkv_neither": {"method": "restkv", "alpha": 0.5}}, "restkv_neither.alpha 0.0 -> 0.5"),
+    ({}, {"context": {"dtype": "float16"}}, "settings.mini.dtype float32 -> float16"),
+    ({}, {"context": {"data": "e"}}, "settings.mini.data d -> e"),
+    ({}, {"context": {"generation": {"max_new_tokens": 9}}}, "max_new_tokens 1 -> 9"),
+]
+
+
+@pytest.mark.parametrize(("changed", "about", "said"), CHANGES)
+def test_a_change_after_a_report_is_exploratory(store, tmp_path, changed, about, said):
+    report(store, tmp_path / "first")
+    record = report(store, tmp_path / "second", asked(**about), **changed)
+    assert not record.stands
+    assert said in record.sentence()
+    assert str(tmp_path / "first") in record.sentence()
+    assert plan.register(store, config(), asked(), tmp_path / "first").stands  # its record stays
+
+
+@pytest.mark.parametrize(("changed", "about", "said"), CHANGES)
+def test_a_change_before_any_report_is_none(store, tmp_path, changed, about, said):
+    plan.register(store, config(), asked(), tmp_path)
+    assert plan.register(store, config(**changed), asked(**about), tmp_path).stands
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "about"),
     [
-        ({"margin": 3.0}, "margin 2.0 -> 3.0"),
-        ({"method": "snapkv"}, "method restkv -> snapkv"),
-        ({"ratios": [0.9]}, "ratios [0.5, 0.9] -> [0.9]"),
-        ({"extraction": "strict"}, "extraction {'mini': 'lmms_eval'} -> {'mini': 'strict'}"),
-        ({"protocol": ProtocolConfig("paper")}, "'name': 'paper'"),
-        ({"methods": {"restkv": {"method": "restkv", "alpha": 0.7}}}, "'alpha': 0.7"),
-        ({"limit": 30}, "limit None -> 30"),
-        ({"tasks": {"other": TaskConfig("other")}}, "tasks ['mini'] -> ['other']"),
+        ({"resamples": 500}, {}),
+        ({"ratios": [0.9, 0.5]}, {}),
+        ({"ratios": [0.9, 0.5, 0.5]}, {}),
+        ({"limit": 20}, {}),
+        ({"method": "snapkv"}, {}),
+        ({"protocol": ProtocolConfig("context")}, {"context": {"protocol": "context"}}),
+        ({"tasks": {"mini": TaskConfig("mini"), "other": TaskConfig("other")}}, {}),
+        ({}, {"tova": {"method": "tova"}}),
+        ({}, {"h2o": None}),
     ],
 )
-def test_a_later_change_is_told_and_the_record_stays(store, changed, said):
-    plan.register(store, BEFORE)
-    answered(store)
-    plan.register(store, config(**changed))
-    registered, sentence = plan.registration(store, config(**changed))
-    assert not registered
-    assert said in sentence
-    assert plan.registration(store, BEFORE)[0]
+def test_what_is_another_question_or_decides_nothing_is_no_change(store, tmp_path, changed, about):
+    report(store, tmp_path / "first")
+    assert plan.register(store, config(**changed), asked(**about), tmp_path).stands
 
 
-@pytest.mark.parametrize("changed", [{"resamples": 500}, {"seed": 1}, {"ratios": [0.9, 0.5]}])
-def test_what_changes_no_test_is_free(store, changed):
-    plan.register(store, config())
-    assert plan.registration(store, config(**changed))[0]
+def test_a_plan_that_judged_nothing_is_no_report(store, tmp_path):
+    report(store, tmp_path / "first", asked(restkv=None))
+    assert plan.register(store, config(margin=5.0), asked(), tmp_path).stands
 
 
-def test_a_plan_may_change_until_there_is_an_answer(
-    call: Program, overrides, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(collect, "load_engine", lambda *loading: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        call(*overrides)
-    monkeypatch.setattr(collect, "load_engine", lambda *loading: FakeEngine())
-    assert call(*overrides, "analysis.margin=5") == 0
-    assert "put on record before the first" in (tmp_path / "run" / "answer.md").read_text()
+@pytest.mark.parametrize(("changed", "about", "said"), CHANGES)
+def test_two_plans_share_no_folder(store, tmp_path, changed, about, said):
+    report(store, tmp_path / "run")
+    before = (tmp_path / "run" / plan.FILE).read_bytes()
+    with pytest.raises(UserError, match="another plan") as refused:
+        report(store, tmp_path / "run", asked(**about), **changed)
+    assert said.split(" -> ")[0] in str(refused.value)
+    assert (tmp_path / "run" / plan.FILE).read_bytes() == before
 
 
-def test_a_plan_after_the_first_answer_is_none(
-    call: Program, engine: FakeEngine, overrides, tmp_path
-):
-    assert call(*overrides) == 0
-    with Store(tmp_path / "run" / "responses.sqlite") as store:
-        assert store.get(plan.REGISTERED) is not None
-        store._db.execute("DELETE FROM notes WHERE name = 'analysis'")
-    assert call(*overrides) == 0
-    text = (tmp_path / "run" / "answer.md").read_text()
-    assert "No plan was on record" in text
-    assert "Exploratory" in text
+@pytest.mark.parametrize(
+    ("first", "then", "fits"),
+    [
+        ({"limit": 20}, {}, True),
+        ({"limit": 20}, {"limit": 30}, True),
+        ({}, {"limit": 20}, False),
+        ({"h2o": None}, {}, True),
+        ({}, {"h2o": None}, False),
+        ({"blank_image": False}, {}, False),
+    ],
+)
+def test_a_folder_may_grow(store, tmp_path, first, then, fits):
+    def split(given: dict) -> tuple[dict, Asked]:
+        about = {name: value for name, value in given.items() if name in METHODS}
+        return {k: v for k, v in given.items() if k not in about}, asked(**about)
+
+    settings, about = split(first)
+    report(store, tmp_path / "run", about, **settings)
+    settings, about = split(then)
+    if fits:
+        report(store, tmp_path / "run", about, **settings)
+    else:
+        with pytest.raises(UserError, match=r"choose another run\.name"):
+            report(store, tmp_path / "run", about, **settings)
 
 
-def test_a_run_says_whether_its_plan_stood(call: Program, engine: FakeEngine, overrides, tmp_path):
-    assert call(*overrides) == 0
-    answer = tmp_path / "run" / "answer.md"
-    assert "The plan was put on record before the first answer" in answer.read_text()
-    assert call(*overrides, "analysis.margin=5") == 0
-    assert "margin 2.0 -> 5.0" in html.unescape(answer.read_text())
-    assert "may lose 5 points" in answer.read_text()
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": 3}', '{"settings": {}}'])
+def test_a_damaged_plan_file_is_one_sentence(store, tmp_path, content):
+    report(store, tmp_path / "run")
+    (tmp_path / "run" / plan.FILE).write_text(content)
+    with pytest.raises(UserError, match=plan.FILE):
+        report(store, tmp_path / "run")
+
+
+def test_a_run_says_how_its_plan_stands(call: Program, engine: FakeEngine, overrides, tmp_path):
+    small = [*overrides, "method=[restkv,random]", "ratios=[0.9]"]
+    assert call(*small, "limit=2", "run.name=trial") == 0
+    assert call(*small, "limit=3") == 0
+    answer = (tmp_path / "run" / "answer.md").read_text()
+    assert "2 of 3 questions had been answered before the plan" in answer
+    assert "xploratory" not in answer.split("## ")[0].split("###")[0]
+    assert call(*small, "limit=3", "analysis.margin=5", "run.name=changed") == 0
+    answer = (tmp_path / "changed" / "answer.md").read_text()
+    assert "Exploratory" in answer
+    assert "margin 2.0 -&gt; 5.0" in answer or "margin 2.0 -> 5.0" in answer
+    manifest = json.loads((tmp_path / "changed" / "manifest.json").read_text())
+    assert manifest["registered"] is False
+    assert len(pd.read_parquet(tmp_path / "changed" / "samples.parquet"))
+    with Store(store_of(tmp_path)) as store:
+        assert len(store.plans()) == 3
 
 
 @pytest.mark.parametrize(

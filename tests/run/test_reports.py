@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +30,7 @@ def test_a_report_is_made_again_from_the_files(run: Path, capsys):
     before = {name: (run / name).read_bytes() for name in ANSWERS}
     for name in ANSWERS:
         (run / name).unlink()
-    (run / "responses.sqlite").unlink()
+    shutil.rmtree(run.parent / "answers")
     assert command.main([str(run)]) == 0
     assert {name: (run / name).read_bytes() for name in ANSWERS} == before
     out = capsys.readouterr().out

@@ -1,4 +1,5 @@
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import yaml
 
 from harness import collect
 from harness.grid import BLANK_IMAGE
+from harness.records import provenance
+from harness.records.store import Store
 from harness.scoring.samples import COLUMNS
-from harness.store import FILE_NAME, Store
-from tests.run.conftest import Program
+from tests.run.conftest import Program, store_of
 from tests.run.fakes import FakeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,10 +29,11 @@ def samples(folder: Path) -> pd.DataFrame:
 
 def count(folder: Path) -> int:
     """Answers in the store, read without disturbing it; 0 while it is being made."""
-    path = folder / "run" / FILE_NAME
-    if not path.exists():
-        return 0
     import sqlite3
+
+    if not any((folder / "answers").glob("*.sqlite")):
+        return 0
+    path = store_of(folder)
 
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
     try:
@@ -59,7 +62,7 @@ def test_a_run_leaves_its_tables_and_nothing_outside_its_folder(
     assert set(frame["model"]) == {"tiny_vlm"}
     assert frame["correct"].mean() > 0.2
     names = {p.name for p in (tmp_path / "run").iterdir()}
-    assert {"config.yaml", FILE_NAME, "samples.parquet", "cells.parquet"} <= names
+    assert {"config.yaml", "plan.json", "samples.parquet", "cells.parquet"} <= names
     assert {"abilities.parquet", "summary.md", "curve.png"} <= names
     assert list(elsewhere.iterdir()) == []
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
@@ -123,8 +126,10 @@ def test_other_weights_share_no_answers(
     (other / "model.safetensors").write_bytes(b"2")
     assert call(*overrides, "limit=1") == 0
     keys = set(samples(tmp_path)["cell_key"])
-    assert call(*overrides, "limit=1", f"model.pretrained={other}") == 0
-    assert not keys & set(samples(tmp_path)["cell_key"])
+    assert call(*overrides, "limit=1", f"model.pretrained={other}") == 2  # the folder is taken
+    assert call(*overrides, "limit=1", f"model.pretrained={other}", "run.name=other") == 0
+    assert not keys & set(pd.read_parquet(tmp_path / "other" / "samples.parquet")["cell_key"])
+    assert len(list((tmp_path / "answers").glob("*.sqlite"))) == 2
 
 
 def test_the_control_sees_a_uniform_image_of_the_same_size(
@@ -155,13 +160,15 @@ def test_budgets_take_the_place_of_ratios(
 def test_a_multirun_has_a_folder_a_job_and_goes_on_after_a_bad_one(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:
-    chosen = [o for o in overrides if not o.startswith("run.name")]
-    code = call("-m", *chosen, "limit=1", "seed=0,-1,1", "protocol=replay,paper")
+    chosen = [o for o in overrides if not o.startswith(("run.name", "method", "ratios"))]
+    code = call("-m", *chosen, "limit=1", "seed=0,-1", "method=[random],[snapkv]")
     assert code == 2
     assert capsys.readouterr().err.count("seed=-1 is negative") == 2
-    folders = {p.parent.name for p in tmp_path.glob("*/samples.parquet")}
-    expected = {f"tiny_vlm-mmbench_mini-{p}-seed{s}" for p in ("replay", "paper") for s in (0, 1)}
-    assert folders == expected
+    folders = sorted(p.parent.name for p in tmp_path.glob("*/samples.parquet"))
+    for folder, method in zip(folders, ("random", "snapkv"), strict=True):
+        assert folder.startswith(f"tiny_vlm-mmbench_mini-replay-seed0-{method}-")
+        frame = pd.read_parquet(tmp_path / folder / "samples.parquet")
+        assert set(frame["method"]) == {"full", "blank_image", method}
 
 
 def test_interrupting_leaves_a_store_that_goes_on(
@@ -186,29 +193,47 @@ def test_interrupting_leaves_a_store_that_goes_on(
 def test_killed_at_any_moment_the_tables_come_out_the_same(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:
-    assert call(*overrides, "run.name=calm") == 0
-    calm = pd.read_parquet(tmp_path / "calm" / "samples.parquet")
+    calm, here = tmp_path / "calm", tmp_path / "here"
+    assert call(*overrides, f"run.dir={calm}") == 0
+    killed = [*overrides, f"run.dir={here}"]
     for moment in (1, 10 * CELLS):
-        process = _start(overrides)
-        while count(tmp_path) < moment:
+        process = _start(killed)
+        while count(here) < moment:
             assert process.poll() is None
             time.sleep(0.002)
-        if moment == 1:
-            capsys.readouterr()
-            assert call(*overrides) == 2  # the other run holds the folder
-            assert "Another run is writing" in capsys.readouterr().err
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        left = count(tmp_path)
+        left = count(here)
         assert moment <= left < CELLS * ROWS
         assert left % CELLS == 0
-    assert not (tmp_path / "run" / "samples.parquet").exists()
+    assert not (here / "run" / "samples.parquet").exists()
     engine.calls.clear()
-    assert call(*overrides) == 0
+    assert call(*killed) == 0
     assert len(engine.calls) == 2 * (ROWS - left // CELLS)
-    pd.testing.assert_frame_equal(samples(tmp_path), calm)
-    calm_cells = pd.read_parquet(tmp_path / "calm" / "cells.parquet")
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "cells.parquet"), calm_cells)
+    pd.testing.assert_frame_equal(samples(here), samples(calm))
+    cells = [pd.read_parquet(place / "run" / "cells.parquet") for place in (calm, here)]
+    pd.testing.assert_frame_equal(*cells)
+
+
+def test_two_runs_at_once_share_the_work_and_both_finish(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
+) -> None:
+    other = [*overrides, "run.name=other", "method=[random,snapkv,restkv,tova]"]
+    process = _start(other)
+    while not count(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.002)
+    engine.pause = 0.02
+    assert call(*overrides) == 0
+    assert process.wait(60) == 0
+    mine = len(engine.calls) // 2
+    assert 0 < mine < ROWS  # each row was computed by one of the two, but for the cells of tova
+    assert count(tmp_path) == (CELLS + 2) * ROWS
+    assert len(samples(tmp_path)) == CELLS * ROWS
+    others = pd.read_parquet(tmp_path / "other" / "samples.parquet")
+    assert len(others) == (CELLS + 2) * ROWS
+    shared = others[others["method"] != "tova"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(samples(tmp_path), shared)
 
 
 def _start(overrides: list[str]) -> "subprocess.Popen[bytes]":
@@ -219,17 +244,21 @@ def _start(overrides: list[str]) -> "subprocess.Popen[bytes]":
 
 
 def test_answers_of_other_software_stay_and_are_pointed_out(
-    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, monkeypatch
 ) -> None:
+    monkeypatch.setattr(provenance, "version", lambda package: "0.0.1")
     assert call(*overrides, "limit=1") == 0
-    with Store(tmp_path / "run" / FILE_NAME) as store:
-        store.put("software", '{"torch": "1.0"}')
-    capsys.readouterr()
-    assert call(*overrides, "limit=2") == 0
-    assert "torch 1.0 -> " in capsys.readouterr().out
-    assert call(*overrides, "limit=2") == 0  # nothing to compute, and still no false provenance
+    monkeypatch.undo()
+    monkeypatch.setattr(collect, "load_engine", lambda *loading: engine)
+    assert call(*overrides, "limit=3") == 0
     summary = (tmp_path / "run" / "summary.md").read_text()
-    assert "| software of earlier answers | torch 1.0 |" in summary
+    told = next(line for line in summary.splitlines() if "computed otherwise" in line)
+    assert "torch 0.0.1" in told
+    assert f"{len(samples(tmp_path)) - (samples(tmp_path)['origin'].value_counts().max())}" in told
+    with Store(store_of(tmp_path)) as store:
+        origins = store.origins()
+    hosts = {origins[origin]["host"] for origin in samples(tmp_path)["origin"]}
+    assert hosts == {platform.node()}
 
 
 def test_the_summary_names_what_each_label_changes(
@@ -253,15 +282,10 @@ def test_results_that_cannot_be_written_end_in_one_sentence(
     assert str(tmp_path / "run" / name) in told
 
 
-@pytest.mark.parametrize("mode", ["corrupt", "blocked"])
 def test_a_spoilt_run_folder_is_refused_and_left_alone(
-    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys, mode: str
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:
-    if mode == "corrupt":
-        (tmp_path / "run").mkdir()
-        place = tmp_path / "run" / FILE_NAME
-    else:
-        place = tmp_path / "run"
+    place = tmp_path / "run"
     place.write_bytes(b"mine" * 500)
     assert call(*overrides) == 2
     told = capsys.readouterr().err
@@ -269,3 +293,26 @@ def test_a_spoilt_run_folder_is_refused_and_left_alone(
     assert str(place) in told
     assert place.read_bytes() == b"mine" * 500
     assert engine.calls == []
+
+
+def test_a_spoilt_store_is_refused_left_alone_and_repaired_on_request(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
+) -> None:
+    assert call(*overrides) == 0
+    expected, place = samples(tmp_path), store_of(tmp_path)
+    content = bytearray(place.read_bytes())
+    content[len(content) // 2 : -8192] = bytes(len(content) - len(content) // 2 - 8192)
+    place.write_bytes(content)
+    engine.calls.clear()
+    capsys.readouterr()
+    assert call(*overrides) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert str(place) in told
+    assert "store.repair=true" in told
+    assert place.read_bytes() == content
+    assert engine.calls == []
+    assert call(*overrides, "store.repair=true") == 0
+    assert "entries were dropped" in capsys.readouterr().out
+    assert 0 < len(engine.calls) < 2 * ROWS
+    pd.testing.assert_frame_equal(samples(tmp_path), expected)

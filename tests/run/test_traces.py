@@ -13,10 +13,11 @@ from PIL import Image
 
 from harness import collect, traces
 from harness.grid import BLANK_IMAGE, Cell
+from harness.records import older
+from harness.records.store import Store
 from harness.report import flips
-from harness.store import FILE_NAME, Store
 from tests.run import old_stores
-from tests.run.conftest import Program
+from tests.run.conftest import Program, store_of
 from tests.run.fakes import FakeEngine
 
 ROWS, CELLS = 27, 2 + 3 * 2
@@ -114,7 +115,8 @@ def test_a_second_run_writes_the_same_bytes_without_a_model(
 def test_an_interrupted_run_comes_out_the_same(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, monkeypatch
 ) -> None:
-    assert call(*overrides, "run.name=calm") == 0
+    calm = tmp_path / "calm"
+    assert call(*overrides, f"run.dir={calm}") == 0
     ask = engine.answer
     engine.calls.clear()
 
@@ -125,12 +127,12 @@ def test_an_interrupted_run_comes_out_the_same(
 
     monkeypatch.setattr(engine, "answer", interrupted)
     assert call(*overrides) == 130
-    with Store(tmp_path / "run" / FILE_NAME) as store:
+    with Store(store_of(tmp_path)) as store:
         (key,) = (k for (k,) in store._db.execute("SELECT DISTINCT cell_key FROM prompts"))
         assert list(store.prompts(key)) == [0, 1, 2, 3]
     monkeypatch.setattr(engine, "answer", ask)
     assert call(*overrides) == 0
-    assert files(tmp_path) == files(tmp_path, "calm")
+    assert files(tmp_path) == files(calm)
 
 
 def test_every_limit_shows_the_same_questions(
@@ -146,11 +148,13 @@ def test_every_limit_shows_the_same_questions(
     whole = files(tmp_path)
     assert call(*overrides, "run.name=once") == 0
     assert files(tmp_path, "once") == whole
-    assert call(*overrides, "limit=1") == 0  # what the store holds beyond is not shown
-    assert sorted(set(read(tmp_path, "prompts")["image"].dropna())) == [
+    # What the store holds beyond is not shown.
+    assert call(*overrides, "limit=1", "run.name=run1") == 0
+    prompts = pd.read_parquet(tmp_path / "run1" / "prompts.parquet")
+    assert sorted(set(prompts["image"].dropna())) == [
         f"mmbench_mini-{row}.png" for row in in_hash_order(1)
     ]
-    assert len(read(tmp_path, "kept")) == CELLS
+    assert len(pd.read_parquet(tmp_path / "run1" / "kept.parquet")) == CELLS
 
 
 def test_a_new_method_is_traced_beside_the_old_ones(
@@ -166,16 +170,19 @@ def test_a_new_method_is_traced_beside_the_old_ones(
     pd.testing.assert_frame_equal(read(tmp_path, "prompts"), prompts)
 
 
-def test_a_store_that_recorded_nothing_still_works_and_stays_as_it_is(
+def test_an_earlier_run_that_recorded_nothing_still_counts(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
 ) -> None:
     assert call(*overrides) == 0
     traced, samples = read(tmp_path, "kept"), read(tmp_path, "samples")
-    old_stores.forget_traces(tmp_path / "run" / FILE_NAME)
+    old_stores.of_version_2(store_of(tmp_path), tmp_path / "run" / older.FILE)
+    store_of(tmp_path).unlink()
     engine.calls.clear()
     assert call(*overrides) == 0
     assert engine.calls == []
-    pd.testing.assert_frame_equal(read(tmp_path, "samples"), samples)
+    again = read(tmp_path, "samples")
+    assert again.pop("origin").nunique() == 1
+    pd.testing.assert_frame_equal(again, samples.drop(columns="origin"))
     prompts, kept = read(tmp_path, "prompts"), read(tmp_path, "kept")
     assert len(kept) == 0
     assert list(prompts["row"]) == in_hash_order(8)  # their images are there
@@ -210,7 +217,7 @@ def _write(folder: Path, pictures: Pictures, more: dict | None = None, name: str
     asked = SimpleNamespace(
         task=SimpleNamespace(name=name), benchmark=pictures, cells={"f": Cell("full", "full")}
     )
-    with Store(folder / FILE_NAME) as store:
+    with Store(folder / "s.sqlite") as store:
         traces.write(store, [asked], {"model": "m", "protocol": "p"}, folder, more)
 
 
