@@ -219,11 +219,10 @@ def test_two_runs_at_once_share_the_work_and_both_finish(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:
     other = [*overrides, "run.name=other", "method=[random,snapkv,restkv,tova]"]
-    process = _start(other)
+    process = _start(other, pause="0.1")
     while not count(tmp_path):
         assert process.poll() is None
         time.sleep(0.002)
-    engine.pause = 0.02
     assert call(*overrides) == 0
     assert process.wait(60) == 0
     mine = len(engine.calls) // 2
@@ -236,8 +235,8 @@ def test_two_runs_at_once_share_the_work_and_both_finish(
     pd.testing.assert_frame_equal(samples(tmp_path), shared)
 
 
-def _start(overrides: list[str]) -> "subprocess.Popen[bytes]":
-    driver = [sys.executable, str(ROOT / "tests" / "run" / "driver.py"), "0.02"]
+def _start(overrides: list[str], pause: str = "0.02") -> "subprocess.Popen[bytes]":
+    driver = [sys.executable, str(ROOT / "tests" / "run" / "driver.py"), pause]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     quiet = subprocess.DEVNULL
     return subprocess.Popen([*driver, *overrides], env=environment, stdout=quiet, stderr=quiet)
@@ -301,7 +300,7 @@ def test_a_spoilt_store_is_refused_left_alone_and_repaired_on_request(
     assert call(*overrides) == 0
     expected, place = samples(tmp_path), store_of(tmp_path)
     content = bytearray(place.read_bytes())
-    content[len(content) // 2 : -8192] = bytes(len(content) - len(content) // 2 - 8192)
+    content[-3 * 4096 : -2 * 4096] = bytes(4096)
     place.write_bytes(content)
     engine.calls.clear()
     capsys.readouterr()
@@ -314,5 +313,5 @@ def test_a_spoilt_store_is_refused_left_alone_and_repaired_on_request(
     assert engine.calls == []
     assert call(*overrides, "store.repair=true") == 0
     assert "entries were dropped" in capsys.readouterr().out
-    assert 0 < len(engine.calls) < 2 * ROWS
+    assert 0 < len(engine.calls) <= 2 * ROWS
     pd.testing.assert_frame_equal(samples(tmp_path), expected)
