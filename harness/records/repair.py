@@ -41,7 +41,7 @@ def repair(path: Path) -> tuple[int, Path | None]:
 
 def _is_sound(path: Path) -> bool:
     try:
-        with closing(schema.connect(path)) as db:
+        with closing(schema.forgiving(path)) as db:
             if schema.is_fresh(db):
                 return True
             schema.check(db)
@@ -65,7 +65,7 @@ def _save(path: Path, fresh: sqlite3.Connection) -> tuple[int, int]:
             shutil.copy(log, copy.with_name(log.name))
             _fold(copy)
         _restore_first_page(copy)
-        with closing(schema.connect(copy)) as damaged:
+        with closing(schema.forgiving(copy)) as damaged:
             fresh.execute("BEGIN")
             for table in TABLES:
                 found = {row[: len(table.keys)]: row for row in _readable(damaged, table)}

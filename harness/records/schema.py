@@ -5,9 +5,10 @@ Must not know what a value means.
 
 import hashlib
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 APPLICATION_ID = 0x45564354  # "EVCT": tells this store from any other SQLite file
 VERSION = 4
@@ -41,7 +42,7 @@ FIELDS: dict[str, str] = {
 #: What is stored of the prompt of a row, under the key of the full cache; JSON, tokens of a few.
 PROMPT_FIELDS = {"segments": "TEXT NOT NULL", "tokens": "TEXT", "images": "TEXT NOT NULL"}
 
-CASTS = {"TEXT": str, "INTEGER": int, "REAL": float, "BLOB": bytes}
+CASTS: dict[str, Callable[[Any], object]] = {"TEXT": str, "INTEGER": int, "REAL": float, "BLOB": bytes}
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,12 @@ class Table:
 
     def sealed(self, values: Mapping[str, object]) -> tuple[object, ...]:
         """A row as SQLite will give it back, with its checksum."""
-        row = [_cast(values[name], kind) for name, kind in self.columns.items()]
+        row = [None if values[k] is None else cast(values[k]) for k, cast in self._casts]
         return (*row, self.checksum(row))
+
+    @cached_property
+    def _casts(self) -> list[tuple[str, Callable[[Any], object]]]:
+        return [(name, CASTS[kind.partition(" ")[0]]) for name, kind in self.columns.items()]
 
     def checksum(self, row: Sequence[object]) -> bytes:
         """Eight bytes over the table's name, the keys and the values."""
@@ -151,15 +156,16 @@ def pragma(db: sqlite3.Connection, name: str) -> int:
 
 
 def connect(path: object) -> sqlite3.Connection:
-    """A connection that waits for other writers and reads text that is no UTF-8 as well."""
-    db = sqlite3.connect(str(path), isolation_level=None, timeout=60)
+    """A connection that waits for other writers."""
+    return sqlite3.connect(str(path), isolation_level=None, timeout=60)
+
+
+def forgiving(path: object) -> sqlite3.Connection:
+    """A connection that reads damaged text as well."""
+    db = connect(path)
     db.text_factory = _text
     return db
 
 
 def _text(stored: bytes) -> str:
     return stored.decode(errors="surrogateescape")
-
-
-def _cast(value: object, kind: str) -> object:
-    return None if value is None else CASTS[kind.partition(" ")[0]](value)
