@@ -20,7 +20,7 @@ from harness.errors import UserError
 
 FILE_NAME = "responses.sqlite"
 APPLICATION_ID = 0x45564354  # "EVCT": tells this store from any other SQLite file
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 WHOLE = 65_520  # a share of 1; shares of most numbers of layers and heads are whole then
 
 Values = Mapping[str, Mapping[str, object]]
@@ -42,6 +42,7 @@ FIELDS: dict[str, str] = {
     "adaptive_active": "REAL",
     "fallback": "TEXT",
     "truncated_tokens": "INTEGER NOT NULL DEFAULT 0",
+    "nonfinite_tokens": "INTEGER NOT NULL DEFAULT 0",
     "letter_logits": "TEXT NOT NULL",
     "prefill_s": "REAL NOT NULL",
     "score_s": "REAL NOT NULL",
@@ -260,11 +261,16 @@ def _create(db: sqlite3.Connection) -> None:
 
 
 def _migrate(db: sqlite3.Connection) -> None:
-    """Bring an earlier store to this version; version 1 never cut prompts, 2 recorded none."""
-    version, kind = _pragma(db, "user_version"), FIELDS["truncated_tokens"]
-    cut = [f"ALTER TABLE responses ADD COLUMN truncated_tokens {kind}"] if version == 1 else []
+    """Bring an earlier store to this version.
+
+    Version 1 never cut prompts, 2 recorded none, 3 watched no logits: of those that are no numbers
+    only the letters' are known.
+    """
+    version = _pragma(db, "user_version")
+    added = [*(["truncated_tokens"] if version == 1 else []), "nonfinite_tokens"]
+    columns = [f"ALTER TABLE responses ADD COLUMN {name} {FIELDS[name]}" for name in added]
     if version < SCHEMA_VERSION:
-        _run(db, *cut, *TRACES)
+        _run(db, *columns, NONFINITE, *(TRACES if version < 3 else ()))
 
 
 def _table(name: str, fields: Mapping[str, str]) -> str:
@@ -275,6 +281,10 @@ def _table(name: str, fields: Mapping[str, str]) -> str:
     )
 
 
+NONFINITE = (
+    "UPDATE responses SET nonfinite_tokens = 1 "
+    "WHERE letter_logits LIKE '%: NaN%' OR letter_logits LIKE '%: Infinity%'"
+)
 TRACES = (_table("prompts", PROMPT_FIELDS), _table("kept", {"shares": "BLOB NOT NULL"}))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import stats
+from harness import precision, stats
 from harness.report import tables
 from harness.report.tables import percent, plain
 
@@ -51,6 +51,7 @@ def sentences(samples: pd.DataFrame, cells: pd.DataFrame, meta: Mapping[str, Any
             "every cell scored tokens came from the compacted cache; it cannot say how other "
             "models, other tasks or other prompt lengths fare."
         )
+    yield from _failed(cells, meta)
     yield from _readings(samples)
     if "caveat" in meta:
         yield plain(meta["caveat"], 600)
@@ -97,10 +98,24 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
         )
 
 
+def _failed(cells: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[str]:
+    """Cells without a score because their numbers were none."""
+    failed = tables.failures(cells)
+    if failed:
+        dtype = str(meta.get("settings", {}).get("dtype", ""))
+        where = f" in {dtype}" if dtype else ""
+        yield (
+            f"In some rows of these cells the logits, or the scores that chose what is kept, were "
+            f"not finite (NaN or infinite){where}, so they have no score and are compared with "
+            f"nothing: {failed}; {precision.rerun(dtype)}."
+        )
+
+
 def _readings(samples: pd.DataFrame) -> Iterator[str]:
     """What the score leaves open: secret answers, and another published reading of them."""
     if "score" not in samples:
         return
+    samples = samples[~stats.failed(samples)]
     if samples["score"].isna().any():
         yield (
             "The right answers of this split are secret, so no accuracy is claimed: the files for "

@@ -7,11 +7,14 @@ know how an answer is scored.
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Protocol
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 
+from harness.engine import NotFinite
+from harness.errors import UserError
 from harness.grid import BLANK_IMAGE, Cell
 from harness.segments import Texts
 from harness.store import Store
@@ -31,7 +34,11 @@ class Engine(Protocol):
         texts: Texts,
         trace: bool,
     ) -> list[Any]:
-        """Prefill once and decode every cell; results in the order of the cells."""
+        """Prefill once and decode every cell; results in the order of the cells.
+
+        Raises:
+            NotFinite: the full cache's numbers are not finite.
+        """
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,10 @@ class Collector(lmms):
         if not missing:
             return GenerationResult(self._full[row])
         messages = doc_to_messages(self.task_dict[task][split][position])
-        found = self._branches(messages, missing, generation, position)
+        try:
+            found = self._branches(messages, missing, generation, position)
+        except NotFinite as error:  # nothing of the row is stored: a rerun comes here again
+            raise UserError(f"task={task}, row {row}: {error}") from error
         self._write(row, found)
         self._done[row] = done | set(missing)
         self.progress(len(missing))
@@ -169,7 +179,10 @@ def stored(result: Any) -> dict[str, object]:
         "adaptive_active": None if result.adaptive is None else float(result.adaptive),
         "fallback": result.fallback,
         "truncated_tokens": int(result.truncated_tokens),
-        "letter_logits": json.dumps({k: float(v) for k, v in result.letter_logits.items()}),
+        "nonfinite_tokens": int(result.nonfinite_tokens),
+        "letter_logits": json.dumps(
+            {k: float(v) if isfinite(v) else None for k, v in result.letter_logits.items()}
+        ),
         **{f"{step}_s": float(result.timings[step]) for step in STEPS},
     }
 

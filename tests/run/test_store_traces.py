@@ -71,7 +71,7 @@ def test_answers_and_traces_are_stored_together_or_not_at_all(
         assert not store._db.in_transaction
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_earlier_store_is_brought_up_to_date_once(tmp_path: Path, version: int) -> None:
     path = tmp_path / FILE_NAME
     old_stores.write(path, version)
