@@ -124,7 +124,8 @@ class Engine:
         return results
 
     def _not_finite(self) -> NotFinite:
-        return NotFinite(stopped(str(self.loaded.dtype).removeprefix("torch.")))
+        dtype = str(self.loaded.dtype).removeprefix("torch.")
+        return NotFinite(stopped(self.loaded.name, dtype))
 
     def _rotary(self, branches: Sequence[Branch]) -> Rotary | None:
         """The model's rotary positions if a policy re-indexes them, checked once."""

@@ -29,9 +29,15 @@ def sentences(samples: pd.DataFrame, cells: pd.DataFrame, meta: Mapping[str, Any
     """What the table can and cannot say; the first sentence carries the weight."""
     rows = tables.compressed(cells)
     total, empty = len(rows), int(rows["vacuous"].sum())
+    failed = sum(tables.failed_rows(cell) > 0 for _, cell in rows.iterrows())
     model, task, protocol = (plain(cells.iloc[0][name]) for name in stats.GROUP)
     if total == 0:
         yield "This table holds no compressed cell, so it cannot say anything about eviction."
+    elif failed == total:
+        yield (
+            f"This table cannot answer the question: each of the {total} compressed cells has rows "
+            "that failed."
+        )
     elif empty == total:
         yield (
             f"This table cannot answer the question: all {total} compressed cells are vacuous, "
@@ -46,7 +52,7 @@ def sentences(samples: pd.DataFrame, cells: pd.DataFrame, meta: Mapping[str, Any
         )
     else:
         yield (
-            f"This table can say how {total} compressed cells of {model} fare on "
+            f"This table can say how {total - failed} compressed cells of {model} fare on "
             f"{cells['n_questions'].max():,} questions of {task} under protocol {protocol}, for in "
             "every cell scored tokens came from the compacted cache; it cannot say how other "
             "models, other tasks or other prompt lengths fare."

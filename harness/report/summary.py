@@ -174,9 +174,8 @@ def _by_ability(abilities: pd.DataFrame, place: str) -> list[str]:
     at = abilities.apply(tables.setting, axis=1).eq(place)
     rows = abilities[role.ne("method") | at]
     names = role[rows.index].map(tables.REFERENCES).fillna(rows["method"])
-    wide = rows.assign(name=names).pivot_table(
-        index=["level", "ability"], columns="name", values="accuracy"
-    )
+    parts = rows.assign(name=names).groupby(["level", "ability", "name"])
+    wide = parts["accuracy"].mean().unstack("name")
     counts = rows.groupby(["level", "ability"])["n_rows"].max()
     body = [
         [escape(ability), escape(level), f"{counts[level, ability]:,}"]

@@ -46,6 +46,7 @@ class Plan:
     """What a sweep asks: cells by key, the data set row and option letters of every document.
 
     texts: what is known of the text of a document's prompt. shown: rows whose prompts are traced.
+    task: what the run calls it.
     """
 
     cells: Mapping[str, Cell]
@@ -53,6 +54,7 @@ class Plan:
     letters: Sequence[Sequence[str]]
     texts: Callable[[int], Texts]
     shown: Collection[int]
+    task: str = ""
 
     @property
     def full(self) -> str:
@@ -89,7 +91,7 @@ class Collector(lmms):
         try:
             found = self._branches(messages, missing, generation, position)
         except NotFinite as error:  # nothing of the row is stored: a rerun comes here again
-            raise UserError(f"task={task}, row {row}: {error}") from error
+            raise UserError(f"task={self.plan.task or task}, row {row}: {error}") from error
         self._write(row, found)
         self._done[row] = done | set(missing)
         self.progress(len(missing))

@@ -103,7 +103,7 @@ class FakeEngine:
             n and cell.method == FULL and cell.control == "none"
             for n, cell in zip(bad, cells, strict=True)
         ):
-            raise NotFinite(stopped("float16"))
+            raise NotFinite(stopped("tiny", "float16"))
         said = [self._say(cell, text, letters) for cell in cells]
         return [
             result(each, cell, letters, trace, count)
