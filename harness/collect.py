@@ -135,7 +135,7 @@ def answer_all(
 
     asked = one.benchmark
     letters = [question.letters for question in asked.questions]
-    plan = Plan(one.cells, asked.rows, letters, asked.texts, asked.shown)
+    plan = Plan(one.cells, asked.rows, letters, asked.texts, asked.shown, one.task.name)
     with quiet.into(folder / LOG):
         model = Collector(engine, plan, store, tick)
         evaluate(model, one.benchmark, folder / "lmms_eval", seed)

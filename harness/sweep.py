@@ -188,7 +188,9 @@ def score(job: Job, asked: Sequence[Asked], store: Store) -> "pd.DataFrame":
             frame = samples.table(store, one.benchmark, one.cells, names)
             full = frame[frame["cell_key"] == next(iter(one.cells))]
             one.benchmark.verify(list(full["text"]), job.folder / "lmms_eval")
-            if frame["score"].isna().any():  # only a server knows what is right
+            if (
+                frame.loc[~frame["failed"], "score"].isna().any()
+            ):  # only a server knows what is right
                 submit(one, frame, job.folder / "submissions")
             frames.append(frame)
     return pd.concat(frames, ignore_index=True)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from .budgets import kept_count, protected_window
 from .checks import require_choice
@@ -35,7 +36,9 @@ class Selection:
     were protected. adaptive: share of KV heads whose ReST-KV window differed from the fixed pool;
     None for methods without an adaptive window. fallback: what was done where the method's own
     pattern does not fit, or None. carried: float32 [B, Hkv, n], what a policy that holds its budget
-    remembers of each kept token, or None.
+    remembers of each kept token, or None. peak: the largest score by absolute value of the tokens
+    among which the policy chose, a scalar: no finite number where any score is none, and then the
+    choice means nothing; None where there was no choice.
     """
 
     positions: Tensor
@@ -44,6 +47,7 @@ class Selection:
     fallback: str | None = None
     counts: Tensor | None = None
     carried: Tensor | None = None
+    peak: Tensor | None = None
 
 
 class Plan(NamedTuple):
@@ -121,7 +125,11 @@ class Policy(ABC):
         return None
 
     def standing(self, step: Step, carried: Tensor | None) -> Tensor:
-        """float32, broadcastable to [C, Hkv, n]: entries of lowest standing are evicted first."""
+        """float32, broadcastable to [C, Hkv, n]: entries of lowest standing are evicted first.
+
+        Numbers, or +inf for what stays, wherever `step.attention` and `carried` are numbers: those
+        are watched, by the logits and by Selection.peak, and this is not.
+        """
         raise AssertionError(f"{self.name} does not hold a budget")
 
     def drop(self, step: Step, carried: Tensor | None, count: int) -> Tensor:
@@ -162,7 +170,7 @@ class Policy(ABC):
         if not shares:
             return []
         distinct = list(dict.fromkeys(plan for _, plan in shares))
-        scored, remembered = self._protected_scores(view, distinct)
+        scored, peaks, remembered = self._protected_scores(view, distinct)
         # A stable sort is what sends ties to the lower position.
         ranked = scored.scores.sort(dim=-1, descending=True, stable=True)
         selections = []
@@ -177,6 +185,7 @@ class Policy(ABC):
                     chosen.fallback,
                     chosen.counts,
                     _carried(remembered, chosen.positions),
+                    peaks[row] if count < view.length else None,
                 )
             )
         return selections
@@ -191,14 +200,19 @@ class Policy(ABC):
         """Tokens kept on this layer, and the plan, when `count` are kept on average."""
         return count, self.plan(view, count)
 
-    def _protected_scores(self, view: LayerView, plans: list[Plan]) -> tuple[Scored, Tensor | None]:
+    def _protected_scores(
+        self, view: LayerView, plans: list[Plan]
+    ) -> tuple[Scored, Sequence[Tensor], Tensor | None]:
+        """Scores, the largest by absolute value that is not protected, and what is remembered."""
         measured = self.measure(view)
         scores, adaptive = self.rescore(view, measured, plans)
         protected = self._protection(view, plans)
+        free = scores if protected is None else scores.masked_fill(protected, 0.0)
+        peaks = vector_norm(free, torch.inf, (1, 2, 3)).unbind()
         if protected is not None:
             scores = scores.masked_fill(protected, torch.inf)
         remembered = self.remember(view, measured) if self.decode == "hold" else None
-        return Scored(scores, adaptive), remembered
+        return Scored(scores, adaptive), peaks, remembered
 
     def _protection(self, view: LayerView, plans: Sequence[Plan]) -> Tensor | None:
         """True for protected tokens, broadcastable to [plans, B, Hkv, L]; None: there are none."""

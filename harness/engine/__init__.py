@@ -5,6 +5,14 @@ store of results.
 """
 
 from harness.engine.session import Engine, check_device
-from harness.engine.settings import Branch, BranchResult, Generation, Protocol
+from harness.engine.settings import Branch, BranchResult, Generation, NotFinite, Protocol
 
-__all__ = ["Branch", "BranchResult", "Engine", "Generation", "Protocol", "check_device"]
+__all__ = [
+    "Branch",
+    "BranchResult",
+    "Engine",
+    "Generation",
+    "NotFinite",
+    "Protocol",
+    "check_device",
+]

@@ -51,6 +51,7 @@ class Answers:
         self.token_ids: dict[int, list[int]] = {}
         self.letter_logits: dict[int, list[float]] = {}
         self.kept: dict[int, Kept] = {}
+        self.nonfinite: dict[int, int] = {}
         self.compact_s = 0.0
         self.decode_s = 0.0
 
@@ -71,6 +72,7 @@ class Answers:
                 self.token_ids[i] = decoded.token_ids[row]
                 self.letter_logits[i] = picked[row]
                 self.kept[i] = kept[row]
+                self.nonfinite[i] = decoded.nonfinite[row]
             start += len(group)
 
     def _attempt(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded] | None:
@@ -171,6 +173,7 @@ class Answers:
             segments=self.prompt.segments,
             kept_shares=None if kept.shares is None else kept.shares.tolist(),
             shown=shown,
+            nonfinite_tokens=self.nonfinite[i] if self.filled.finite and kept.finite else len(ids),
         )
 
     def _free_tokens(self, cell: Cell) -> float:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -52,6 +54,7 @@ class Kept:
     """Figures of one cell, means over compressed layers and KV heads; bytes over all layers.
 
     shares float32 [L]: of those layers and heads, how many kept each token; None where not asked.
+    finite: whether the scores that decided what was kept are numbers.
     """
 
     tokens: float
@@ -62,6 +65,7 @@ class Kept:
     adaptive: float | None
     fallback: str | None
     shares: Tensor | None = None
+    finite: bool = True
 
 
 @dataclass(frozen=True)
@@ -141,11 +145,13 @@ def build(
         full += heads * length * token_bytes
     whole = _uncompressed_bytes(prefill, layout)
     number = len(layout.layers)
-    figures = zip(cells, tokens.tolist(), images.tolist(), stored, strict=True)
+    pictured, finite = _read(images, [_peaks(prefill, cell) for cell in cells])
+    figures = zip(cells, tokens.tolist(), pictured, stored, strict=True)
     kept = [
         Kept(count / number, image / number, size + whole, full + whole, *_observed(prefill, cell))
         for cell, count, image, size in figures
     ]
+    kept = [replace(one, finite=sound) for one, sound in zip(kept, finite, strict=True)]
     if shares is not None:
         kept = [replace(one, shares=own / number) for one, own in zip(kept, shares, strict=True)]
     return Batch(branch(prefill.cache, compact, len(cells)), kept)
@@ -247,6 +253,22 @@ def _uncompressed_bytes(prefill: Prefill, layout: Layout) -> int:
     compressed = {layer.index for layer in layout.layers}
     rest = [layer for i, layer in enumerate(prefill.cache.layers) if i not in compressed]
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in rest)
+
+
+def _peaks(prefill: Prefill, cell: Cell) -> list[Tensor]:
+    """The largest score by which the cell chose, of each layer where it had a choice."""
+    if cell.branch.policy is None:
+        return []
+    found = [layer[id(cell.branch.policy)][cell.count].peak for layer in prefill.selections]
+    return [peak for peak in found if peak is not None]
+
+
+def _read(images: Tensor, peaks: Sequence[Sequence[Tensor]]) -> tuple[list[float], list[bool]]:
+    """Image entries [cells], and whether all peaks of a cell are numbers, by one copy."""
+    flat = [peak for each in peaks for peak in each]
+    found = iter((torch.cat([images, torch.stack(flat)]) if flat else images).tolist())
+    pictured = list(islice(found, len(peaks)))
+    return pictured, [all(map(isfinite, list(islice(found, len(each))))) for each in peaks]
 
 
 def _observed(prefill: Prefill, cell: Cell) -> tuple[int | None, float | None, str | None]:

@@ -6,6 +6,7 @@ how the caches were chosen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -66,10 +67,14 @@ class CompactAttention:
 
 @dataclass
 class Decoded:
-    """Token ids of each cell, its stop token included, and the raw first logits [cells, V]."""
+    """Token ids of each cell, its stop token included, and the raw first logits [cells, V].
+
+    nonfinite: how many of a cell's tokens were chosen by logits that are no numbers.
+    """
 
     token_ids: list[list[int]]
     first_logits: Tensor
+    nonfinite: list[int]
 
 
 class Decoder:
@@ -126,8 +131,10 @@ class Decoder:
             logits = first if not barred else _without(first, barred)
             steps = Steps(lambda ids, place: self._step(cache, ids, place), cache, self.graphs)
             for step in range(generation.max_new_tokens):
-                tokens = self._choose(history, logits)
-                rows = state.accept(tokens.tolist())
+                peaks, tokens = self._choose(history, logits)
+                # The raw ones too: ruling a token out hides that its logit is no number.
+                hidden = [first.amax(-1)] if barred and step == 0 else []
+                rows = state.accept(*_read(tokens, [peaks, *hidden]))
                 if not rows or step + 1 == generation.max_new_tokens:
                     break
                 if 2 * len(rows) <= len(tokens):
@@ -145,14 +152,16 @@ class Decoder:
                 listener.last = not left
                 logits = steps(tokens[:, None], place, left)
         self.graphs = self.graphs and not steps.failed  # what failed once will fail again
-        return Decoded(state.token_ids, first)
+        return Decoded(state.token_ids, first, state.nonfinite)
 
     def _step(self, cache: CellCache, ids: Tensor, positions: Tensor) -> Tensor:
         return forward(self.model, self.layout, cache, positions, input_ids=ids)
 
-    def _choose(self, history: Tensor, logits: Tensor) -> Tensor:
+    def _choose(self, history: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The highest score of each cell, NaN where any is NaN, and its token, both [cells]."""
         scores = self.penalty(history, logits.clone()) if self.penalty else logits
-        return scores.argmax(-1)
+        peaks, tokens = scores.max(-1)
+        return peaks, tokens
 
 
 class _Cells:
@@ -166,6 +175,7 @@ class _Cells:
         to_text: Callable[[list[int]], str],
     ) -> None:
         self.token_ids: list[list[int]] = [[] for _ in range(cells)]
+        self.nonfinite = [0] * cells
         self.running = [True] * cells
         self.rows = list(range(cells))  # cell of each row of the batch
         self.stop_ids = stop_ids
@@ -174,13 +184,14 @@ class _Cells:
         # A character may take four byte-level tokens; a few more cover special tokens between them.
         self.reach = 8 + 4 * max((len(s) for s in generation.until), default=0)
 
-    def accept(self, tokens: Sequence[int]) -> list[int]:
-        """Append one token to each running cell; the rows that go on."""
+    def accept(self, tokens: Sequence[int], finite: Sequence[bool]) -> list[int]:
+        """Append one token to each running cell, chosen by numbers or not; the rows that go on."""
         going = []
         for row, (cell, token) in enumerate(zip(self.rows, tokens, strict=True)):
             if not self.running[cell]:
                 continue
             self.token_ids[cell].append(token)
+            self.nonfinite[cell] += not finite[row]
             if token in self.stop_ids or self._hits_stop(self.token_ids[cell]):
                 self.running[cell] = False
             else:
@@ -196,6 +207,14 @@ class _Cells:
             return False
         text = self.to_text(ids[-self.reach :])
         return any(stop in text for stop in self.until)
+
+
+def _read(tokens: Tensor, peaks: Sequence[Tensor]) -> tuple[list[int], list[bool]]:
+    """Tokens, and whether all peaks of a row are numbers, by one copy from the device."""
+    # float32 holds every token id, and a peak of a narrower dtype, exactly.
+    ids, *rest = torch.stack([each.float() for each in (tokens, *peaks)]).tolist()
+    finite = [all(map(math.isfinite, row)) for row in zip(*rest, strict=True)]
+    return [int(token) for token in ids], finite
 
 
 def _without(logits: Tensor, ids: Sequence[int]) -> Tensor:

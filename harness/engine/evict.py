@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ from harness.engine.inputs import check, check_boundary, first_part, position_id
 from harness.engine.layout import Layout, prepare
 from harness.engine.prefill import Capture, forward
 from harness.engine.rotary import Rotary, forget_lengths
-from harness.engine.settings import PROTOCOLS, Branch
+from harness.engine.settings import PROTOCOLS, Branch, NotFinite
 from harness.models import modality
+from harness.precision import rerun
 from methods.kernels import require, using
 
 _REFUSED = ("past_key_values", "inputs_embeds", "assistant_model", "prompt_lookup_num_tokens")
@@ -44,6 +46,7 @@ class Evictor:
         self.capture = capture
         self.sequel = sequel
         self.told = False
+        self.peaks: list[Tensor] = []  # what has to be numbers for the answer to mean anything
 
     def attend(
         self,
@@ -64,6 +67,8 @@ class Evictor:
         self.capture.attend(module, query, key, value, mask, scaling)
         (chosen,) = self.capture.selections[layer.rank].values()
         self._tell(chosen[self.cell.count].fallback)
+        peak = chosen[self.cell.count].peak
+        self.peaks += [] if peak is None else [peak]
         rotary = self.sequel.rotary
         sequel = replace(self.sequel, turns=rotary.now) if rotary else self.sequel
         self.cache.layers[layer.index] = compact_layer(
@@ -77,6 +82,15 @@ class Evictor:
             self.told = True
             name = getattr(self.cell.branch.policy, "name", "the method")
             warnings.warn(f"{name} did not fit this prompt and budget: {fallback}", stacklevel=2)
+
+    def check(self, model: PreTrainedModel) -> None:
+        """NotFinite unless the prompt's logits and the scores of its tokens are numbers."""
+        if self.peaks and not all(map(isfinite, torch.stack(self.peaks).tolist())):
+            dtype = str(model.dtype).removeprefix("torch.")
+            raise NotFinite(
+                f"the prompt's logits or the scores of its tokens are not finite (NaN or infinite) "
+                f"in {dtype}, so what is kept of it means nothing: {rerun(dtype)}."
+            )
 
 
 @contextmanager
@@ -98,7 +112,8 @@ def evict(
     the last), `context` (after the last image) or `paper` (after the whole prompt). rule: the
     method's parameter `budget` (uniform, pyramid or adaptive), whose name is taken here. kernels:
     auto, triton or torch, see methods.kernels.using. One prompt at a time, no beams. ValueError,
-    one sentence, for what does not fit.
+    one sentence, for what does not fit, and where the scores that decide what is kept are not
+    finite. The logits of new tokens, and what is done with a NaN among them, are generate's affair.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
@@ -172,10 +187,14 @@ def _generate(
         kwargs["position_ids"] = position_ids(model, tensors, kinds)
         if boundary < ids.shape[1]:
             part = first_part(tensors, boundary)
-            forward(model, layout, cache, kwargs["position_ids"][..., :boundary], **part)
+            logits = forward(model, layout, cache, kwargs["position_ids"][..., :boundary], **part)
+            evictor.peaks.append(logits.amax())
+            evictor.check(model)
             kept = ("input_ids", "attention_mask", "position_ids")
             kwargs = {name: v for name, v in kwargs.items() if name not in tensors or name in kept}
-        return generate(**kwargs, past_key_values=cache)
+        answer = generate(**kwargs, past_key_values=cache)
+        evictor.check(model)
+        return answer
 
 
 def _boundary(protocol: str, kinds: Tensor) -> int:

@@ -91,10 +91,10 @@ class Steps:
             layer.recount(counted)  # capturing ran the host's part only
         if not reason:
             self._back(layers)
-            self._logits.fill_(torch.nan)  # a replay that does nothing must not agree
+            self._logits.fill_(torch.inf)  # a replay that does nothing must not agree
             replay()
             self._on(layers)
-            off = float((self._logits - logits).abs().max() / logits.abs().max())
+            off = _distance(self._logits, logits)
             if off <= _AGREE and all(layer.agrees() for layer in layers):
                 self._replay = replay
                 return
@@ -128,6 +128,14 @@ class Steps:
 
     def _layers(self) -> list[CompactLayer]:
         return [layer for layer in self.cache.layers if isinstance(layer, CompactLayer)]
+
+
+def _distance(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference, of the largest number wanted; NaN differs from NaN by nothing."""
+    same = (found == wanted) | (found.isnan() & wanted.isnan())
+    gap = (found - wanted).abs().masked_fill(same, 0.0).max()
+    largest = wanted.abs().nan_to_num(0.0, 0.0, 0.0).max()
+    return float(gap / largest.clamp_min(torch.finfo(largest.dtype).tiny))
 
 
 def _grows(layer: object) -> bool:

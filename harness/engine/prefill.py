@@ -66,7 +66,8 @@ class Prefill:
 
     cache: all prompt entries [1, Hkv, L, d] a layer. logits [1, V] after the last prefilled token.
     selections: one mapping for each compressible layer. Times in seconds. rotary, and the turns
-    [1, L, dim] that the keys were rotated by, where a policy re-indexes positions.
+    [1, L, dim] that the keys were rotated by, where a policy re-indexes positions. finite: whether
+    all of it is numbers.
     """
 
     cache: Cache
@@ -76,6 +77,7 @@ class Prefill:
     score_s: float
     rotary: Rotary | None = None
     turns: Turns | None = None
+    finite: bool = True
 
 
 class Capture:
@@ -207,7 +209,18 @@ def prefill(
             )
     scored = capture.scoring.seconds()
     spent = elapsed - scored, scored
-    return Prefill(cache, logits, capture.selections, *spent, rotary, turns)
+    finite = _finite(logits, cache)
+    return Prefill(cache, logits, capture.selections, *spent, rotary, turns, finite)
+
+
+def _finite(logits: Tensor, cache: Cache) -> bool:
+    """Whether logits [1, V], and all keys and values, are numbers.
+
+    Keys count because one of -inf is seen by nobody. Logits of -inf rule a token out on purpose.
+    """
+    states = [each for layer in cache.layers for each in (layer.keys, layer.values)]
+    largest = [torch.linalg.vector_norm(each, torch.inf) for each in states]
+    return bool(torch.stack([logits.amax(), *largest]).isfinite().all())
 
 
 def forward(

@@ -19,7 +19,8 @@ from harness.engine.inputs import check, check_boundary, position_ids
 from harness.engine.layout import prepare
 from harness.engine.prefill import Capture, Prefill, prefill
 from harness.engine.rotary import Rotary, forget_lengths, moves_frequencies
-from harness.engine.settings import Branch, BranchResult, Generation, Protocol
+from harness.engine.settings import Branch, BranchResult, Generation, NotFinite, Protocol
+from harness.precision import stopped
 from methods.kernels import require, using
 
 if TYPE_CHECKING:
@@ -83,11 +84,14 @@ class Engine:
         generation: Generation,
         letters: Sequence[str] = (),
         trace: bool = False,
+        stop: bool = True,
     ) -> list[BranchResult]:
         """Answers of all branches, in their order.
 
         trace: also tell which prompt tokens each branch kept and how the prompt looks, unless more
-        than TRACED of them are in the cache at the eviction.
+        than TRACED of them are in the cache at the eviction. stop: NotFinite, before anything is
+        decoded, where the prompt's own pass is not finite, and where a full cache's answer is not;
+        else such answers say so (`BranchResult.nonfinite_tokens`), as those of other branches do.
         ValueError, one sentence, for prompts and protocols that do not fit the model or its memory.
         """
         if not branches:
@@ -106,12 +110,22 @@ class Engine:
         rotary = self._rotary(branches)
         with using(self.kernels):
             filled = self._prefill(capture, prompt, positions, boundary, rotary)
+            if stop and not filled.finite:
+                raise self._not_finite()
             trace = trace and boundary <= TRACED
             answers = Answers(
                 self, prompt, positions, modality, boundary, generation, filled, trace
             )
             answers.run_all(cells, self.loaded.letter_ids(letters))
-        return answers.results(cells, letters)
+        results = answers.results(cells, letters)
+        full = [one for one, branch in zip(results, branches, strict=True) if branch.policy is None]
+        if stop and any(one.nonfinite_tokens for one in full):
+            raise self._not_finite()
+        return results
+
+    def _not_finite(self) -> NotFinite:
+        dtype = str(self.loaded.dtype).removeprefix("torch.")
+        return NotFinite(stopped(self.loaded.name, dtype))
 
     def _rotary(self, branches: Sequence[Branch]) -> Rotary | None:
         """The model's rotary positions if a policy re-indexes them, checked once."""

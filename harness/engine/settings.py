@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from methods import Policy
 
+
+class NotFinite(ValueError):
+    """The full cache itself gives numbers that are not finite: there is nothing to compare with."""
+
+
 PROTOCOLS = ("replay", "context", "paper")
 TAILS = ("last_token", "suffix")
 
@@ -163,6 +168,9 @@ class BranchResult:
     the model's context before any of this. segments: what the prompt's tokens belong to, see
     harness.segments. Of prompts that are traced, else None: kept_shares, for each of the L tokens
     the share of compressed layers and KV heads whose cache kept it at the eviction; shown.
+    nonfinite_tokens: answer tokens that were chosen by logits that are no numbers (a NaN or +inf
+    among them, or nothing but -inf); all of them where the prompt's own pass, or the scores by
+    which the cell was evicted, are none. Above 0 the answer means nothing.
     """
 
     text: str

@@ -54,11 +54,14 @@ def _copy(old: sqlite3.Connection, store: Store, weights: str) -> int:
 
 
 def _copy_cell(old: sqlite3.Connection, store: Store, key: str) -> int:
-    new = {"truncated_tokens": 0, "nonfinite_tokens": 0}
     answers = _rows(old, "responses", key)
     prompts, kept = _rows(old, "prompts", key), _rows(old, "kept", key)
     for row, values in answers.items():
         shares = {key: bytes(kept[row]["shares"])} if row in kept else None
+        # Earlier versions watched no logits: of those that are no numbers only the letters' tell.
+        logits = str(values["letter_logits"])
+        failed = ": NaN" in logits or ": Infinity" in logits
+        new = {"truncated_tokens": 0, "nonfinite_tokens": int(failed)}
         told = {key: prompts[row]} if row in prompts else None
         store.write(row, {key: new | values}, told, shares)
     return len(answers)

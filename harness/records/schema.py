@@ -42,7 +42,12 @@ FIELDS: dict[str, str] = {
 #: What is stored of the prompt of a row, under the key of the full cache; JSON, tokens of a few.
 PROMPT_FIELDS = {"segments": "TEXT NOT NULL", "tokens": "TEXT", "images": "TEXT NOT NULL"}
 
-CASTS: dict[str, Callable[[Any], object]] = {"TEXT": str, "INTEGER": int, "REAL": float, "BLOB": bytes}
+CASTS: dict[str, Callable[[Any], object]] = {
+    "TEXT": str,
+    "INTEGER": int,
+    "REAL": float,
+    "BLOB": bytes,
+}
 
 
 @dataclass(frozen=True)

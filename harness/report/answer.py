@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from harness import stats
-from harness.report import answer_tables, honesty, tables
+from harness.report import answer_tables, honesty, summary, tables
 from harness.report.study import Study
 from harness.report.tables import escape, points
 from harness.report.verdicts import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
@@ -117,7 +117,7 @@ def limits(study: Study) -> Iterator[str]:
     for key, group in tables.groups(study.cells):
         own = study.samples[(study.samples[stats.GROUP] == list(key)).all(axis=1)]
         lead = f"{key[1]}: " if study.cells["task"].nunique() > 1 else ""
-        for sentence in honesty.sentences(own, group, {}):
+        for sentence in honesty.sentences(own, group, _computed(study)):
             yield lead + sentence
         yield lead + honesty.window(group)
     if study.cells["protocol"].eq("replay").any():
@@ -126,6 +126,10 @@ def limits(study: Study) -> Iterator[str]:
             "evicted, so a method can keep an answer by keeping them; protocol=context is harder."
         )
     yield from study.told
+
+
+def _computed(study: Study) -> dict[str, object]:
+    return {"settings": study.provenance.get("settings", {})}
 
 
 def text(study: Study) -> str:
@@ -139,7 +143,7 @@ def text(study: Study) -> str:
             lines += [f"## {escape(key[1])}, protocol {escape(key[2])}", ""]
         lines += list(_group(study, key, rows))
     lines += ["## What the data does not say", ""]
-    lines += [f"- {escape(sentence, 2000)}" for sentence in limits(study)]
+    lines += [f"- {escape(sentence, summary.SENTENCE)}" for sentence in limits(study)]
     if not study.claims.empty:
         lines += ["", "## Claims of the paper", "", *answer_tables.claims(study.claims)]
     lines += ["", "## To reproduce", "", "```", str(study.provenance.get("command", "")), "```", ""]

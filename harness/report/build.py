@@ -42,6 +42,7 @@ def study(
     cells = stats.summarise(samples)
     means = stats.means(cells)
     factors = manifest.get("factors", {})
+    dtype = manifest.get("provenance", {}).get("settings", {}).get("dtype", "")
     comparisons = stats.compare(samples, plan)
     ablation = stats.ablate(samples, factors, plan)
     return Study(
@@ -54,7 +55,7 @@ def study(
         means=means,
         comparisons=comparisons,
         ablation=ablation,
-        verdicts=verdicts.decide(cells, comparisons, ablation, plan, factors),
+        verdicts=verdicts.decide(cells, comparisons, ablation, plan, factors, dtype),
         methods=manifest.get("methods", {}),
         claims=ledger.rows(cells, means),
         registered=manifest.get("registered", False),

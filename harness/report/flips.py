@@ -65,6 +65,7 @@ def flips(samples: pd.DataFrame, labels: Mapping[str, str], most: int = SHOWN) -
     samples = samples.assign(parsed=samples["parsed"].fillna("").astype(str))
     full = samples[stats.roles(samples).eq("full")].drop_duplicates("row").set_index("row")
     cells = samples[samples["cell_key"].isin(list(labels)) & samples["row"].isin(full.index)]
+    cells = cells[~stats.failed(cells)]  # what they say means nothing
     changed = cells["parsed"].ne(cells["row"].map(full["parsed"]))
     cells = cells.assign(changed=changed, label=cells["cell_key"].map(dict(labels)))
     queues = [

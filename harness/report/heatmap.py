@@ -20,7 +20,7 @@ from harness.report import tables
 COLOURS = LinearSegmentedColormap.from_list(
     "needle",
     ["#e5484d", "#f5d04c", "#2fa866"],
-    bad="#e6e6e6",  # grey: nothing was asked there
+    bad="#e6e6e6",  # grey: nothing was asked there, or no score is known
 )
 
 
@@ -72,7 +72,8 @@ AXES = ("category", "l2_category")
 def grid(samples: pd.DataFrame) -> pd.DataFrame:
     """Mean score of one cell, a row a depth and a column a length, both ascending."""
     length, depth = (pd.to_numeric(samples[column]) for column in AXES)
-    return _score(samples).groupby([depth, length]).mean().unstack().sort_index(axis=0)
+    places = _score(samples).groupby([depth, length])
+    return places.agg(_known_mean).unstack().sort_index(axis=0)
 
 
 def _score(samples: pd.DataFrame) -> pd.Series:
@@ -80,7 +81,13 @@ def _score(samples: pd.DataFrame) -> pd.Series:
 
 
 def _mean(samples: pd.DataFrame) -> str:
-    return f"{_score(samples).mean():.2f}"
+    mean = _known_mean(_score(samples))
+    return "-" if np.isnan(mean) else f"{mean:.2f}"
+
+
+def _known_mean(scores: pd.Series) -> float:
+    """The mean score, nan where one of them is not known."""
+    return float(scores.mean(skipna=False))
 
 
 def _rows(samples: pd.DataFrame) -> Iterator[tuple[str, list[tuple[str, pd.DataFrame]]]]:

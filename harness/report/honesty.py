@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import stats
+from harness import precision, stats
 from harness.report import tables
 from harness.report.tables import percent, plain
 
@@ -29,9 +29,15 @@ def sentences(samples: pd.DataFrame, cells: pd.DataFrame, meta: Mapping[str, Any
     """What the table can and cannot say; the first sentence carries the weight."""
     rows = tables.compressed(cells)
     total, empty = len(rows), int(rows["vacuous"].sum())
+    failed = sum(tables.failed_rows(cell) > 0 for _, cell in rows.iterrows())
     model, task, protocol = (plain(cells.iloc[0][name]) for name in stats.GROUP)
     if total == 0:
         yield "This table holds no compressed cell, so it cannot say anything about eviction."
+    elif failed == total:
+        yield (
+            f"This table cannot answer the question: each of the {total} compressed cells has rows "
+            "that failed."
+        )
     elif empty == total:
         yield (
             f"This table cannot answer the question: all {total} compressed cells are vacuous, "
@@ -46,11 +52,12 @@ def sentences(samples: pd.DataFrame, cells: pd.DataFrame, meta: Mapping[str, Any
         )
     else:
         yield (
-            f"This table can say how {total} compressed cells of {model} fare on "
+            f"This table can say how {total - failed} compressed cells of {model} fare on "
             f"{cells['n_questions'].max():,} questions of {task} under protocol {protocol}, for in "
             "every cell scored tokens came from the compacted cache; it cannot say how other "
             "models, other tasks or other prompt lengths fare."
         )
+    yield from _failed(cells, meta)
     yield from _readings(samples)
     if "caveat" in meta:
         yield plain(meta["caveat"], 600)
@@ -97,10 +104,24 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
         )
 
 
+def _failed(cells: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[str]:
+    """Cells without a score because their numbers were none."""
+    failed = tables.failures(cells)
+    if failed:
+        dtype = str(meta.get("settings", {}).get("dtype", ""))
+        where = f" in {dtype}" if dtype else ""
+        yield (
+            f"In some rows of these cells the logits, or the scores that chose what is kept, were "
+            f"not finite (NaN or infinite){where}, so they have no score and are compared with "
+            f"nothing: {failed}; {precision.rerun(dtype)}."
+        )
+
+
 def _readings(samples: pd.DataFrame) -> Iterator[str]:
     """What the score leaves open: secret answers, and another published reading of them."""
     if "score" not in samples:
         return
+    samples = samples[~stats.failed(samples)]
     if samples["score"].isna().any():
         yield (
             "The right answers of this split are secret, so no accuracy is claimed: the files for "

@@ -122,8 +122,9 @@ def _tasks_won(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:
     wide = rows.pivot_table(
         index=["setting", "model", "task", "protocol"], columns="method", values="accuracy"
     )
-    if not {METHOD, *evidence["rivals"]} <= set(wide.columns):
+    if not {METHOD, *evidence["rivals"]} <= set(wide.columns) or wide.dropna().empty:
         return Finding()
+    wide = wide.dropna()
     rivals = wide.drop(columns=METHOD)
     won = (wide[METHOD] > rivals.max(axis=1)).groupby("setting", sort=False)
     level = (wide[METHOD] == rivals.max(axis=1)).groupby("setting", sort=False).sum()

@@ -7,6 +7,8 @@ import pandas as pd
 from harness.report import tables
 from harness.report.tables import escape, percent
 
+LONG = 10_000  # characters of a note that names cells
+
 
 def table(header: list[str], body: Iterable[list[str]], words: int = 1) -> list[str]:
     """A table whose first `words` columns are text and the others numbers."""
@@ -32,7 +34,10 @@ def pivot(
 def scores(cells: pd.DataFrame) -> list[str]:
     """Scores with their intervals, method x ratio, references included."""
     found = pivot(cells, scored, cells)
-    return [*found, "", tables.VACUOUS_NOTE + "."] if cells["vacuous"].any() else found
+    notes = [tables.VACUOUS_NOTE] if cells["vacuous"].any() else []
+    failed = tables.failures(cells)
+    notes += [f"{tables.FAILED_NOTE}: {escape(failed, LONG)}"] if failed else []
+    return [*found, *(line for note in notes for line in ("", f"{note}."))]
 
 
 def scored(cell: pd.Series) -> str:
@@ -41,8 +46,9 @@ def scored(cell: pd.Series) -> str:
 
 
 def mark(cell: pd.Series) -> str:
-    """The mark of a vacuous cell."""
-    return f" **{tables.VACUOUS}**" if cell["vacuous"] else ""
+    """The mark of a vacuous cell, and of one with failed rows."""
+    marks = tables.marks(cell)
+    return f" **{marks}**" if marks else ""
 
 
 def brackets(cell: pd.Series) -> str:

@@ -82,7 +82,7 @@ def paired(comparisons: pd.DataFrame, labels: Mapping[str, str]) -> Table:
         [
             labels.get(row["cell_key"], str(row["method"])),
             tables.setting(row),
-            f"{percent(row['accuracy'])}{' (vacuous)' if row['vacuous'] else ''}",
+            f"{percent(row['accuracy'])}{' (vacuous)' if row['vacuous'] else ''}{_failed(row)}",
             difference(row),
             f"{probability(row['p_noninferior'])} ({probability(row['p_noninferior_holm'])})",
             f"{whole(row['lost'])} / {whole(row['gained'])}",
@@ -107,6 +107,11 @@ def paired(comparisons: pd.DataFrame, labels: Mapping[str, str]) -> Table:
         heads=2,
         text=(11,),
     )
+
+
+def _failed(row: pd.Series) -> str:
+    count = tables.failed_rows(row)
+    return f" (failed in {count:,} of {row['n_rows']:,} rows)" if count else ""
 
 
 def _flips(row: pd.Series) -> str:

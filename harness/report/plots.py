@@ -121,13 +121,13 @@ def _panel(
     style: dict[str, tuple[str, str]],
 ) -> None:
     ends: list[_End] = []
-    for _, cell in tables.references(cells).iterrows():
+    for _, cell in tables.references(cells[cells["accuracy"].notna()]).iterrows():
         ends.append(_reference(axis, cell))
     half = min(SPREAD, STEP * (len(labels) - 1)) / 2
     offsets = np.linspace(half, -half, len(labels))
     for label, offset in zip(reversed(labels), offsets, strict=True):
         line = rows[rows["label"] == label].sort_values("x")
-        ends.append(_line(axis, line, offset, style[label]))
+        ends += _line(axis, line, offset, style[label])
     _ticks(axis, rows)
     bottom, top = axis.get_ylim()
     axis.set_ylim(max(bottom, -2), min(top, 102))
@@ -143,8 +143,11 @@ def _reference(axis: Axes, cell: pd.Series) -> _End:
     return _End(height, cell["label"], colour, None, "none")
 
 
-def _line(axis: Axes, line: pd.DataFrame, offset: float, style: tuple[str, str]) -> _End:
-    """One method: thin bars, a line, markers that are hollow where a cell is vacuous."""
+def _line(axis: Axes, line: pd.DataFrame, offset: float, style: tuple[str, str]) -> list[_End]:
+    """One method: thin bars, a line, markers that are hollow where a cell is vacuous.
+
+    Its end is at the last score that is known, if any is.
+    """
     colour, marker = style
     x = line["x"].to_numpy() + offset
     y, low, high = (100 * line[n].to_numpy() for n in ("accuracy", "accuracy_low", "accuracy_high"))
@@ -155,7 +158,9 @@ def _line(axis: Axes, line: pd.DataFrame, offset: float, style: tuple[str, str])
     for place, face in enumerate(faces):
         axis.plot(x[place], y[place], ls="", marker=marker, ms=5.5, mec=colour, mew=1.2,
                   mfc=str(face), zorder=4)  # fmt: skip
-    return _End(float(y[-1]), str(line["label"].iloc[0]), colour, marker, str(faces[-1]))
+    known = np.flatnonzero(~np.isnan(y))[-1:]
+    label = str(line["label"].iloc[0])
+    return [_End(float(y[i]), label, colour, marker, str(faces[i])) for i in known]
 
 
 def _ticks(axis: Axes, rows: pd.DataFrame) -> None:

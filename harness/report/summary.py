@@ -18,7 +18,7 @@ SHARED = (
     "itself."
 )
 EXAMPLES = 10
-SENTENCE = 2000  # characters
+SENTENCE = 10_000  # characters
 SPOKEN_FOR = {"question", "name", "caveat", "told"}  # keys of meta that stand in the text itself
 
 
@@ -174,9 +174,8 @@ def _by_ability(abilities: pd.DataFrame, place: str) -> list[str]:
     at = abilities.apply(tables.setting, axis=1).eq(place)
     rows = abilities[role.ne("method") | at]
     names = role[rows.index].map(tables.REFERENCES).fillna(rows["method"])
-    wide = rows.assign(name=names).pivot_table(
-        index=["level", "ability"], columns="name", values="accuracy"
-    )
+    parts = rows.assign(name=names).groupby(["level", "ability", "name"])
+    wide = parts["accuracy"].mean().unstack("name")
     counts = rows.groupby(["level", "ability"])["n_rows"].max()
     body = [
         [escape(ability), escape(level), f"{counts[level, ability]:,}"]
@@ -195,6 +194,7 @@ def _examples(samples: pd.DataFrame) -> list[str]:
         full[["row", "parsed", "text"]], on="row", suffixes=("", "_full")
     )
     changed = rows[rows["parsed"].fillna("").ne(rows["parsed_full"].fillna(""))]
+    changed = changed[~stats.failed(changed)]
     changed = changed.sort_values(["ratio", "budget", "row"], kind="stable").drop_duplicates("row")
     body = [
         [escape(line["method"]), tables.setting(line)]

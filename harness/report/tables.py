@@ -5,6 +5,7 @@ Knows how numbers read, not how they come about (stats) nor where they go (repor
 
 import html
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
@@ -14,6 +15,10 @@ from harness import stats
 WIDTH = 100
 REFERENCES = {"full": "full cache", "blank": "blank image"}
 VACUOUS = "v"
+FAILED = "f"
+FAILED_NOTE = (
+    "f = failed, no score: logits or scores of some rows were not finite (NaN or infinite)"
+)
 VACUOUS_NOTE = "v = vacuous: no scored token came from a compacted cache; it repeats the full cache"
 
 
@@ -50,6 +55,23 @@ def references(cells: pd.DataFrame) -> pd.DataFrame:
     role = stats.roles(cells)
     rows = cells[role.ne("method")]
     return rows.assign(label=role[rows.index].map(REFERENCES)).drop_duplicates("label")
+
+
+def failures(cells: pd.DataFrame) -> str:
+    """The cells of one group with failed rows: "restkv at 0.9 (3 of 27 rows)"; "" for none."""
+    rows = pd.concat([references(cells), compressed(cells)])
+    return ", ".join(
+        plain(cell["label"])
+        + (f" at {setting(cell)}" if cell["label"] not in REFERENCES.values() else "")
+        + f" ({failed_rows(cell):,} of {cell['n_rows']:,} rows)"
+        for _, cell in rows.iterrows()
+        if failed_rows(cell)
+    )
+
+
+def failed_rows(cell: pd.Series) -> int:
+    """How many rows of a cell failed; tables of earlier versions do not say."""
+    return int(cell.get("failed_rows", 0))
 
 
 def grid(
@@ -122,8 +144,8 @@ def console_table(cells: pd.DataFrame, means: pd.DataFrame | None = None) -> str
     """Scores in percent for a terminal of 100 columns, a block for each model, task, protocol.
 
     The full cache and the blank image come first with their 95 % intervals, then a line a method
-    and a column a ratio. Vacuous cells carry a "v". Where `means` of groups are given, they stand
-    for the tasks of the groups.
+    and a column a ratio. Vacuous cells carry a "v", those with failed rows an "f". Where `means` of
+    groups are given, they stand for the tasks of the groups.
     """
     blocks = [_block(key, rows) for key, rows in groups(cells)]
     if means is not None and len(means):
@@ -132,6 +154,12 @@ def console_table(cells: pd.DataFrame, means: pd.DataFrame | None = None) -> str
         blocks += [
             _block((model, f"mean of the {rows['n_tasks'].max()} tasks of {name}", protocol), rows)
             for (model, name, protocol), rows in groups(means)
+        ]
+        inside = groups(cells[cells["group"].notna()])
+        blocks += [
+            "\n".join(_failed(rows, f"{key[1]}, {key[2]}: "))
+            for key, rows in inside
+            if failures(rows)
         ]
     return "\n\n".join(blocks)
 
@@ -145,7 +173,7 @@ def _block(key: tuple[str, str, str], cells: pd.DataFrame) -> str:
     metric = str(cells["metric"].iloc[0])
     name = min(max(map(len, [*names, f"{metric} %"])), 34)
     for _, cell in references(cells).iterrows():
-        value = f"{percent(cell['accuracy']):>8}  {interval(cell)}"
+        value = f"{_terminal(cell):>8}  {interval(cell)}"
         lines.append(f"{cell['label']:<{name}}{value}")
     width = max([8, *(len(column) + 2 for column in columns)])
     fit = (WIDTH - name) // width
@@ -159,11 +187,22 @@ def _block(key: tuple[str, str, str], cells: pd.DataFrame) -> str:
         ]
     if compressed(cells)["vacuous"].any():
         lines += ["", VACUOUS_NOTE]
+    if failures(cells):
+        lines += ["", *_failed(cells)]
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _failed(cells: pd.DataFrame, lead: str = "") -> list[str]:
+    return textwrap.wrap(f"{lead}{FAILED_NOTE}: {failures(cells)}", WIDTH)
+
+
 def _terminal(cell: pd.Series) -> str:
-    return percent(cell["accuracy"]) + (VACUOUS if cell["vacuous"] else "")
+    return percent(cell["accuracy"]) + marks(cell)
+
+
+def marks(cell: pd.Series) -> str:
+    """Letters for what keeps a cell from being a result of its method."""
+    return (VACUOUS if cell["vacuous"] else "") + (FAILED if failed_rows(cell) else "")
 
 
 def _cut(label: str, width: int) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from harness import stats
+from harness import precision, stats
 from harness.report import tables
 from harness.report.tables import percent, points
 from harness.stats.plan import Plan
@@ -36,15 +36,17 @@ def decide(
     ablation: pd.DataFrame,
     plan: Plan,
     factors: Mapping[str, Mapping[str, str]],
+    dtype: str = "",
 ) -> pd.DataFrame:
     """A row for each setting at which the method asked about evicts more than `plan.above`.
 
-    Rules, the first that applies. Cannot tell: no full cache; secret answers; a vacuous cell; rows
-    missing; a model that scores next to nothing, or not demonstrably more than with a blank image.
-    Not supported: the one-sided upper bound of the difference from the full cache is below
-    -margin. Cannot tell: no loss of more than the margin is excluded by the one-sided test, with
-    Holm's correction over these settings of the task; or the control was not run to the end there,
-    or is not shown to lose more than the margin. Supported: all others.
+    Rules, the first that applies. Cannot tell: no full cache; failed rows; secret answers; a
+    vacuous cell; rows missing; a model that scores next to nothing, or not demonstrably more than
+    with a blank image. Not supported: the one-sided upper bound of the difference from the full
+    cache is below -margin. Cannot tell: no loss of more than the margin is excluded by the
+    one-sided test, with Holm's correction over these settings of the task; or the control was not
+    run to the end there, failed in some rows, or is not shown to lose more than the margin.
+    Supported: all others.
 
     Whether the smoothing is what keeps the score is ruled by the paired difference from the variant
     without any smoothing, see `_smoothing`; it can only be where the score is kept.
@@ -53,6 +55,7 @@ def decide(
         cells, comparisons, ablation: frames of `harness.stats`.
         plan: what was planned.
         factors: the smoothing of each label, as `stats.ablate` takes it.
+        dtype: in which the answers were computed, where that is known.
 
     Returns:
         Columns `COLUMNS`; no rows where the method did not run at such a setting.
@@ -62,7 +65,7 @@ def decide(
     ]
     if factors.get(plan.method) != PUBLISHED:
         ablation = ablation.iloc[:0]
-    found = [_row(row, cells, comparisons, ablation, plan) for _, row in rows.iterrows()]
+    found = [_row(row, cells, comparisons, ablation, plan, dtype) for _, row in rows.iterrows()]
     table = pd.DataFrame(found, columns=COLUMNS)
     return table.astype({"budget": "Int64"})
 
@@ -73,11 +76,12 @@ def _row(
     comparisons: pd.DataFrame,
     ablation: pd.DataFrame,
     plan: Plan,
+    dtype: str,
 ) -> dict[object, object]:
     group = cells[_same(cells, row, stats.GROUP)]
     beside = comparisons[_same(comparisons, row, [*stats.GROUP, "ratio", "budget"])]
-    blind = next(_blind(row, group), None)
-    kept = Ruling(CANNOT_TELL, blind) if blind else _kept(row, beside, plan)
+    blind = next(_blind(row, group, dtype), None)
+    kept = Ruling(CANNOT_TELL, blind) if blind else _kept(row, beside, plan, dtype)
     effect = _whole(ablation, row)
     cause = Ruling(CANNOT_TELL, blind) if blind else _smoothing(row, effect, plan)
     if cause.verdict == SUPPORTED and kept.verdict != SUPPORTED:
@@ -103,13 +107,21 @@ def _same(frame: pd.DataFrame, row: pd.Series, names: list[str]) -> pd.Series:
     return alike.fillna(False).astype(bool)
 
 
-def _blind(row: pd.Series, group: pd.DataFrame) -> Iterator[str]:
+def _blind(row: pd.Series, group: pd.DataFrame, dtype: str) -> Iterator[str]:
     """Why this experiment could not have shown anything here."""
     references = tables.references(group).set_index("label")
     full, blank = (references.reindex([name]).iloc[0] for name in tables.REFERENCES.values())
     if pd.isna(full["cell_key"]):
         yield "The full cache was not run, so there is nothing to compare with."
         return
+    for name, cell in (
+        (str(row["method"]), row),
+        ("The full cache", full),
+        ("The blank image", blank),
+    ):
+        if pd.notna(cell["cell_key"]) and tables.failed_rows(cell):
+            yield _failed(name, cell, dtype)
+            return
     if pd.isna(row["accuracy"]) or pd.isna(full["accuracy"]):
         yield "The right answers of this split are secret, so there is no score to compare."
         return
@@ -136,7 +148,16 @@ def _blind(row: pd.Series, group: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan) -> Ruling:
+def _failed(name: str, cell: pd.Series, dtype: str) -> str:
+    where = f" in {dtype}" if dtype else ""
+    return (
+        f"{name} failed in {tables.failed_rows(cell):,} of {cell['n_rows']:,} rows, where logits "
+        f"or scores were not finite (NaN or infinite){where}, and has no score: "
+        f"{precision.rerun(dtype)}."
+    )
+
+
+def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan, dtype: str) -> Ruling:
     """Whether the score is kept within the margin."""
     level = f"{100 * (1 - plan.alpha):g} % one-sided"
     loss = f"{points(row['difference'])} points {tables.span(row, 'difference')}"
@@ -146,7 +167,7 @@ def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan) -> Ruling:
         return Ruling(NOT_SUPPORTED, f"It loses more than the margin of {margin}: {loss}, {bound}.")
     if not row["p_noninferior_holm"] <= plan.alpha:
         return Ruling(CANNOT_TELL, _undecided(row, loss, margin, plan))
-    insensitive = _insensitive(beside[beside["method"] == plan.control], plan, margin)
+    insensitive = _insensitive(beside[beside["method"] == plan.control], plan, margin, dtype)
     if insensitive:
         return Ruling(CANNOT_TELL, f"{insensitive} {plan.method} itself: {loss}.")
     control = beside[beside["method"] == plan.control].iloc[0]
@@ -157,7 +178,7 @@ def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan) -> Ruling:
     )
 
 
-def _insensitive(control: pd.DataFrame, plan: Plan, margin: str) -> str:
+def _insensitive(control: pd.DataFrame, plan: Plan, margin: str, dtype: str) -> str:
     """Why the control does not show that this setting can tell methods apart; "" where it does."""
     sound = control[control["complete"].astype(bool) & ~control["vacuous"].astype(bool)]
     if sound.empty:
@@ -165,6 +186,8 @@ def _insensitive(control: pd.DataFrame, plan: Plan, margin: str) -> str:
             f"{plan.control} was not run to its end here, so it is unknown whether this setting "
             "loses anything."
         )
+    if tables.failed_rows(sound.iloc[0]):
+        return _failed(plan.control, sound.iloc[0], dtype)
     if sound.iloc[0]["upper"] < -plan.margin:
         return ""
     return (
@@ -212,6 +235,11 @@ def _smoothing(row: pd.Series, effect: pd.Series | None, plan: Plan) -> Ruling:
             CANNOT_TELL,
             f"{plan.method} with the published smoothing and without any were not both run: choose "
             "experiment=smoothing.",
+        )
+    if pd.isna(effect["difference"]):
+        return Ruling(
+            CANNOT_TELL,
+            f"{plan.method} without smoothing has no score at this setting to compare with.",
         )
     text = f"{points(effect['difference'])} points {tables.span(effect, '')}"
     margin = f"{100 * plan.margin:g} points"

@@ -7,11 +7,14 @@ know how an answer is scored.
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Protocol
 
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 
+from harness.engine import NotFinite
+from harness.errors import UserError
 from harness.grid import BLANK_IMAGE, Cell
 from harness.records.store import Store
 from harness.segments import Texts
@@ -31,7 +34,11 @@ class Engine(Protocol):
         texts: Texts,
         trace: bool,
     ) -> list[Any]:
-        """Prefill once and decode every cell; results in the order of the cells."""
+        """Prefill once and decode every cell; results in the order of the cells.
+
+        Raises:
+            NotFinite: the full cache's numbers are not finite.
+        """
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Plan:
     """What a sweep asks: cells by key, the data set row and option letters of every document.
 
     texts: what is known of the text of a document's prompt. shown: rows whose prompts are traced.
+    task: what the run calls it.
     """
 
     cells: Mapping[str, Cell]
@@ -46,6 +54,7 @@ class Plan:
     letters: Sequence[Sequence[str]]
     texts: Callable[[int], Texts]
     shown: Collection[int]
+    task: str = ""
 
     @property
     def full(self) -> str:
@@ -106,7 +115,10 @@ class Collector(lmms):
     def _compute(self, request: Instance, row: int, missing: Mapping[str, Cell]) -> None:
         _, doc_to_messages, generation, position, task, split = request.args
         messages = doc_to_messages(self.task_dict[task][split][position])
-        found = self._branches(messages, missing, generation, position)
+        try:
+            found = self._branches(messages, missing, generation, position)
+        except NotFinite as error:  # nothing of the row is stored: a rerun comes here again
+            raise UserError(f"task={self.plan.task or task}, row {row}: {error}") from error
         self._write(row, found)
         self._full.setdefault(row, found[self.plan.full].text)
         self.computed += 1
@@ -194,7 +206,9 @@ def stored(result: Any) -> dict[str, object]:
         "fallback": result.fallback,
         "truncated_tokens": int(result.truncated_tokens),
         "nonfinite_tokens": int(result.nonfinite_tokens),
-        "letter_logits": json.dumps({k: float(v) for k, v in result.letter_logits.items()}),
+        "letter_logits": json.dumps(
+            {k: float(v) if isfinite(v) else None for k, v in result.letter_logits.items()}
+        ),
         **{f"{step}_s": float(result.timings[step]) for step in STEPS},
     }
 

@@ -10,7 +10,15 @@ from typing import Any
 import methods
 from harness import models
 from harness.config import EngineConfig, ModelConfig, ProtocolConfig
-from harness.engine import Branch, BranchResult, Engine, Generation, Protocol, check_device
+from harness.engine import (
+    Branch,
+    BranchResult,
+    Engine,
+    Generation,
+    NotFinite,
+    Protocol,
+    check_device,
+)
 from harness.errors import UserError
 from harness.grid import Cell
 from harness.segments import Texts
@@ -77,13 +85,17 @@ class Bridge:
             trace: also tell which tokens each cell kept and how the prompt looks.
 
         Raises:
+            NotFinite: the full cache's numbers are not finite; a control's may be.
             UserError: the model, the prompt or a generation argument is not supported.
         """
         try:
             wanted = Generation.from_kwargs(generation)
             prompt = self.loaded.prompt(messages, self._room(wanted), self.max_prompt, texts)
             branches = [self._branch(cell) for cell in cells]
-            return self.engine.run(prompt, branches, wanted, letters, trace)
+            stop = any(cell.control == "none" for cell in cells)
+            return self.engine.run(prompt, branches, wanted, letters, trace, stop)
+        except NotFinite:
+            raise
         except ValueError as error:
             raise UserError(str(error)) from error
 

@@ -4,6 +4,7 @@ Knows the store, the cells and the benchmark; must not know models or how tables
 """
 
 from collections.abc import Mapping
+from math import nan
 
 import pandas as pd
 
@@ -15,12 +16,13 @@ from harness.scoring.scorers import Judgement
 COLUMNS = (
     "model", "task", "group", "protocol", "method", "ratio", "budget", "control", "cell_key",
     "row", "index", "question_id", "category", "l2_category", "question", "answer", "text",
-    "parsed", "unparsed", "metric", "extraction", "score", "score_other", "correct",
-    "exposed_tokens", "prompt_tokens", "truncated_tokens", "image_tokens", "evictable_tokens",
-    "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
+    "parsed", "unparsed", "metric", "extraction", "score", "score_other", "correct", "failed",
+    "exposed_tokens", "prompt_tokens", "truncated_tokens", "nonfinite_tokens", "image_tokens",
+    "evictable_tokens", "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
     "window_effective", "adaptive_active", "fallback", "letter_logits",
     "prefill_s", "score_s", "compact_s", "decode_s", "origin",
 )  # fmt: skip
+FAILED = Judgement(None, nan)
 
 
 def table(
@@ -40,7 +42,9 @@ def table(
     Returns:
         The columns `COLUMNS`, sorted by cell and row. ratio is 0 for the full cache and its
         control and NaN where a budget was given; budget is null where a ratio was given. An
-        answer of which the task tells no reading stands as it is under `parsed`.
+        answer of which the task tells no reading stands as it is under `parsed`. failed: some of
+        its tokens were chosen by logits or scores that are no numbers, so its text means nothing
+        and it has neither reading nor score.
     """
     asked = pd.DataFrame([vars(question) for question in benchmark.questions])
     asked = asked.drop(columns="letters").rename(columns={"text": "question"})
@@ -56,7 +60,11 @@ def _cell(
 ) -> pd.DataFrame:
     answers = store.read(key)
     found = pd.DataFrame([answers[row] for row in benchmark.rows]).drop(columns="token_ids")
-    judged = benchmark.judge(list(found["text"]))
+    failed = found["nonfinite_tokens"] > 0
+    judged = [
+        FAILED if fails else one
+        for one, fails in zip(benchmark.judge(list(found["text"])), failed, strict=True)
+    ]
     ratio = cell.ratio if cell.evicts else 0.0
     return pd.concat([asked, found], axis=1).assign(
         method=cell.label,
@@ -69,11 +77,12 @@ def _cell(
         score=[float(judgement.score) for judgement in judged],
         score_other=[judgement.other for judgement in judged],
         correct=[judgement.correct for judgement in judged],
+        failed=failed,
     )
 
 
 def _reading(judgement: Judgement, text: str) -> str | None:
-    if judgement.parsed is None and not judgement.unparsed:
+    if judgement is not FAILED and judgement.parsed is None and not judgement.unparsed:
         return text.strip()
     return judgement.parsed
 

@@ -11,8 +11,10 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from harness.config import EngineConfig, ModelConfig, ProtocolConfig
+from harness.engine import NotFinite
 from harness.errors import UserError
 from harness.grid import FULL, Cell
+from harness.precision import rerun
 from harness.scoring.bridge import Bridge
 from harness.variants import variant
 
@@ -75,7 +77,16 @@ class EvictBench(lmms):
     def _answer(self, request: Instance) -> GenerationResult:
         _, doc_to_messages, generation, position, task, split = request.args
         messages = doc_to_messages(self.task_dict[task][split][position])
-        result = self.bridge.answer(messages, [self.cell], generation, ())[0]
+        try:
+            result = self.bridge.answer(messages, [self.cell], generation, ())[0]
+        except NotFinite as error:
+            raise UserError(f"task={task}, document {position}: {error}") from error
+        if result.nonfinite_tokens:
+            dtype = str(self.bridge.loaded.dtype).removeprefix("torch.")
+            raise UserError(
+                f"task={task}, document {position}: {self.cell.label} gives numbers that are not "
+                f"finite (NaN or infinite) in {dtype} and has no answer there: {rerun(dtype)}."
+            )
         if result.fallback and not self.told:
             self.told = True
             method, kept = self.cell.method, f"{result.kept_tokens:.0f} tokens were kept"

@@ -15,6 +15,7 @@ from harness.stats.frame import (
     LEVELS,
     REQUIRED,
     TIMINGS,
+    failed,
     roles,
 )
 from harness.stats.intervals import accuracy_interval
@@ -36,6 +37,7 @@ __all__ = [
     "ablate",
     "accuracy_interval",
     "compare",
+    "failed",
     "means",
     "roles",
     "summarise",

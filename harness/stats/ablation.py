@@ -45,7 +45,8 @@ def ablate(
     the cells that have such a window. inert: the contrast is about that window, which was never
     active. evicted: 1 - kept_fraction, mean over the cells.
 
-    Where two cells stand under one label and setting, or answers are secret, the numbers are nan.
+    Where two cells stand under one label and setting, answers are secret or rows failed, the
+    numbers are nan.
     Order: groups as they appear, ratios and budgets ascending.
 
     Args:

@@ -33,7 +33,7 @@ def summarise(samples: pd.DataFrame) -> pd.DataFrame:
     rotations is; questions of which a cell lacks a rotation that other cells have are left out of
     that share. A flip is a parsed answer that differs from the full cache's on the same row
     (unparsed against unparsed is none); nan where the full cache has no parsed answer to compare
-    with.
+    with. `failed_rows` have no score, so that a cell with some has none of these.
 
     Order: as the (model, task, protocol) groups first appear; in each the full cache, the blank
     image, then methods by first appearance, ratios and budgets ascending.
@@ -80,7 +80,8 @@ def abilities(samples: pd.DataFrame) -> pd.DataFrame:
 def _by_ability(frame: pd.DataFrame, level: str) -> pd.DataFrame:
     rows = frame[frame[level].notna()].rename(columns={level: "ability"})
     parts = rows.groupby(["cell", "ability"])
-    table = parts["score"].agg(n_rows="size", accuracy="mean").reset_index()
+    table = parts["score"].agg(n_rows="size", accuracy="mean", known="count").reset_index()
+    table["accuracy"] = table["accuracy"].where(table["known"] == table["n_rows"])
     table = table.join(frame.drop_duplicates("cell").set_index("cell")[CELL], on="cell")
     differences = [_difference(part) for _, part in parts[["difference", "question_id"]]]
     measured = pd.DataFrame(differences).where(roles(table).eq("method"))
@@ -97,18 +98,19 @@ def _difference(rows: pd.DataFrame) -> dict[str, float]:
 def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
     low, high = accuracy_interval(rows["score"], rows["question_id"])
     whole = rows[rows["complete"]]
-    secret = bool(rows["score"].isna().any())
+    unknown = bool(rows["score"].isna().any())
     exposed = float(rows["exposed_tokens"].mean())
     evictable = rows["evictable_tokens"]
     return {
         **rows.iloc[0][["cell", *CELL, "group", "metric"]],
         "n_questions": rows["question_id"].nunique(),
         "n_rows": len(rows),
+        "failed_rows": int(rows["failed"].sum()),
         "accuracy": rows["score"].mean(skipna=False),
         "accuracy_low": low,
         "accuracy_high": high,
         "circular_accuracy": (
-            float("nan") if secret else whole.groupby("question_id")["correct"].all().mean()
+            float("nan") if unknown else whole.groupby("question_id")["correct"].all().mean()
         ),
         "flip_rate": rows["flip"].mean(),
         "exposed_tokens": exposed,
@@ -118,7 +120,7 @@ def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
         "kept_fraction_text": _share(rows["kept_text"], evictable - rows["image_tokens"]),
         "cache_bytes": rows["cache_bytes"].mean(),
         "full_cache_bytes": rows["full_cache_bytes"].mean(),
-        "unparsed_rate": rows["unparsed"].mean(),
+        "unparsed_rate": rows.loc[~rows["failed"], "unparsed"].mean(),
         "truncated_rate": (rows["truncated_tokens"] > 0).mean(),
         "adaptive_active": rows["adaptive_active"].astype(float).mean(),
         "fallback_rate": rows["fallback"].notna().mean(),

@@ -22,7 +22,7 @@ from harness.stats.resampling import ratio_intervals
 
 COMPARISON_COLUMNS = [
     *GROUP, "group", "metric", "method", "ratio", "budget", "cell_key", "n_questions", "n_rows",
-    "complete", "evicted", "vacuous", "adaptive_active", "accuracy", "full_accuracy",
+    "failed_rows", "complete", "evicted", "vacuous", "adaptive_active", "accuracy", "full_accuracy",
     "blank_accuracy", "difference", "difference_low", "difference_high", "bootstrap_low",
     "bootstrap_high", "lower", "upper", "p_noninferior", "p_noninferior_holm", "lost", "gained",
     "p_mcnemar", "p_mcnemar_holm", "family", "detectable", "questions_needed", "flip_rate",
@@ -54,8 +54,9 @@ def compare(samples: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     parsed answers that changed. kl: mean KL(full || cell) of the option logits in nats. retained:
     (accuracy - blank) / (full - blank), what is left of the part that needs the image.
 
-    What cannot be said is nan: without a full cache, with secret answers (but for flips and kl),
-    without option logits, without a blank image or where it scores as much as the full cache.
+    What cannot be said is nan: without a full cache, with failed rows, with secret answers (but for
+    flips and kl), without option logits, without a blank image or where it scores as much as the
+    full cache.
     Order: as `summarise`.
 
     Raises:

@@ -12,7 +12,7 @@ CELL = [*GROUP, "method", "ratio", "budget", "control", "cell_key"]
 TIMINGS = ["prefill_s", "score_s", "compact_s", "decode_s"]
 CELL_COLUMNS = [
     *GROUP, "group", "metric", "method", "ratio", "budget", "control", "n_questions", "n_rows",
-    "accuracy", "accuracy_low", "accuracy_high", "circular_accuracy", "flip_rate",
+    "failed_rows", "accuracy", "accuracy_low", "accuracy_high", "circular_accuracy", "flip_rate",
     "exposed_tokens", "vacuous", "kept_fraction", "kept_fraction_image", "kept_fraction_text",
     "cache_bytes", "full_cache_bytes", "unparsed_rate", "truncated_rate", "adaptive_active",
     "window_effective", "fallback_rate", "cell_key", *TIMINGS,
@@ -66,8 +66,15 @@ def prepared(samples: pd.DataFrame) -> pd.DataFrame:
     frame["metric"] = frame.get("metric", "accuracy")
     frame["group"] = frame.get("group", pd.Series(pd.NA, index=frame.index)).astype("string")
     frame["truncated_tokens"] = frame.get("truncated_tokens", 0)
+    frame["failed"] = failed(frame)
+    frame["score"] = frame["score"].mask(frame["failed"])
     frame["unparsed"] = frame["unparsed"].astype(bool)
     return frame
+
+
+def failed(samples: pd.DataFrame) -> pd.Series:
+    """Rows without a score because what chose their tokens was no numbers; earlier runs: none."""
+    return samples.get("failed", pd.Series(False, index=samples.index)).astype(bool)
 
 
 def complete(frame: pd.DataFrame) -> pd.Series:

@@ -17,7 +17,7 @@ def option_logs(texts: pd.Series) -> np.ndarray:
     """Log-probabilities of every row's options among themselves.
 
     Args:
-        texts: [rows], each a JSON object from letter to logit, or null.
+        texts: [rows], each a JSON object from letter to logit (null: no number), or null.
 
     Returns:
         float64 [rows, letters], a column for each letter that is an option anywhere: -inf where it

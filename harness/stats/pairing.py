@@ -18,8 +18,9 @@ def against_full(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with how each row differs from the full cache's, nan where that has no such row.
 
     Adds `flip`: 1.0 where the parsed answer is another (unparsed against unparsed is none), nan
-    too where the full cache has no parsed answer in the whole group; and `difference`: the score
-    less the full cache's, nan too in cells some of whose scores are not known.
+    too where the full cache has no parsed answer in the whole group and where a row of either cell
+    failed; and `difference`: the score less the full cache's, nan too in cells some of whose scores
+    are not known.
     """
     full = partners(frame, "full")
     answers = frame["parsed"].fillna("").astype(str).to_numpy()
@@ -28,7 +29,7 @@ def against_full(frame: pd.DataFrame) -> pd.DataFrame:
     flips = np.where(answers != answers[full], 1.0, 0.0)
     scores = known_scores(frame)
     return frame.assign(
-        flip=np.where(judged & (full >= 0), flips, np.nan),
+        flip=np.where(judged & sound(frame, full), flips, np.nan),
         difference=scores - beside(scores, full),
     )
 
@@ -38,8 +39,8 @@ def with_logits(frame: pd.DataFrame) -> pd.DataFrame:
     if "letter_logits" not in frame:
         return frame.assign(kl=np.nan)
     full, logs = partners(frame, "full"), option_logs(frame["letter_logits"])
-    kl = np.full(len(frame), np.nan)
-    kl[full >= 0] = divergences(logs[full[full >= 0]], logs[full >= 0])
+    kl, both = np.full(len(frame), np.nan), sound(frame, full)
+    kl[both] = divergences(logs[full[both]], logs[both])
     return frame.assign(kl=kl)
 
 
@@ -63,8 +64,14 @@ def partners(frame: pd.DataFrame, role: str) -> np.ndarray:
     return found.fillna(-1).astype("int64").to_numpy()
 
 
+def sound(frame: pd.DataFrame, partner: np.ndarray) -> np.ndarray:
+    """Whether a row has a partner and no row failed of its own cell or of its partner's."""
+    whole = ~frame["failed"].groupby(frame["cell"]).transform("any").to_numpy()
+    return (partner >= 0) & whole & whole[partner]
+
+
 def known_scores(frame: pd.DataFrame) -> np.ndarray:
-    """The scores; nan in every row of a cell that has a row with a secret answer."""
+    """The scores; nan in every row of a cell that has a failed row or one with a secret answer."""
     known = frame["score"].notna().groupby(frame["cell"]).transform("all")
     return frame["score"].where(known).to_numpy()
 

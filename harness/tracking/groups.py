@@ -72,7 +72,9 @@ def _text(frame: pd.DataFrame) -> str:
 
 def notes(group: Study) -> str:
     """What was asked and what came out, a line each."""
+    failed = tables.failures(group.cells)
     lines = [group.question, group.caveat, *group.told]
+    lines += [f"{tables.FAILED_NOTE}: {failed}."] if failed else []
     for _, row in group.verdicts.iterrows():
         place = f"{row['method']} at {tables.setting(row)}"
         lines.append(f"{place}: {row['verdict']}. {row['reason']}")

@@ -15,7 +15,7 @@ from harness.report.study import Study
 IMAGE = "image"  # the column that a picture is put into
 SAMPLE_COLUMNS = [
     "row", "question_id", IMAGE, "category", "question", "answer", "method", "ratio", "budget",
-    "text", "parsed", "score", "correct", "exposed_tokens", "kept_fraction",
+    "text", "parsed", "score", "correct", "failed", "exposed_tokens", "kept_fraction",
 ]  # fmt: skip
 FLIP_COLUMNS = [
     "ratio", "budget", "row", "question_id", IMAGE, "category", "question", "answer", "changed",
@@ -57,7 +57,7 @@ def flips(study: Study, changed: int = CHANGED) -> pd.DataFrame:
     full = full.set_index("row", drop=False)
     cells = tables.compressed(study.cells).set_index("cell_key")
     rows = study.samples[study.samples["cell_key"].isin(cells.index)]
-    rows = rows[rows["row"].isin(full.index)]
+    rows = rows[rows["row"].isin(full.index) & ~stats.failed(rows)]
     rows = rows.assign(label=rows["cell_key"].map(cells["label"]))
     before = full["parsed"].fillna("")
     rows["changed"] = rows["parsed"].fillna("").ne(rows["row"].map(before)) & before.ne("").any()

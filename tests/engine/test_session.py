@@ -198,12 +198,17 @@ def test_finished_cells_leave_the_batch(monkeypatch):
 
     monkeypatch.setattr(engine.decoder, "stop_ids", frozenset({EOS}))
     monkeypatch.setattr(engine.decoder, "_step", count)
-    monkeypatch.setattr(engine.decoder, "_choose", lambda *_: torch.tensor(next(script)))
+    monkeypatch.setattr(engine.decoder, "_choose", lambda *_: chosen(*next(script)))
     results = engine.run(prompt, branches, Generation(9))
     assert sizes == [8, 2, 1, 1]
     # Largest first: the full cache sits in row 0 and finishes with the first six.
     assert results[-1].token_ids == [EOS]
     assert sorted(map(len, (r.token_ids for r in results))) == [1] * 6 + [2, 4]
+
+
+def chosen(*tokens):
+    """What the decoder takes from logits: the highest of each row, and its token."""
+    return torch.zeros(len(tokens)), torch.tensor(tokens)
 
 
 def test_until_cuts_the_text_and_the_count_of_scored_tokens(loaded_models):
@@ -225,7 +230,7 @@ def test_an_answer_that_stops_at_once_was_still_decided_somewhere(
     loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=4)
     engine = Engine(loaded, Protocol(protocol))
     monkeypatch.setattr(engine.decoder, "stop_ids", frozenset({EOS}))
-    monkeypatch.setattr(engine.decoder, "_choose", lambda *_: torch.tensor([EOS, EOS]))
+    monkeypatch.setattr(engine.decoder, "_choose", lambda *_: chosen(EOS, EOS))
     monkeypatch.setitem(loaded.__dict__, "stop_ids", frozenset({EOS}))
     branches = [Branch(), Branch(methods.build("random"), ratio=0.5)]
     full, cell = engine.run(prompt, branches, Generation(3))

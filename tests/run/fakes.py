@@ -3,7 +3,8 @@
 import hashlib
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,9 @@ from datasets import Dataset, Features, Value
 from datasets import Image as Picture
 from PIL import Image
 
-from harness.grid import Cell
+from harness.engine import NotFinite
+from harness.grid import FULL, Cell
+from harness.precision import stopped
 from harness.segments import Texts
 
 COLORS = ("red", "green", "blue", "yellow")
@@ -77,6 +80,7 @@ class FakeEngine:
 
     def __init__(self, pause: float = 0.0) -> None:
         self.pause = pause
+        self.nonfinite: Callable[[Cell, str], int] = lambda cell, text: 0
         self.calls: list[list[Cell]] = []
         self.images: list[Image.Image] = []
 
@@ -94,7 +98,17 @@ class FakeEngine:
         parts = messages[0]["content"]
         self.images += [part["url"] for part in parts if part["type"] == "image"]
         text = next(part["text"] for part in parts if part["type"] == "text")
-        return [result(self._say(cell, text, letters), cell, letters, trace) for cell in cells]
+        bad = [self.nonfinite(cell, text) for cell in cells]
+        if any(
+            n and cell.method == FULL and cell.control == "none"
+            for n, cell in zip(bad, cells, strict=True)
+        ):
+            raise NotFinite(stopped("tiny", "float16"))
+        said = [self._say(cell, text, letters) for cell in cells]
+        return [
+            result(each, cell, letters, trace, count)
+            for each, cell, count in zip(said, cells, bad, strict=True)
+        ]
 
     def _say(self, cell: Cell, text: str, letters: Sequence[str]) -> str:
         seed = repr((cell.method, cell.params, cell.ratio, cell.budget, cell.control, text))
@@ -105,7 +119,11 @@ class FakeEngine:
 
 
 def result(
-    text: str, cell: Cell, letters: Sequence[str] = (), trace: bool = False
+    text: str,
+    cell: Cell,
+    letters: Sequence[str] = (),
+    trace: bool = False,
+    nonfinite: int = 0,
 ) -> SimpleNamespace:
     """What the engine returns for a cell, with plausible figures."""
     kept = 100 * (1 - (cell.ratio or 0.0)) if cell.budget is None else float(cell.budget)
@@ -126,8 +144,8 @@ def result(
         adaptive=0.0 if cell.method == "restkv" else None,
         fallback="streaming_llm" if cell.method == "lacache" else None,
         truncated_tokens=0,
-        nonfinite_tokens=0,
-        letter_logits={letter: 0.5 for letter in letters},
+        nonfinite_tokens=nonfinite,
+        letter_logits={letter: nan if nonfinite else 0.5 for letter in letters},
         timings={"prefill": 0.1, "score": 0.2, "compact": 0.3, "decode": 0.4},
         segments=[("template", 3), ("image", 64), ("question", 34)],
         kept_shares=[kept / 100] * 100 if trace else None,

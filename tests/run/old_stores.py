@@ -20,7 +20,7 @@ KEY = "cell_key TEXT NOT NULL, row INTEGER NOT NULL"
 WEIGHTS = {"k": "w", "of other weights": "v"}
 
 
-def write(path: Path, version: int) -> None:
+def write(path: Path, version: int, logits: str = "{}") -> None:
     """A store of one answer for each of two checkpoints, in row 3; version 3 traced it as well."""
     db = sqlite3.connect(path, isolation_level=None)
     db.execute(f"CREATE TABLE responses ({COLUMNS[version]}")
@@ -35,7 +35,8 @@ def write(path: Path, version: int) -> None:
         db.execute("INSERT INTO cells VALUES (?, ?)", (key, described))
         db.execute(
             f"INSERT INTO responses VALUES ('{key}', 3, 'B', '[1]', 1, 9, 4, 8, 4, 2, 2, 10, 20, "
-            f"4, 0.5, NULL, {cut}'{{}}', 0.1, 0.2, 0.3, 0.4)"
+            f"4, 0.5, NULL, {cut}?, 0.1, 0.2, 0.3, 0.4)",
+            (logits,),
         )
     if version == 3:
         _trace(db)
