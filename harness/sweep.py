@@ -3,10 +3,8 @@
 The only module that knows all rooms; it must not hold what belongs in one of them.
 """
 
-import errno
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from harness import outcome, plan, tasks
+from harness import outcome, places, plan, tasks
 from harness.atomic import replacing
 from harness.collect import LOG, Asked, collect, say
 from harness.config import Config, check, refuse_images
-from harness.errors import UserError
 from harness.grid import Cell, Variant, cell_key, expand
 from harness.identity import identify
 from harness.store import FILE_NAME, Store, locked
@@ -58,7 +55,7 @@ def run(config: Config) -> Path:
     """
     began = time.monotonic()
     job = validate(config)
-    with locked(job.folder), writing(job.folder), Store(job.folder / FILE_NAME) as store:
+    with locked(job.folder), places.speaking(job.folder), Store(job.folder / FILE_NAME) as store:
         asked = load_benchmarks(job)
         plan.register(store, job.config)
         computed = collect(job.config, asked, store, job.folder, partial(write_config, job))
@@ -66,22 +63,6 @@ def run(config: Config) -> Path:
         write_config(job)
         outcome.write(job, asked, store, frame, computed, time.monotonic() - began)
     return job.folder
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Say in one sentence what inside the run folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        place = error.filename2 or error.filename
-        inside = place is not None and Path(str(place)).is_relative_to(folder)
-        if not inside and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        raise UserError(
-            f"{place or folder} cannot be written ({error.strerror}): free that path or space "
-            "there, or choose another run.dir; all answers so far are kept."
-        ) from error
 
 
 def validate(config: Config) -> Job:

@@ -4,13 +4,15 @@ Knows run folders; must not answer or score.
 """
 
 import argparse
-import json
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness import places, stopping
 from harness.errors import UserError
-from harness.report import answer, build, files
+from harness.report import answer, build, files, reading
 from harness.store import locked
 
 RUNS = Path("results/runs")
@@ -29,16 +31,22 @@ def report(folder: Path) -> None:
     """Write every table, picture and report of a run folder, and print its verdict and paths."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not there: name the folder of a finished run.")
-    with locked(folder):
+    with locked(folder), places.speaking(folder):
         study = build.read(folder)
-        paths = files.write(study, folder)
+        try:
+            paths = files.write(study, folder, but=["samples"])
+        except (ArithmeticError, LookupError, TypeError, ValueError, SyntaxError) as error:
+            raise UserError(
+                f"The files of {folder} cannot be reported ({reading.line(error)}): "
+                f"{reading.REMEDY}."
+            ) from error
     print(*answer.verdict(study), sep="\n")
     for name in ("answer", "report", "summary"):
         print(f"{name:<12} {paths[name]}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Report each folder; 2 where one cannot be reported."""
+    """Report each folder; 2 where one cannot be reported, and as `harness.cli` when stopped."""
     parser = argparse.ArgumentParser(prog="python -m harness.report", description=__doc__)
     parser.add_argument(
         "folder",
@@ -47,20 +55,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"run folders; by default the one under {RUNS} that was written last",
     )
     args = parser.parse_args(argv)
+    failed = False
     try:
-        for folder in args.folder or [latest(RUNS)]:
-            report(folder)
+        with stopping.heard():
+            for folder in args.folder or [None]:
+                failed |= not _reported(folder)
+    except KeyboardInterrupt as error:
+        stopping.tell(error)
+        return stopping.code(error)
+    return 2 if failed else 0
+
+
+def _reported(folder: Path | None) -> bool:
+    try:
+        report(folder or latest(RUNS))
     except UserError as error:
+        if os.environ.get("EVICTBENCH_TRACEBACK") == "1":
+            traceback.print_exception(error)
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except json.JSONDecodeError as error:
-        print(
-            f"error: a {build.MANIFEST} is damaged ({error}): give the sweep's command again.",
-            file=sys.stderr,
-        )
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        return False
+    return True
