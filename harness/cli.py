@@ -20,7 +20,7 @@ from harness import scratch, stopping
 from harness.config import CONF, register
 from harness.jobs import Failure, Program
 from harness.scoring import catalog
-from harness.wording import sentence
+from harness.wording import HELP, sentence
 
 MULTIRUN = ("-m", "--multirun")  # argparse wants them before or after all settings, not between
 
@@ -88,6 +88,11 @@ def _run() -> list[Failure]:
             raise
         why = f"{error.filename} cannot be written ({error.strerror}): choose another run.dir."
         return [Failure(why)]
+    except (ValueError, TypeError, RecursionError) as error:
+        if program.began:
+            raise
+        why = " ".join(str(error).split()) or type(error).__name__
+        return [Failure(f"The settings cannot be read ({why[:200]}): {HELP}.")]
     return program.failures
 
 

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness import scratch, stopping
+from harness.checks import check_typed
 from harness.config import as_config, register
 from harness.errors import UserError
 from harness.wording import sentence
@@ -130,6 +131,7 @@ def attempt(cfg: DictConfig) -> Failure | None:
     """Run a job's settings; what goes wrong comes back in a sentence."""
     try:
         config = as_config(cfg)
+        check_typed(HydraConfig.get().overrides.task)
         from harness.sweep import run  # late: settings are checked before anything heavy loads
 
         run(config)

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 
 from harness import outcome, places, plan, tasks
 from harness.atomic import replacing
+from harness.checks import check, refuse_images
 from harness.collect import LOG, Asked, collect, say
-from harness.config import Config, check, refuse_images
+from harness.config import Config
 from harness.grid import Cell, Variant, cell_key, expand
 from harness.identity import identify
 from harness.store import FILE_NAME, Store, locked

@@ -1,4 +1,4 @@
-"""A report from damaged files is one sentence that names the file, and leaves the earlier report."""
+"""A report from damaged files is one sentence naming the file, and leaves the earlier report."""
 
 import json
 import random
