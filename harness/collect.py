@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import stopping
 from harness.config import Config
 from harness.errors import UserError
 from harness.grid import Cell
@@ -157,6 +158,7 @@ def progress(rows: int) -> Iterator[Callable[[int], None]]:
         def tick(cells: int) -> None:
             bar.set_postfix_str(f"{cells} cells/row", refresh=False)
             bar.update()
+            stopping.check()
 
         yield tick
 

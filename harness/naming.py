@@ -5,12 +5,11 @@ Knows Hydra; must not know what a setting does.
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config import CONF
@@ -25,12 +24,15 @@ SHORT = re.compile(r"^(methods|analysis|model|protocol)\.")
 LENGTH = 120  # characters; a longer name is cut and told apart by a digest
 
 
-def default_name(cfg: DictConfig) -> str:
+def default_name(cfg: DictConfig, typed: Sequence[str]) -> str:
     """Such as tiny_vlm-mmbench_mini-replay-seed0, or the same with -limit=20 behind it.
 
     Two runs whose answers or verdicts could differ have different names.
+
+    Args:
+        cfg: the composed settings.
+        typed: what they were composed from.
     """
-    typed = list(HydraConfig.get().overrides.task)
     chosen = {name: _choice(typed, name) for name in (*GROUPS, "method")}
     asked = [f"{name}={value}" for name, value in chosen.items() if value is not None]
     usual = _compose(asked)
@@ -48,7 +50,7 @@ def default_name(cfg: DictConfig) -> str:
     return _safe("-".join([*parts, *(f"{name}={value}" for name, value in shown.items())]), whole)
 
 
-def _choice(typed: list[str], group: str) -> str | None:
+def _choice(typed: Sequence[str], group: str) -> str | None:
     """The last choice that was typed for a group."""
     found = [text.partition("=")[2] for text in typed if text.lstrip("+").startswith(f"{group}=")]
     return found[-1] if found else None

@@ -39,7 +39,7 @@ def write(
 ) -> None:
     """Write the tables, log to wandb where something is new, print the table and the paths."""
     from harness import traces, tracking
-    from harness.report import answer, build, files, flips, tables
+    from harness.report import answer, build, files, flips, reading, tables
 
     config = job.config
     facts = manifest(job, asked, store, frame, record) | {"samples": build.digest(frame)}
@@ -51,6 +51,7 @@ def write(
     paths = files.write(study, job.folder)
     with replacing(job.folder / build.MANIFEST) as part:  # last: it makes the run a finished one
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    reading.seal(job.folder)
     cells = study.cells
     say(f"\n{tables.console_table(cells, study.means)}\n")
     say("\n".join([*(textwrap.fill(said, WIDTH) for said in answer.verdict(study)), ""]))

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from harness import outcome, tasks
+from harness import outcome, places, tasks
+from harness.checks import check, refuse_images
 from harness.collect import LOG, Asked, collect, say
-from harness.config import Config, check, refuse_images
+from harness.config import Config
 from harness.grid import Cell, Variant, cell_key, expand
 from harness.identity import identify
 from harness.records import older, plan
 from harness.records.atomic import replacing
-from harness.records.folder import locked, writing
+from harness.records.folder import locked
 from harness.records.store import Store, place_of
 from harness.tasks import Task
 from harness.variants import check_anchors, factors, sweep_wide, untouched, variants
@@ -57,10 +58,16 @@ def run(config: Config) -> Path:
     """
     began = time.monotonic()
     job = validate(config)
-    place, run_dir = place_of(Path(config.run.dir), job.weights), Path(config.run.dir)
-    with locked(job.folder, say), writing(job.folder):
-        pass  # the folder can be written: known before anything is loaded
-    with writing(job.folder), Store(place, config.store.repair) as store:
+    with places.speaking(job.folder):
+        with locked(job.folder, say):
+            pass  # the folder can be written: known before anything is loaded
+        _run(job, began)
+    return job.folder
+
+
+def _run(job: Job, began: float) -> None:
+    run_dir = Path(job.config.run.dir)
+    with Store(place_of(run_dir, job.weights), job.config.store.repair) as store:
         tell_repair(store)
         asked = load_benchmarks(job)
         older.absorb(store, run_dir, job.weights, say)
@@ -73,7 +80,6 @@ def run(config: Config) -> Path:
             spent = time.monotonic() - began
             outcome.write(job, asked, store, frame, record, computed, spent)
             plan.reported(store, record, job.config, about)
-    return job.folder
 
 
 def tell_repair(store: Store) -> None:

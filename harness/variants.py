@@ -6,7 +6,8 @@ Knows settings and the names of the methods; must not know models, tasks or the 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.config import SWEEP_WIDE, Config, ProtocolConfig, check_name
+from harness.checks import check_name, shortened
+from harness.config import SWEEP_WIDE, Config, ProtocolConfig
 from harness.errors import UserError
 from harness.grid import Variant
 
@@ -115,7 +116,7 @@ def variant(label: str, node: Any) -> Variant:
         )
     if name not in methods.names():
         raise UserError(
-            f"methods.{label}.method={name} is not a method: use one of "
+            f"methods.{label}.method={shortened(name)} is not a method: use one of "
             f"{', '.join(methods.names())}."
         )
     known = methods.parameters(name)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+TOKENS = 2**31 - 1  # more than any prompt has
+WINDOW = 65_536  # tokens that a window or a pool can be wide
+
 
 def require(condition: bool, method: str, name: str, value: object, allowed: str) -> None:
     """ValueError in one sentence unless the condition holds."""
     if not condition:
-        raise ValueError(f"{method}: {name}={value!r} is not allowed; give {allowed}.")
+        shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:50]}..."
+        raise ValueError(f"{method}: {name}={shown} is not allowed; give {allowed}.")
 
 
 def require_choice(method: str, name: str, value: object, choices: Sequence[str]) -> None:
@@ -16,10 +20,12 @@ def require_choice(method: str, name: str, value: object, choices: Sequence[str]
     require(value in choices, method, name, value, "one of " + ", ".join(choices))
 
 
-def require_count(method: str, name: str, value: object, least: int) -> None:
-    """ValueError unless the value is a whole number >= least."""
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    require(whole, method, name, value, f"a whole number, {least} or more")
+def require_count(method: str, name: str, value: object, least: int, most: int = TOKENS) -> None:
+    """ValueError unless the value is a whole number from least to most."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    fits = whole and least <= value <= most  # type: ignore[operator]
+    limit = f", {least} or more" if most == TOKENS else f" from {least} to {most:,}"
+    require(fits, method, name, value, f"a whole number{limit}")
 
 
 def require_flag(method: str, name: str, value: object) -> None:
@@ -27,9 +33,7 @@ def require_flag(method: str, name: str, value: object) -> None:
     require(isinstance(value, bool), method, name, value, "true or false")
 
 
-def require_number(method: str, name: str, value: object, above: float, most: float) -> None:
-    """ValueError unless above < value <= most."""
-    number = float(value) if isinstance(value, int | float) else float("nan")
-    fits = not isinstance(value, bool) and above < number <= most
-    limit = "" if most == float("inf") else f" and at most {most:g}"
-    require(fits, method, name, value, f"a number above {above:g}{limit}")
+def require_number(method: str, name: str, value: object, least: float, most: float) -> None:
+    """ValueError unless the value is a number from least to most."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+    require(fits, method, name, value, f"a number from {least:g} to at most {most:g}")

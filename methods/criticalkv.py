@@ -42,9 +42,8 @@ class CriticalKV(SnapKV):
     def __post_init__(self) -> None:
         """Refuse values the method has no meaning for."""
         super().__post_init__()
-        if self.first_stage != 0:
-            require_number(self.name, "first_stage", self.first_stage, 0, 1)
-        require_number(self.name, "epsilon", self.epsilon, 0, 1)
+        require_number(self.name, "first_stage", self.first_stage, 0, 1)
+        require_number(self.name, "epsilon", self.epsilon, 1e-12, 1)
         allowed = "uniform or pyramid, as scores of two stages cannot be pooled across heads"
         require(self.budget != "adaptive", self.name, "budget", self.budget, allowed)
 

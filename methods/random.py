@@ -36,7 +36,7 @@ class Random(ScoringPolicy):
         """Refuse a seed that is not a whole number."""
         super().__post_init__()
         require_decode(self)
-        require_count(self.name, "seed", self.seed, 0)
+        require_count(self.name, "seed", self.seed, 0, 2**32 - 1)
 
     def measure(self, view: LayerView) -> Tensor:
         """Uniform draws in [0, 1)."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .budgets import protected_window
-from .checks import require, require_choice, require_count, require_flag, require_number
+from .checks import WINDOW, require, require_choice, require_count, require_flag, require_number
 from .kernels import joint_reconstruction, output_factors, reconstruction
 from .policy import Plan, Scored, over_group
 from .smoothing import TEMPORAL, adaptive_windows, drift, pool, pool_adaptive, temporal_weights
@@ -69,15 +69,15 @@ class RestKV(WindowPolicy):
         """Refuse values the method has no meaning for."""
         super().__post_init__()
         require_choice(self.name, "temporal", self.temporal, TEMPORAL)
-        require_number(self.name, "alpha", self.alpha, 0, 1)
+        require_number(self.name, "alpha", self.alpha, 1e-6, 1)
         require_choice(self.name, "metric", self.metric, ("after", "before"))
-        require_number(self.name, "tau", self.tau, 0, float("inf"))
+        require_number(self.name, "tau", self.tau, 0.01, 100)
         require_choice(self.name, "spatial", self.spatial, ("adaptive", "avg", "max", "none"))
-        require_count(self.name, "kernel", self.kernel, 1)
+        require_count(self.name, "kernel", self.kernel, 1, WINDOW)
         require(self.kernel % 2 == 1, self.name, "kernel", self.kernel, "an odd number")
-        require_number(self.name, "scale", self.scale, 0, float("inf"))
+        require_number(self.name, "scale", self.scale, 0.01, 1e9)
         if self.relative_scale is not None:
-            require_number(self.name, "relative_scale", self.relative_scale, 0, float("inf"))
+            require_number(self.name, "relative_scale", self.relative_scale, 1e-4, 1e4)
         require_choice(self.name, "group", self.group, ("mean", "max", "joint"))
         for flag in ("project", "normalize", "official"):
             require_flag(self.name, flag, getattr(self, flag))

@@ -41,9 +41,8 @@ class ScoringPolicy(Policy):
     def __post_init__(self) -> None:
         """Refuse values that no method has a meaning for."""
         require_choice(self.name, "budget", self.budget, RULES)
-        require_count(self.name, "pyramid_beta", self.pyramid_beta, 1)
-        if self.adaptive_floor != 0:
-            require_number(self.name, "adaptive_floor", self.adaptive_floor, 0, 1)
+        require_count(self.name, "pyramid_beta", self.pyramid_beta, 1, 1_000_000)
+        require_number(self.name, "adaptive_floor", self.adaptive_floor, 0, 1)
         require_choice(self.name, "protect", self.protect, ("none", "text"))
 
     def fixed(self, view: LayerView, plan: Plan) -> int:

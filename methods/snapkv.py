@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from .checks import require, require_choice, require_count, require_flag
+from .checks import WINDOW, require, require_choice, require_count, require_flag
 from .policy import Plan, Scored, over_group
 from .smoothing import pool
 from .view import LayerView
@@ -37,7 +37,7 @@ class SnapKV(WindowPolicy):
         """Refuse values the method has no meaning for."""
         super().__post_init__()
         require_choice(self.name, "pool", self.pool, ("avg", "max"))
-        require_count(self.name, "kernel", self.kernel, 1)
+        require_count(self.name, "kernel", self.kernel, 1, WINDOW)
         require(self.kernel % 2 == 1, self.name, "kernel", self.kernel, "an odd number")
         require_choice(self.name, "group", self.group, ("mean", "max", "sum"))
         require_flag(self.name, "value_norm", self.value_norm)

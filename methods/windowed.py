@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .checks import require_choice, require_count
+from .checks import WINDOW, require_choice, require_count
 from .scoring import ScoringPolicy
 from .view import LayerView
 
@@ -26,7 +26,7 @@ class WindowPolicy(ScoringPolicy):
     def __post_init__(self) -> None:
         """Refuse values no window has a meaning for."""
         super().__post_init__()
-        require_count(self.name, "window", self.window, 1)
+        require_count(self.name, "window", self.window, 1, WINDOW)
         require_choice(self.name, "window_anchor", self.window_anchor, ("end", "question"))
 
     def queries(self, suffix: int) -> int:

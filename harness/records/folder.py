@@ -3,7 +3,6 @@
 Must not know what is written.
 """
 
-import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -41,19 +40,3 @@ def locked(folder: Path, waiting: Callable[[str], object]) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Say in one sentence what inside the run folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        place = error.filename2 or error.filename
-        inside = place is not None and Path(str(place)).is_relative_to(folder)
-        if not inside and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        raise UserError(
-            f"{place or folder} cannot be written ({error.strerror}): free that path or space "
-            "there, or choose another run.dir; all answers so far are kept."
-        ) from error

@@ -1,66 +1,11 @@
-"""`python -m harness.report`: write a run's reports anew from its files, without model or data.
+"""`python -m harness.report`, see `harness.report.command`; a stop is heard from the first line."""
 
-Knows run folders; must not answer or score.
-"""
-
-import argparse
-import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from harness.errors import UserError
-from harness.records.folder import locked
-from harness.report import answer, build, files
-
-RUNS = Path("results/runs")
-
-
-def latest(runs: Path) -> Path:
-    """The finished run that was written last; UserError where there is none."""
-    found = [path.parent for path in runs.glob(f"*/{build.MANIFEST}")]
-    finished = [folder for folder in found if (folder / build.SAMPLES).is_file()]
-    if not finished:
-        raise UserError(f"{runs} holds no finished run: run one first, with make sweep.")
-    return max(finished, key=lambda folder: (folder / build.MANIFEST).stat().st_mtime)
-
-
-def report(folder: Path) -> None:
-    """Write every table, picture and report of a run folder, and print its verdict and paths."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not there: name the folder of a finished run.")
-    with locked(folder, print):
-        study = build.read(folder)
-        paths = files.write(study, folder)
-    print(*answer.verdict(study), sep="\n")
-    for name in ("answer", "report", "summary"):
-        print(f"{name:<12} {paths[name]}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Report each folder; 2 where one cannot be reported."""
-    parser = argparse.ArgumentParser(prog="python -m harness.report", description=__doc__)
-    parser.add_argument(
-        "folder",
-        nargs="*",
-        type=Path,
-        help=f"run folders; by default the one under {RUNS} that was written last",
-    )
-    args = parser.parse_args(argv)
-    try:
-        for folder in args.folder or [latest(RUNS)]:
-            report(folder)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except json.JSONDecodeError as error:
-        print(
-            f"error: a {build.MANIFEST} is damaged ({error}): give the sweep's command again.",
-            file=sys.stderr,
-        )
-        return 2
-    return 0
-
+from harness import stopping
 
 if __name__ == "__main__":
+    stopping.listen()
+    from harness.report.command import main  # late: a stop while this loads is one sentence too
+
     sys.exit(main())

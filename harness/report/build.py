@@ -4,7 +4,6 @@ Knows the frames and the files of a run folder; must not know how a study is wri
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,10 @@ import pandas as pd
 
 from harness import stats
 from harness.errors import UserError
-from harness.report import ledger, verdicts, weights
+from harness.report import ledger, reading, verdicts, weights
+from harness.report.reading import KEPT, MANIFEST, PROMPTS, SAMPLES
 from harness.report.study import QUESTION, Study
 from harness.stats.plan import Plan
-
-MANIFEST = "manifest.json"
-SAMPLES, PROMPTS, KEPT = "samples.parquet", "prompts.parquet", "kept.parquet"
 
 
 def study(
@@ -69,7 +66,7 @@ def study(
 
 def traced(study: Study, manifest: Mapping[str, Any], folder: Path) -> Study:
     """The study with what the run folder holds of prompts and of what was kept of them."""
-    prompts, kept = _read(folder, PROMPTS), _read(folder, KEPT)
+    prompts, kept = (reading.table(folder, name) for name in (PROMPTS, KEPT))
     fell = weights.shares(study.samples, prompts, manifest.get("window_weights", {}))
     return replace(study, prompts=prompts, kept=kept, weights=fell, images=folder / "images")
 
@@ -80,16 +77,11 @@ def digest(samples: pd.DataFrame) -> str:
     return hashlib.sha256(rows.to_numpy().tobytes()).hexdigest()
 
 
-def _read(folder: Path, name: str) -> pd.DataFrame:
-    path = folder / name
-    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
-
-
 def read(folder: Path) -> Study:
     """The study of a run folder, from its files alone: nothing is answered or scored anew.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder holds no finished run, or a file of it is damaged.
     """
     missing = [name for name in (SAMPLES, MANIFEST) if not (folder / name).is_file()]
     if missing:
@@ -97,11 +89,18 @@ def read(folder: Path) -> Study:
             f"{folder} holds no {' and no '.join(missing)}: name the folder of a finished run, or "
             "give the sweep's command again to finish it."
         )
-    samples = pd.read_parquet(folder / SAMPLES)
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest, samples = reading.manifest(folder), reading.table(folder, SAMPLES)
     if manifest.get("samples", digest(samples)) != digest(samples):
         raise UserError(
             f"{folder} holds a {MANIFEST} and a {SAMPLES} of two runs, for one was interrupted: "
             "give the sweep's command again to finish it."
         )
-    return traced(study(samples, manifest), manifest, folder)
+    reading.check(folder)
+    try:
+        return traced(study(samples, manifest), manifest, folder)
+    except UserError:
+        raise
+    except Exception as error:  # files without sums may hold anything
+        raise UserError(
+            f"{folder / SAMPLES} cannot be reported ({reading.line(error)}): {reading.REMEDY}."
+        ) from error

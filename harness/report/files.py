@@ -1,21 +1,24 @@
-"""The files a run leaves: tables, the summary and the pictures, each written whole or not.
+"""The files a run leaves: tables, the summary and the pictures.
 
 Takes the samples frame and what is known about the run; must not know of tensors, lmms-eval, Hydra
-or wandb. A file is written beside its place and then renamed, so a crash leaves the earlier one.
+or wandb. All of them are written beside their places and then renamed, so that whatever goes wrong
+leaves the earlier ones.
 """
 
+import os
 import re
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from harness.records.atomic import replacing
+from harness.places import STAGE
 from harness.report import answer, heatmap, page, plots, summary, tables
 from harness.report.study import Study
 
 
-def write(study: Study, folder: Path) -> dict[str, Path]:
+def write(study: Study, folder: Path, but: Collection[str] = ()) -> dict[str, Path]:
     """Write the tables as parquet, summary.md, answer.md, report.html and the pictures.
 
     One (model, task, protocol) group gives curve.png, several one
@@ -25,6 +28,7 @@ def write(study: Study, folder: Path) -> dict[str, Path]:
     Args:
         study: the run, as `harness.report.build` makes it.
         folder: where the files go; made if it is not there.
+        but: tables that stay as they are.
 
     Returns:
         The tables by name, "summary", "answer", "report", and the pictures by their file name
@@ -33,6 +37,21 @@ def write(study: Study, folder: Path) -> dict[str, Path]:
     Raises:
         OSError: the folder cannot be written.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    stage = tempfile.TemporaryDirectory(prefix=STAGE, dir=folder, ignore_cleanup_errors=True)
+    with stage as name:
+        made = _write(study, Path(name))
+        for table in but:
+            made.pop(table).unlink()
+        for path in made.values():
+            os.replace(path, folder / path.name)
+    paths = {name: folder / path.name for name, path in made.items()}
+    _remove_stale(folder, {*paths.values()})
+    return paths
+
+
+def _write(study: Study, folder: Path) -> dict[str, Path]:
+    """Write every file into an empty folder."""
     samples, cells, abilities, means = study.samples, study.cells, study.abilities, study.means
     curves = _curves(cells, "curve")
     averages = _curves(means, "curve-mean") if len(means) else {}
@@ -46,7 +65,6 @@ def write(study: Study, folder: Path) -> dict[str, Path]:
         {rows["task"].iloc[0]: f"{name}.png" for name, rows in averages.items()},
         {task: f"{name}.png" for name, rows in grids.items() for task in rows["task"].unique()},
     )
-    folder.mkdir(parents=True, exist_ok=True)
     frames = {"samples": samples, "cells": cells, "abilities": abilities}
     frames |= {"comparisons": study.comparisons, "ablation": study.ablation}
     frames |= {"verdicts": study.verdicts} | ({"means": means} if len(means) else {})
@@ -54,12 +72,10 @@ def write(study: Study, folder: Path) -> dict[str, Path]:
     drawn = _draw(folder, curves | averages, plots.curve) | _draw(folder, grids, heatmap.heatmap)
     for name, told in (("summary", text), ("answer", answer.text(study))):
         paths[name] = folder / f"{name}.md"
-        with replacing(paths[name]) as part:
-            part.write_text(told, encoding="utf-8")
+        paths[name].write_text(told, encoding="utf-8")
     paths["report"] = folder / "report.html"
     limits = list(answer.limits(study))
     page.write(study, paths["report"], answer.verdict(study), limits)
-    _remove_stale(folder, {*paths.values(), *drawn.values()})
     return paths | drawn
 
 
@@ -73,8 +89,7 @@ def _spoken(study: Study) -> dict[str, object]:
 def _write_tables(folder: Path, frames: Mapping[str, pd.DataFrame]) -> dict[str, Path]:
     paths = {name: folder / f"{name}.parquet" for name in frames}
     for name, frame in frames.items():
-        with replacing(paths[name]) as part:
-            frame.to_parquet(part, index=False)
+        frame.to_parquet(paths[name], index=False)
     return paths
 
 
@@ -85,8 +100,7 @@ def _draw(
 ) -> dict[str, Path]:
     paths = {name: folder / f"{name}.png" for name in frames}
     for name, frame in frames.items():
-        with replacing(paths[name]) as part:
-            picture(frame, part)
+        picture(frame, paths[name])
     return paths
 
 

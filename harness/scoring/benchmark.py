@@ -3,12 +3,10 @@
 Knows lmms-eval's public task API; must not know models, methods or the store.
 """
 
-import atexit
 import hashlib
-import shutil
 from argparse import Namespace
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -20,6 +18,7 @@ from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning
 from lmms_eval.api.task import ConfigurableMessagesTask
 from lmms_eval.tasks import TaskManager
 
+from harness import scratch
 from harness.config import TaskConfig
 from harness.errors import UserError
 from harness.scoring import catalog, datafiles, generic, mmbench_submission
@@ -208,7 +207,7 @@ def settings(config: TaskConfig) -> dict[str, Any]:
     merged["dataset_kwargs"] = options
     if Path(str(merged["dataset_path"])).is_dir():
         # datasets caches a local folder under its name alone and would serve an earlier content.
-        options["cache_dir"] = mkdtemp(dir=_scratch())
+        options["cache_dir"] = mkdtemp(dir=scratch.folder())
     merged["generation_kwargs"] = {**(merged.get("generation_kwargs") or {}), **config.generation}
     return merged
 
@@ -218,14 +217,6 @@ def _yaml_of(lmms_task: str) -> Path:
     if found is None:
         raise UserError(f"{lmms_task} is not a task of lmms-eval: `lmms-eval tasks` lists them.")
     return found
-
-
-@cache
-def _scratch() -> str:
-    """A folder for working copies of local data, gone when the process ends."""
-    folder = mkdtemp(prefix="evictbench-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def _load(name: str, config: TaskConfig) -> Any:

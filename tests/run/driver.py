@@ -1,12 +1,15 @@
-"""The program with a slow fake engine, for tests that kill it: driver.py <pause> <overrides...>."""
+"""The program with jobs for tests that kill it: driver.py <seconds a row, or -> <overrides...>."""
 
 import sys
+from functools import partial
 
-from harness import __main__ as program
-from harness import collect
-from tests.run.fakes import FakeEngine
+from harness import cli, stopping
+from tests.run.fake_program import FakeProgram, install
 
 if __name__ == "__main__":
-    pause = float(sys.argv.pop(1))
-    collect.load_engine = lambda *loading: FakeEngine(pause)
-    sys.exit(program.main())
+    stopping.listen()
+    typed = sys.argv.pop(1)
+    pause = None if typed == "-" else float(typed)
+    install(pause)
+    cli.Program = partial(FakeProgram, pause=pause)
+    sys.exit(cli.main())

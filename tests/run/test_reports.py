@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from harness import stats
-from harness.report import __main__ as command
-from harness.report import build, flips
+from harness.report import build, command, flips, reading
 from harness.variants import factors, variant
 from scripts import publish
 from tests.outputs.conftest import sweep
@@ -112,10 +111,12 @@ def test_what_is_published_holds_no_times(run: Path, tmp_path: Path, monkeypatch
     samples = pd.read_parquet(run / build.SAMPLES)
     samples[stats.TIMINGS] *= 3
     samples.to_parquet(run / build.SAMPLES, index=False)
+    reading.seal(run)
     assert publish.digest(publish.publish(one, tmp_path / "results")) == first
     samples.loc[samples["method"] == "restkv", "correct"] = False
     samples.loc[samples["method"] == "restkv", "score"] = 0.0
     samples.to_parquet(run / build.SAMPLES, index=False)
+    reading.seal(run)
     assert publish.digest(publish.publish(one, tmp_path / "results")) != first
 
 

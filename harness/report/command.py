@@ -1,0 +1,77 @@
+"""`python -m harness.report`: write a run's reports anew from its files, without model or data.
+
+Knows run folders; must not answer or score.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import places, stopping
+from harness.errors import UserError
+from harness.records.folder import locked
+from harness.report import answer, build, files, reading
+
+RUNS = Path("results/runs")
+
+
+def latest(runs: Path) -> Path:
+    """The finished run that was written last; UserError where there is none."""
+    found = [path.parent for path in runs.glob(f"*/{build.MANIFEST}")]
+    finished = [folder for folder in found if (folder / build.SAMPLES).is_file()]
+    if not finished:
+        raise UserError(f"{runs} holds no finished run: run one first, with make sweep.")
+    return max(finished, key=lambda folder: (folder / build.MANIFEST).stat().st_mtime)
+
+
+def report(folder: Path) -> None:
+    """Write every table, picture and report of a run folder, and print its verdict and paths."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not there: name the folder of a finished run.")
+    with locked(folder, print), places.speaking(folder):
+        study = build.read(folder)
+        try:
+            paths = files.write(study, folder, but=["samples"])
+        except (ArithmeticError, LookupError, TypeError, ValueError, SyntaxError) as error:
+            raise UserError(
+                f"The files of {folder} cannot be reported ({reading.line(error)}): "
+                f"{reading.REMEDY}."
+            ) from error
+    print(*answer.verdict(study), sep="\n")
+    for name in ("answer", "report", "summary"):
+        print(f"{name:<12} {paths[name]}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Report each folder; 2 where one cannot be reported, and as `harness.cli` when stopped."""
+    parser = argparse.ArgumentParser(prog="python -m harness.report", description=__doc__)
+    parser.add_argument(
+        "folder",
+        nargs="*",
+        type=Path,
+        help=f"run folders; by default the one under {RUNS} that was written last",
+    )
+    args = parser.parse_args(argv)
+    failed = False
+    try:
+        with stopping.heard():
+            for folder in args.folder or [None]:
+                failed |= not _reported(folder)
+    except KeyboardInterrupt as error:
+        stopping.tell(error)
+        return stopping.code(error)
+    return 2 if failed else 0
+
+
+def _reported(folder: Path | None) -> bool:
+    try:
+        report(folder or latest(RUNS))
+    except UserError as error:
+        if os.environ.get("EVICTBENCH_TRACEBACK") == "1":
+            traceback.print_exception(error)
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    return True

@@ -1,0 +1,51 @@
+"""A program whose jobs are light, in whichever process a launcher runs them."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import collect, scratch, sweep
+from harness.config import Config
+from harness.errors import UserError
+from harness.jobs import Program
+
+SLEEPER, DIER = 8, 9  # seeds
+
+
+@dataclass
+class FakeProgram(Program):
+    """pause: seconds a row of the fake engine; None: jobs that only take note of themselves."""
+
+    pause: float | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        install(self.pause)
+
+
+def install(pause: float | None) -> None:
+    if pause is None:
+        sweep.run = take_note
+    else:
+        from tests.run.fakes import FakeEngine  # late: it takes a second
+
+        collect.load_engine = lambda *loading: FakeEngine(pause)
+
+
+def take_note(config: Config) -> None:
+    """Fail, die, wait or end by the seed."""
+    place = Path(config.run.dir)
+    if config.seed == 3:
+        raise UserError("seed=3 is odd: use an even one.")
+    if config.seed == 5:
+        raise ValueError("five")
+    Path(scratch.folder(), "copy").write_text("")
+    (place / f"began-{config.seed}").write_text(str(os.getpid()))
+    if config.seed == DIER:
+        os.kill(os.getpid(), signal.SIGKILL)
+    for _ in range(600 if config.seed == SLEEPER else 0):
+        time.sleep(0.1)
+    (place / f"ended-{config.seed}").write_text("")
