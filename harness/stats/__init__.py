@@ -20,6 +20,7 @@ from harness.stats.frame import (
 from harness.stats.intervals import accuracy_interval
 from harness.stats.means import means
 from harness.stats.plan import Plan
+from harness.stats.readings import other as other_reading
 
 __all__ = [
     "ABILITY_COLUMNS",
@@ -37,6 +38,7 @@ __all__ = [
     "accuracy_interval",
     "compare",
     "means",
+    "other_reading",
     "roles",
     "summarise",
 ]
