@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.console import say
 from harness.errors import UserError
 from harness.report import answer, build, files
 from harness.store import locked
@@ -32,9 +33,9 @@ def report(folder: Path) -> None:
     with locked(folder):
         study = build.read(folder)
         paths = files.write(study, folder)
-    print(*answer.verdict(study), sep="\n")
+    say("\n".join(answer.verdict(study)))
     for name in ("answer", "report", "summary"):
-        print(f"{name:<12} {paths[name]}")
+        say(f"{name:<12} {paths[name]}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

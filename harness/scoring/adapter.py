@@ -80,6 +80,8 @@ class Collector(lmms):
             return GenerationResult(self._full[row])
         messages = doc_to_messages(self.task_dict[task][split][position])
         found = self._branches(messages, missing, generation, position)
+        for result in found.values():
+            result.text = storable(result.text)
         self._write(row, found)
         self._done[row] = done | set(missing)
         self.progress(len(missing))
@@ -151,6 +153,11 @@ def blanked(messages: Messages) -> Messages:
     ]
 
 
+def storable(text: str) -> str:
+    """The text with halves of characters, which UTF-8 cannot hold, as the replacement mark."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def stored(result: Any) -> dict[str, object]:
     """An engine result as the values that the store keeps."""
     return {
@@ -179,7 +186,7 @@ def described(result: Any) -> dict[str, object]:
     shown = result.shown
     return {
         "segments": json.dumps(result.segments),
-        "tokens": None if shown is None else json.dumps(shown.tokens, ensure_ascii=False),
+        "tokens": None if shown is None else storable(json.dumps(shown.tokens, ensure_ascii=False)),
         "images": json.dumps([] if shown is None else shown.grids),
     }
 

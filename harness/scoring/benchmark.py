@@ -257,22 +257,29 @@ def _restrict(task: Any, split: str, rows: Sequence[int]) -> None:
     task.task_docs = task.dataset[split]
 
 
-def evaluate(model: Any, benchmark: Benchmark, output: Path, seed: int) -> dict[str, Any]:
-    """Run lmms-eval over the benchmark's rows with a model object; returns its results."""
+def evaluate(model: Any, benchmark: Benchmark, output: Path, seed: int) -> None:
+    """Let lmms-eval send the benchmark's rows to a model object.
+
+    It scores nothing here: answers are scored from the store, and its own writers of spreadsheets
+    stop at a control character.
+    """
     from lmms_eval.evaluator import simple_evaluate
 
     output.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = simple_evaluate(
-        model=model,
-        tasks=[benchmark.task],
-        task_manager=benchmark.manager,
-        batch_size=1,
-        bootstrap_iters=0,
-        log_samples=False,
-        cli_args=cli_arguments(output),
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        process_docs_parallel=1,
-    )
-    return results
+    benchmark.task.process_results = lambda document, results: {}
+    try:
+        simple_evaluate(
+            model=model,
+            tasks=[benchmark.task],
+            task_manager=benchmark.manager,
+            batch_size=1,
+            bootstrap_iters=0,
+            log_samples=False,
+            cli_args=cli_arguments(output),
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            process_docs_parallel=1,
+        )
+    finally:
+        del benchmark.task.process_results
