@@ -8,6 +8,7 @@ import hashlib
 import shutil
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -92,7 +93,7 @@ class Benchmark:
             output: folder for the files that lmms-eval's aggregation writes.
         """
         pairs = zip(self._documents, self._filtered(texts), strict=True)
-        results = [self.task.process_results(document, [text]) for document, text in pairs]
+        results = [self._results(document, text)[0] for document, text in pairs]
         return generic.aggregate(self.task, results, output)
 
     def verify(self, texts: Sequence[str], output: Path) -> float | None:
@@ -147,9 +148,22 @@ class Benchmark:
         key = (position, text)
         if key not in self._judged:
             document = self._documents[position]
-            metrics = self.task.process_results(document, [text])
-            self._judged[key] = self.scorer.judge(document, metrics)
+            metrics, spoiled = self._results(document, text)
+            judged = self.scorer.judge(document, metrics)
+            self._judged[key] = replace(judged, parsed=None, unparsed=True) if spoiled else judged
         return self._judged[key]
+
+    def _results(self, document: Any, text: str) -> tuple[Any, bool]:
+        """What the task's functions make of an answer, and whether it stopped them: one that does
+        scores as an empty answer, unless that stops them as well.
+        """
+        try:
+            return self.task.process_results(document, [text]), False
+        except Exception as error:
+            try:
+                return self.task.process_results(document, [""]), True
+            except Exception:
+                raise error from None
 
 
 def choose(questions: Sequence[Question], limit: int | None) -> list[int]:
