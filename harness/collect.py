@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import stopping
 from harness.config import Config
+from harness.console import say
 from harness.errors import UserError
 from harness.grid import Cell
 from harness.records import provenance
@@ -161,8 +162,3 @@ def progress(rows: int) -> Iterator[Callable[[int], None]]:
             stopping.check()
 
         yield tick
-
-
-def say(text: str) -> Any:
-    """Tell the person at the terminal."""
-    print(text, flush=True)

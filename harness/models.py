@@ -78,9 +78,10 @@ class LoadedModel:
         """The last token id of each letter (some tokenizers write a space token before it)."""
         return [self.tokenizer.encode(x, add_special_tokens=False)[-1] for x in letters]
 
-    def ending_ids(self, stops: Sequence[str]) -> list[int]:
-        """Token ids that end an answer, the last one of each stop string among them."""
-        return sorted({*self.stop_ids, *self.letter_ids(stops)})
+    def ending_ids(self, stops: Sequence[str]) -> frozenset[int]:
+        """The last token id of each text; a text that the tokenizer drops has none."""
+        encoded = [self.tokenizer.encode(stop, add_special_tokens=False) for stop in stops]
+        return frozenset(ids[-1] for ids in encoded if ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids without special tokens."""

@@ -47,6 +47,7 @@ class Answers:
         self.tail = self.prompt_ids.shape[1] - boundary
         self.extra = branching.on_top(engine.protocol.name, self.tail)
         self.generation = generation
+        self.asked_ends = engine.loaded.ending_ids(generation.until_tokens)
         self.filled = filled
         self.token_ids: dict[int, list[int]] = {}
         self.letter_logits: dict[int, list[float]] = {}
@@ -99,7 +100,7 @@ class Answers:
             None if self.tail else filled.logits,
             self.generation,
             filled.rotary,
-            engine.loaded.ending_ids(self.generation.until) if self.generation.nonempty else (),
+            self.asked_ends,
         )
         self.compact_s += compacted - started
         self.decode_s += clock(device) - compacted
@@ -143,9 +144,11 @@ class Answers:
     ) -> BranchResult:
         kept = self.kept[i]
         decode, ids = self.engine.loaded.decode, self.token_ids[i]
-        answer = [token for token in ids if token not in self.engine.loaded.stop_ids]
+        ends = self.engine.loaded.stop_ids | self.asked_ends
+        answer = [token for token in ids if token not in ends]
         whole = decode(answer)
-        text = self.generation.cut(whole)
+        begun = len(decode(answer[:1])) if self.generation.nonempty else 0
+        text = self.generation.cut(whole, begun)
         scored = len(answer) if text == whole else _tokens_of(text, answer, decode)
         scored = scored or 1  # an empty answer is what its first token, a stop, decided
         length = self.prompt_ids.shape[1]

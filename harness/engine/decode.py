@@ -108,13 +108,13 @@ class Decoder:
         logits: Tensor | None,
         generation: Generation,
         rotary: Rotary | None = None,
-        barred: Sequence[int] = (),
+        ending: frozenset[int] = frozenset(),
     ) -> Decoded:
         """Decode `cells` branches of one prompt; rotary where the cache re-indexes positions.
 
         prompt_ids [1, L] and positions [1, L] or [3, 1, L] of the whole prompt, of which the last
         `tail` tokens are not in the cache. tail 0: `logits` [1, V] of the prefill give the first
-        token. barred: ids that no answer begins with.
+        token. ending: ids that end a cell beside `stop_ids`.
         """
         listener = CompactAttention(self.layout, cache)
         following = int(positions.max()) + 1
@@ -126,14 +126,15 @@ class Decoder:
                 logits = self._step(cache, ids, positions[..., -tail:].expand(shape))
             assert logits is not None  # given whenever there is no tail
             first = logits.expand(cells, -1)
-            state = _Cells(cells, self.stop_ids, generation, self.to_text)
+            ends = self.stop_ids | ending
+            state = _Cells(cells, ends, generation, self.to_text)
             history = prompt_ids.expand(cells, -1)
-            logits = first if not barred else _without(first, barred)
+            logits = _without(first, sorted(ends)) if generation.nonempty else first
             steps = Steps(lambda ids, place: self._step(cache, ids, place), cache, self.graphs)
             for step in range(generation.max_new_tokens):
                 peaks, tokens = self._choose(history, logits)
                 # The raw ones too: ruling a token out hides that its logit is no number.
-                hidden = [first.amax(-1)] if barred and step == 0 else []
+                hidden = [first.amax(-1)] if generation.nonempty and step == 0 else []
                 rows = state.accept(*_read(tokens, [peaks, *hidden]))
                 if not rows or step + 1 == generation.max_new_tokens:
                     break
@@ -183,6 +184,7 @@ class _Cells:
         self.to_text = to_text
         # A character may take four byte-level tokens; a few more cover special tokens between them.
         self.reach = 8 + 4 * max((len(s) for s in generation.until), default=0)
+        self.free = int(generation.nonempty)  # tokens in which no stop string is looked for
 
     def accept(self, tokens: Sequence[int], finite: Sequence[bool]) -> list[int]:
         """Append one token to each running cell, chosen by numbers or not; the rows that go on."""
@@ -205,7 +207,7 @@ class _Cells:
     def _hits_stop(self, ids: list[int]) -> bool:
         if not self.until:
             return False
-        text = self.to_text(ids[-self.reach :])
+        text = self.to_text(ids[self.free :][-self.reach :])
         return any(stop in text for stop in self.until)
 
 

@@ -21,6 +21,7 @@ class NotFinite(ValueError):
 PROTOCOLS = ("replay", "context", "paper")
 TAILS = ("last_token", "suffix")
 
+STOPS = ("until", "until_tokens")
 # lmms-eval generation arguments that change nothing when decoding greedily.
 _WITHOUT_EFFECT = {"top_p", "top_k", "use_cache", "image_aspect_ratio", "image_sizes"}
 
@@ -49,14 +50,18 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Generation:
-    """Greedy decoding of at most `max_new_tokens`; the text ends before any `until` string.
+    """Greedy decoding of at most `max_new_tokens`.
 
-    nonempty: the first token is neither a stop token nor the last token of an `until` string.
+    until: texts before which the answer is cut, wherever they stand in a token. until_tokens: texts
+    whose last token ends the answer as the model's own end does; the same characters inside
+    another token do not. nonempty: no answer begins with a token that ends it, and `until` is
+    looked for behind the first token.
     """
 
     max_new_tokens: int
     until: tuple[str, ...] = ()
     nonempty: bool = False
+    until_tokens: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse lengths below 1."""
@@ -73,10 +78,7 @@ class Generation:
         ValueError, one sentence, for beams, sampling and arguments this engine does not know.
         """
         rest = dict(kwargs)
-        until = rest.pop("until", None) or ()
-        stops = (until,) if isinstance(until, str) else until
-        if not isinstance(stops, list | tuple) or not all(isinstance(s, str) for s in stops):
-            raise ValueError(f"until={until!r} is not text; give a string or a list of strings.")
+        until, until_tokens = (_texts(name, rest.pop(name, None)) for name in STOPS)
         limit = rest.pop("max_new_tokens", None)
         limit = rest.pop("max_gen_toks", None) if limit is None else limit
         least = rest.pop("min_new_tokens", None)
@@ -87,16 +89,25 @@ class Generation:
             if name not in _WITHOUT_EFFECT and value is not None:
                 raise ValueError(
                     f"generation argument {name}={value!r} is not supported; allowed are "
-                    "max_new_tokens, min_new_tokens, until and greedy settings of temperature and "
-                    "num_beams."
+                    "max_new_tokens, min_new_tokens, until, until_tokens and greedy settings of "
+                    "temperature and num_beams."
                 )
-        return cls(128 if limit is None else limit, tuple(s for s in stops if s), bool(least))
+        return cls(128 if limit is None else limit, until, bool(least), until_tokens)
 
-    def cut(self, text: str) -> str:
-        """The text before the first occurrence of every stop string."""
+    def cut(self, text: str, start: int = 0) -> str:
+        """The text before the first occurrence of every `until` string at or after `start`."""
+        head, rest = text[:start], text[start:]
         for stop in self.until:
-            text = text.split(stop)[0]
-        return text
+            rest = rest.split(stop)[0]
+        return head + rest
+
+
+def _texts(name: str, given: object) -> tuple[str, ...]:
+    """One text or several, empty ones left out."""
+    texts = (given,) if isinstance(given, str) else given or ()
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name}={given!r} is not text; give a string or a list of strings.")
+    return tuple(text for text in texts if text)
 
 
 def _is(value: object, kind: type | UnionType) -> bool:

@@ -11,7 +11,7 @@ from harness import stats
 from harness.report import answer_tables, honesty, summary, tables
 from harness.report.study import Study
 from harness.report.tables import escape, points
-from harness.report.verdicts import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+from harness.report.verdicts import CANNOT_TELL, NOT_SUPPORTED, READINGS, SUPPORTED
 
 ORDER = (SUPPORTED, NOT_SUPPORTED, CANNOT_TELL)
 EXPLORATORY = (
@@ -30,9 +30,25 @@ def verdict(study: Study) -> tuple[str, str]:
     lead = "" if study.registered else "Exploratory. "
     return (
         f"{lead}{_overall(study.verdicts['verdict'])}: that {name} keeps the score within {margin} "
-        f"of the full cache is {kept}{_worst(study.verdicts)}.",
+        f"of the full cache is {kept}{_worst(study.verdicts)}{_otherwise(study, 'verdict')}.",
         f"{_overall(study.verdicts['smoothing'])}: that its smoothing is what keeps the score is "
-        f"{caused}{_gains(study.verdicts)}.",
+        f"{caused}{_gains(study.verdicts)}{_otherwise(study, 'smoothing')}.",
+    )
+
+
+def _otherwise(study: Study, column: str) -> str:
+    """What the other reading of the answers makes of it, where any setting comes out another."""
+    rows = study.verdicts
+    if f"{column}_other" not in rows:
+        return ""
+    second = rows[f"{column}_other"]
+    if not (second.notna() & second.ne(rows[column])).any():
+        return ""
+    known = rows.assign(**{column: second})[second.notna()]
+    used = set(study.samples.get("extraction", pd.Series(dtype=str)).dropna())
+    name = READINGS.get(used.pop(), "") if len(used) == 1 else ""
+    return f"; read by {f'extraction={name}' if name else 'the other rule'} it is " + _counted(
+        known, column
     )
 
 
@@ -137,7 +153,7 @@ def text(study: Study) -> str:
     first, second = verdict(study)
     lines = [f"# Answer: {escape(study.name)}", ""]
     lines += [f"**Asked:** {escape(study.question, 400)}", ""]
-    lines += [f"**{escape(first, 600)}** {escape(second, 600)}", "", *_plan(study), ""]
+    lines += [f"**{escape(first, 1200)}** {escape(second, 1200)}", "", *_plan(study), ""]
     for key, rows in tables.groups(study.comparisons):
         if study.cells["task"].nunique() > 1:
             lines += [f"## {escape(key[1])}, protocol {escape(key[2])}", ""]
@@ -194,4 +210,4 @@ def _at(row: pd.Series) -> str:
 def _reasons(row: pd.Series) -> str:
     same = row["reason"] == row["smoothing_reason"]
     parts = [row["reason"]] if same else [row["reason"], row["smoothing_reason"]]
-    return escape(" ".join(parts), 900)
+    return escape(" ".join(parts), 1500)

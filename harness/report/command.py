@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import places, stopping
+from harness.console import say
 from harness.errors import UserError
 from harness.records.folder import locked
 from harness.report import answer, build, files, reading
@@ -40,9 +41,9 @@ def report(folder: Path) -> None:
                 f"The files of {folder} cannot be reported ({reading.line(error)}): "
                 f"{reading.REMEDY}."
             ) from error
-    print(*answer.verdict(study), sep="\n")
+    say("\n".join(answer.verdict(study)))
     for name in ("answer", "report", "summary"):
-        print(f"{name:<12} {paths[name]}")
+        say(f"{name:<12} {paths[name]}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -138,10 +138,12 @@ def _measured(cells: pd.DataFrame) -> list[str]:
         "method", "ratio", "cache KiB", "of full %", "kept %", "image %", "text %",
         "exposed tokens", "unparsed %", "window",
     ]  # fmt: skip
+    twice = cells["unparsed_rate_other"].notna().any()
+    header[-1:-1] = ["unparsed %, other reading"] if twice else []
     header += ["score ms", "decode ms"] if _timed(cells) else []
     top = tables.references(cells)
     rows = pd.concat([top, tables.compressed(cells)])
-    return markdown.table(header, [_measures(cell) for _, cell in rows.iterrows()])
+    return markdown.table(header, [_measures(cell, twice) for _, cell in rows.iterrows()])
 
 
 def _timed(cells: pd.DataFrame) -> bool:
@@ -149,7 +151,7 @@ def _timed(cells: pd.DataFrame) -> bool:
     return set(stats.TIMINGS) <= set(cells.columns)
 
 
-def _measures(cell: pd.Series) -> list[str]:
+def _measures(cell: pd.Series, twice: bool) -> list[str]:
     parts = ("kept_fraction", "kept_fraction_image", "kept_fraction_text")
     window = cell["window_effective"]
     return [
@@ -160,6 +162,7 @@ def _measures(cell: pd.Series) -> list[str]:
         *(percent(cell[name]) for name in parts),
         f"{cell['exposed_tokens']:.2f}",
         percent(cell["unparsed_rate"]),
+        *([percent(cell["unparsed_rate_other"])] if twice else []),
         "-" if pd.isna(window) else f"{window:.1f}",
         *(
             f"{1000 * cell[name] / cell['n_rows']:.2f}"

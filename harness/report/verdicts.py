@@ -17,8 +17,10 @@ SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = "supported", "not supported", "cannot te
 COLUMNS = [
     *stats.GROUP, "method", "ratio", "budget", "cell_key", "evicted", "accuracy", "full_accuracy",
     "difference", "difference_low", "difference_high", "verdict", "reason",
-    "gain", "gain_low", "gain_high", "smoothing", "smoothing_reason",
+    "gain", "gain_low", "gain_high", "smoothing", "smoothing_reason", "verdict_other",
+    "smoothing_other",
 ]  # fmt: skip
+READINGS = {"lmms_eval": "strict", "strict": "lmms_eval"}  # the other value of `extraction`
 PUBLISHED = {"temporal": "ema", "spatial": "adaptive"}  # the smoothing that the question is about
 LITTLE = 0.05  # a score with nothing to lose
 
@@ -68,6 +70,34 @@ def decide(
     found = [_row(row, cells, comparisons, ablation, plan, dtype) for _, row in rows.iterrows()]
     table = pd.DataFrame(found, columns=COLUMNS)
     return table.astype({"budget": "Int64"})
+
+
+def beside(first: pd.DataFrame, second: pd.DataFrame, samples: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts with those of the other reading of the same answers, said where they differ.
+
+    Args:
+        first: `decide` of the run. second: `decide` of `stats.other_reading` of its samples.
+        samples: of the run; their `extraction` names the reading of each task.
+
+    Returns:
+        `first` with `verdict_other` and `smoothing_other`, null where there is no second reading.
+    """
+    place = [*stats.GROUP, "cell_key"]
+    found = first[place].merge(second, how="left", on=place).set_index(first.index)
+    names = samples.drop_duplicates(stats.GROUP).set_index(stats.GROUP)["extraction"]
+    table = first.copy()
+    for kind, reason, number, ends in (
+        ("verdict", "reason", "difference", "difference"),
+        ("smoothing", "smoothing_reason", "gain", "gain"),
+    ):
+        table[f"{kind}_other"] = found[kind].where(found[kind].notna(), None)
+        differ = found[kind].notna() & found[kind].ne(first[kind])
+        for index, row in found[differ].iterrows():
+            name = READINGS.get(str(names.get(tuple(row[stats.GROUP]), "")), "the other rule")
+            figures = f"{points(row[number])} points {tables.span(row, ends)}"
+            said = f"Read by extraction={name} it is {row[kind]}: {figures}."
+            table.loc[index, reason] = f"{first.loc[index, reason]} {said}"
+    return table
 
 
 def _row(

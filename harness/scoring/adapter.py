@@ -119,6 +119,8 @@ class Collector(lmms):
             found = self._branches(messages, missing, generation, position)
         except NotFinite as error:  # nothing of the row is stored: a rerun comes here again
             raise UserError(f"task={self.plan.task or task}, row {row}: {error}") from error
+        for result in found.values():
+            result.text = storable(result.text)
         self._write(row, found)
         self._full.setdefault(row, found[self.plan.full].text)
         self.computed += 1
@@ -187,6 +189,11 @@ def blanked(messages: Messages) -> Messages:
     ]
 
 
+def storable(text: str) -> str:
+    """The text with halves of characters, which UTF-8 cannot hold, as the replacement mark."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def stored(result: Any) -> dict[str, object]:
     """An engine result as the values that the store keeps."""
     return {
@@ -218,7 +225,7 @@ def described(result: Any) -> dict[str, object]:
     shown = result.shown
     return {
         "segments": json.dumps(result.segments),
-        "tokens": None if shown is None else json.dumps(shown.tokens, ensure_ascii=False),
+        "tokens": None if shown is None else storable(json.dumps(shown.tokens, ensure_ascii=False)),
         "images": json.dumps([] if shown is None else shown.grids),
     }
 

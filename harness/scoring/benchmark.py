@@ -6,6 +6,7 @@ Knows lmms-eval's public task API; must not know models, methods or the store.
 import hashlib
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import mkdtemp
@@ -91,7 +92,7 @@ class Benchmark:
             output: folder for the files that lmms-eval's aggregation writes.
         """
         pairs = zip(self._documents, self._filtered(texts), strict=True)
-        results = [self.task.process_results(document, [text]) for document, text in pairs]
+        results = [self._results(document, text)[0] for document, text in pairs]
         return generic.aggregate(self.task, results, output)
 
     def verify(self, texts: Sequence[str], output: Path) -> float | None:
@@ -146,9 +147,22 @@ class Benchmark:
         key = (position, text)
         if key not in self._judged:
             document = self._documents[position]
-            metrics = self.task.process_results(document, [text])
-            self._judged[key] = self.scorer.judge(document, metrics)
+            metrics, spoiled = self._results(document, text)
+            judged = self.scorer.judge(document, metrics)
+            self._judged[key] = replace(judged, parsed=None, unparsed=True) if spoiled else judged
         return self._judged[key]
+
+    def _results(self, document: Any, text: str) -> tuple[Any, bool]:
+        """What the task's functions make of an answer, and whether it stopped them: one that does
+        scores as an empty answer, unless that stops them as well.
+        """
+        try:
+            return self.task.process_results(document, [text]), False
+        except Exception as error:
+            try:
+                return self.task.process_results(document, [""]), True
+            except Exception:
+                raise error from None
 
 
 def choose(questions: Sequence[Question], limit: int | None) -> list[int]:
@@ -248,22 +262,29 @@ def _restrict(task: Any, split: str, rows: Sequence[int]) -> None:
     task.task_docs = task.dataset[split]
 
 
-def evaluate(model: Any, benchmark: Benchmark, output: Path, seed: int) -> dict[str, Any]:
-    """Run lmms-eval over the benchmark's rows with a model object; returns its results."""
+def evaluate(model: Any, benchmark: Benchmark, output: Path, seed: int) -> None:
+    """Let lmms-eval send the benchmark's rows to a model object.
+
+    It scores nothing here: answers are scored from the store, and its own writers of spreadsheets
+    stop at a control character.
+    """
     from lmms_eval.evaluator import simple_evaluate
 
     output.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = simple_evaluate(
-        model=model,
-        tasks=[benchmark.task],
-        task_manager=benchmark.manager,
-        batch_size=1,
-        bootstrap_iters=0,
-        log_samples=False,
-        cli_args=cli_arguments(output),
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        process_docs_parallel=1,
-    )
-    return results
+    benchmark.task.process_results = lambda document, results: {}
+    try:
+        simple_evaluate(
+            model=model,
+            tasks=[benchmark.task],
+            task_manager=benchmark.manager,
+            batch_size=1,
+            bootstrap_iters=0,
+            log_samples=False,
+            cli_args=cli_arguments(output),
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            process_docs_parallel=1,
+        )
+    finally:
+        del benchmark.task.process_results

@@ -7,6 +7,7 @@ it only if every rotation is right.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
@@ -75,8 +76,8 @@ class MMBench:
         read = self.both(document, metrics)
         chosen, other = read if self.extraction == "lmms_eval" else read[::-1]
         if not answer(document):
-            return Judgement(chosen.parsed, math.nan, chosen.unparsed)
-        return Judgement(chosen.parsed, chosen.score, chosen.unparsed, other.score)
+            chosen, other = (replace(each, score=math.nan) for each in (chosen, other))
+        return replace(chosen, other=other)
 
     def both(self, document: Document, metrics: Mapping[str, Any]) -> tuple[Judgement, Judgement]:
         """The permissive and the strict judgement of one answer; they differ where it is odd."""

@@ -13,7 +13,11 @@ def into(log: Path) -> Iterator[None]:
     """Append standard output and error, and loguru's lines, to the file `log` meanwhile."""
     from loguru import logger
 
-    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+    with (
+        log.open("a", encoding="utf-8", errors="backslashreplace") as file,
+        redirect_stdout(file),
+        redirect_stderr(file),
+    ):
         logger.remove()  # lmms-eval's own sink writes to the terminal
         logger.add(file, level="INFO")
         try:

@@ -3,7 +3,7 @@
 Knows the store, the cells and the benchmark; must not know models or how tables are shown.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import nan
 
 import pandas as pd
@@ -16,7 +16,8 @@ from harness.scoring.scorers import Judgement
 COLUMNS = (
     "model", "task", "group", "protocol", "method", "ratio", "budget", "control", "cell_key",
     "row", "index", "question_id", "category", "l2_category", "question", "answer", "text",
-    "parsed", "unparsed", "metric", "extraction", "score", "score_other", "correct", "failed",
+    "parsed", "unparsed", "parsed_other", "unparsed_other", "metric", "extraction", "score",
+    "score_other", "correct", "failed",
     "exposed_tokens", "prompt_tokens", "truncated_tokens", "nonfinite_tokens", "image_tokens",
     "evictable_tokens", "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
     "window_effective", "adaptive_active", "fallback", "letter_logits",
@@ -75,10 +76,20 @@ def _cell(
         parsed=[_reading(j, text) for j, text in zip(judged, found["text"], strict=True)],
         unparsed=[judgement.unparsed for judgement in judged],
         score=[float(judgement.score) for judgement in judged],
-        score_other=[judgement.other for judgement in judged],
+        **_other(judged),
         correct=[judgement.correct for judgement in judged],
         failed=failed,
     )
+
+
+def _other(judged: Sequence[Judgement]) -> dict[str, list[object]]:
+    """The second reading of each answer; null where the task has none."""
+    others = [judgement.other for judgement in judged]
+    return {
+        "parsed_other": [None if each is None else each.parsed for each in others],
+        "unparsed_other": [None if each is None else each.unparsed for each in others],
+        "score_other": [None if each is None else float(each.score) for each in others],
+    }
 
 
 def _reading(judgement: Judgement, text: str) -> str | None:
@@ -98,6 +109,8 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
             "ratio": "float64",
             "parsed": "string",
             "group": "string",
+            "parsed_other": "string",
+            "unparsed_other": "boolean",
             "score_other": "Float64",
             "extraction": "string",
         }

@@ -39,14 +39,14 @@ class Question:
 class Judgement:
     """The answer as the task reads it, its score in [0, 1], and whether it could not be read.
 
-    The score is nan where the right answer is secret. other: the score by another published reading
-    of the same answer, where there is one.
+    The score is nan where the right answer is secret. other: by another published reading of the
+    same answer, where there is one.
     """
 
     parsed: str | None
     score: float
     unparsed: bool = False
-    other: float | None = None
+    other: "Judgement | None" = None
 
     @property
     def correct(self) -> bool:

@@ -11,6 +11,10 @@ The rule is that of vlmeval/utils/matching_util.py at e8e78f0 (2026-08-18), in w
 4. Else the one option whose text the answer holds, case aside, unless the answer is longer than
    twice all options together.
 
+An answer that is not all ASCII may be in Chinese, which that code does not read: there the letter
+counts that words lead to, or that stands alone (`letters`), and 2 takes the marks of Chinese and
+wide letters for ASCII's but reads nothing where the letter is denied or is one of several.
+
 What is left unresolved goes to a judge model there; with exact matching it is wrong, and in
 CircularEval so is its question. Knows texts and options only.
 """
@@ -18,6 +22,8 @@ CircularEval so is its question. Knows texts and options only.
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from harness.scoring import letters
 
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",
@@ -64,6 +70,23 @@ def _by_letter(answer: str, choices: Mapping[str, str]) -> str | None:
         return None
     if any(refusal in answer for refusal in REFUSALS):
         return NO_OPTION
+    if not answer.isascii():
+        return _by_chinese(letters.plain(answer), choices)
+    return _by_word(answer, choices)
+
+
+def _by_chinese(said: str, choices: Mapping[str, str]) -> str | None:
+    """As `_by_word`, of an answer whose marks and letters are ASCII and whose words need not be."""
+    named = letters.named(said)
+    if named is not None:
+        return named if named in choices else None
+    found = _by_word(said, choices)
+    if found is None or found == NO_OPTION or _NAMED.search(said):
+        return found
+    return found if letters.only(said, found) else None
+
+
+def _by_word(answer: str, choices: Mapping[str, str]) -> str | None:
     words = answer.translate(_MARKS).split()
     there = [choice for choice in choices if choice in words]
     if len(there) == 1 and words.index(there[0]) >= len(words) - _TAIL:

@@ -21,6 +21,7 @@ from harness.stats.frame import (
 from harness.stats.intervals import accuracy_interval
 from harness.stats.means import means
 from harness.stats.plan import Plan
+from harness.stats.readings import other as other_reading
 
 __all__ = [
     "ABILITY_COLUMNS",
@@ -39,6 +40,7 @@ __all__ = [
     "compare",
     "failed",
     "means",
+    "other_reading",
     "roles",
     "summarise",
 ]

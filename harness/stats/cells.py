@@ -28,7 +28,8 @@ def summarise(samples: pd.DataFrame) -> pd.DataFrame:
     """The cells table: a row a cell, columns `CELL_COLUMNS`.
 
     `accuracy` is the mean score in the task's `metric`; with scores of 0 and 1 the share of right
-    rows. Shares are fractions, times are seconds summed over the cell's rows, bytes and token
+    rows. `unparsed_rate_other` is that of the second reading of the answers, nan where the task has
+    none. Shares are fractions, times are seconds summed over the cell's rows, bytes and token
     counts are means over rows. A question is right in the circular sense when every one of its
     rotations is; questions of which a cell lacks a rotation that other cells have are left out of
     that share. A flip is a parsed answer that differs from the full cache's on the same row
@@ -121,6 +122,7 @@ def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
         "cache_bytes": rows["cache_bytes"].mean(),
         "full_cache_bytes": rows["full_cache_bytes"].mean(),
         "unparsed_rate": rows.loc[~rows["failed"], "unparsed"].mean(),
+        "unparsed_rate_other": rows.loc[~rows["failed"], "unparsed_other"].mean(),
         "truncated_rate": (rows["truncated_tokens"] > 0).mean(),
         "adaptive_active": rows["adaptive_active"].astype(float).mean(),
         "fallback_rate": rows["fallback"].notna().mean(),

@@ -14,7 +14,8 @@ CELL_COLUMNS = [
     *GROUP, "group", "metric", "method", "ratio", "budget", "control", "n_questions", "n_rows",
     "failed_rows", "accuracy", "accuracy_low", "accuracy_high", "circular_accuracy", "flip_rate",
     "exposed_tokens", "vacuous", "kept_fraction", "kept_fraction_image", "kept_fraction_text",
-    "cache_bytes", "full_cache_bytes", "unparsed_rate", "truncated_rate", "adaptive_active",
+    "cache_bytes", "full_cache_bytes", "unparsed_rate", "unparsed_rate_other",
+    "truncated_rate", "adaptive_active",
     "window_effective", "fallback_rate", "cell_key", *TIMINGS,
 ]  # fmt: skip
 ABILITY_COLUMNS = [
@@ -69,6 +70,8 @@ def prepared(samples: pd.DataFrame) -> pd.DataFrame:
     frame["failed"] = failed(frame)
     frame["score"] = frame["score"].mask(frame["failed"])
     frame["unparsed"] = frame["unparsed"].astype(bool)
+    second = frame.get("unparsed_other", pd.Series(pd.NA, index=frame.index))
+    frame["unparsed_other"] = second.astype("boolean").astype("Float64").astype("float64")
     return frame
 
 

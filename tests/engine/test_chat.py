@@ -177,14 +177,20 @@ def test_an_answer_need_not_begin_with_what_ends_it(folder):
     asked = bridge(folder, None)
     (usual,) = asked.answer(question, full, {"max_new_tokens": 4}, ())
     stop = asked.loaded.tokenizer.convert_ids_to_tokens(usual.token_ids[0])
-    ending = {"max_new_tokens": 4, "until": [stop]}
-    (empty,) = asked.answer(question, full, ending, ())
-    assert empty.text == ""
-    (other,) = asked.answer(question, full, {**ending, "min_new_tokens": 1}, ())
+    for name in ("until", "until_tokens"):
+        (empty,) = asked.answer(question, full, {"max_new_tokens": 4, name: [stop]}, ())
+        assert (empty.text, empty.token_ids) == ("", usual.token_ids[:1])
+    least = {"max_new_tokens": 4, "min_new_tokens": 1}
+    (other,) = asked.answer(question, full, {**least, "until_tokens": [stop]}, ())
     assert other.token_ids[0] != usual.token_ids[0]
     assert other.text
+    (same,) = asked.answer(question, full, {**least, "until": [stop]}, ())
+    assert same.token_ids[0] == usual.token_ids[0]  # a text is looked for behind it
+    assert same.text.startswith(stop)
+    (kept,) = asked.answer(question, full, {"max_new_tokens": 4, "until_tokens": [" \n"]}, ())
+    assert kept.token_ids == usual.token_ids  # this tokenizer writes no newline
     with pytest.raises(UserError, match="min_new_tokens=2"):
-        asked.answer(question, full, {**ending, "min_new_tokens": 2}, ())
+        asked.answer(question, full, {**least, "min_new_tokens": 2}, ())
 
 
 def test_images_behind_the_last_text_are_no_suffix(llava_folder_prompt):

@@ -240,6 +240,7 @@ def test_generation_settings_that_change_answers_are_refused():
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"max_new_tokens": "many"}, "max_new_tokens='many'"),
         ({"until": 3}, "until=3"),
+        ({"until_tokens": ["a", 3]}, "until_tokens="),
         ({"repetition_penalty": 1.2}, "repetition_penalty=1.2"),
     ],
 )
@@ -253,6 +254,10 @@ def test_generation_arguments_outside_greedy_decoding_are_refused(kwargs, part):
     [
         ({}, Generation(128)),
         ({"max_new_tokens": 7, "until": "\n"}, Generation(7, ("\n",))),
+        (
+            {"until_tokens": ["\n", ""], "min_new_tokens": 1},
+            Generation(128, nonempty=True, until_tokens=("\n",)),
+        ),
         (
             {
                 "until": ["ASSISTANT:"],

@@ -53,13 +53,14 @@ TABLE = [
     ("yes, because the picture shows it", YES, "A", None),  # longer than twice all options
     ("I know", YES, "B", "B"),  # "no" is in "know"
     ("I do not know", YES, "B", None),  # the same, and longer than twice all options
-    ("答案是B", CN, "B", None),  # one word for the strict rule
+    ("答案是B", CN, "B", "B"),  # one word for VLMEvalKit
     ("答案是 B", CN, "B", "B"),
-    ("B。", CN, "B", None),  # the full stop of Chinese is not among the marks
+    ("B。", CN, "B", "B"),
     ("B. 绿色", CN, "B", "B"),
     ("绿色", CN, "B", "B"),
     ("红色和绿色", CN, None, None),
-    ("选C", CN, "C", None),
+    ("选C", CN, "C", "C"),
+    ("不选C", CN, "C", None),
     ("Failed to obtain answer via API", CATS, "A", None),
 ]
 
@@ -145,7 +146,7 @@ def test_plain_answers_are_read_alike(letter: str, form: str) -> None:
 def test_circular_accuracy_of_the_strict_reading_counts_an_unresolved_turn_as_wrong() -> None:
     scorer = MMBench("strict")
     rows = [{**item(text, CATS), "index": index} for index, text in (
-        (1, "B"), (1_000_001, "(B)"), (2, "B"), (1_000_002, "答案是B"), (3, "A"), (1_000_003, "B"),
+        (1, "B"), (1_000_001, "(B)"), (2, "B"), (1_000_002, "B-"), (3, "A"), (1_000_003, "B"),
     )]  # fmt: skip
     rows = [{**row, "question": "q", "L2-category": "l"} for row in rows]
     questions = [scorer.question(None, row, i) for i, row in enumerate(rows)]

@@ -57,7 +57,8 @@ def leading_share(doc: Document, results: Sequence[str]) -> Score:
     """The share of the intermediate values given before the first wrong one (math_calc)."""
     right = doc["answer"]
     right = [int(v) for v in (right[0] if isinstance(right[0], list) else right)]
-    given = [int(digits) for digits in re.findall("[0-9]+", results[0])]
+    # Python refuses to make numbers of thousands of digits, and none is that long.
+    given = [int(digits[:1000]) for digits in re.findall("[0-9]+", results[0])]
     agree = [a == b for a, b in zip(given, right, strict=False)]
     length = agree.index(False) if False in agree else len(agree)
     return {"leading_share": length / len(right)}

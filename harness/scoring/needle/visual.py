@@ -140,4 +140,4 @@ def normalised(answer: str) -> str:
     line = next((line for line in answer.lower().splitlines() if line.strip()), "")
     words = [word for word in re.findall(r"\w+", line) if word not in AROUND]
     numbers = {name: str(number) for number, name in enumerate(NUMBERS)}
-    return " ".join(numbers.get(w, str(int(w)) if w.isdecimal() else w) for w in words)
+    return " ".join(numbers.get(w, str(int(w[:1000])) if w.isdecimal() else w) for w in words)
