@@ -1,0 +1,69 @@
+"""Signals at random moments: one sentence that the same command goes on, and it does.
+
+Some come in the first tenths of a second of a fresh interpreter.
+"""
+
+import signal
+from pathlib import Path
+
+from scripts.campaign import kills, scene
+from scripts.campaign.bench import Bench
+from scripts.campaign.engine import Scripted
+from scripts.campaign.outcome import RIGHT, SENTENCE, TRACEBACK, WRONG, Outcome, Verdict, raw
+
+EARLY, LATER = 15, 30
+COUNT = EARLY + LATER
+SAMPLE = (0, EARLY, EARLY + 1, EARLY + 2)
+CODES = {signal.SIGTERM: (143,), signal.SIGHUP: (143, 129), signal.SIGINT: (130,)}
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+def prepare(shared: Path) -> None:
+    """An undisturbed run."""
+    kills.undisturbed(shared)
+
+
+def run(number: int, bench: Bench) -> tuple[str, Verdict]:
+    """Send a signal once or twice, look at how it ended, then let the same command end."""
+    which = SIGNALS[number % len(SIGNALS)]
+    runs = bench.folder / "runs"
+    argv = scene.settings(bench.shared, runs)
+    if number < EARLY:
+        after = bench.random.uniform(0.0, 0.3)
+        broken = bench.fresh(*argv, during=lambda pid: kills.strike(pid, after, which))
+    else:
+        after = bench.random.uniform(0.0, float((bench.shared / "seconds").read_text()))
+        broken = bench.call(
+            *argv,
+            engine=Scripted(),
+            pause=kills.PAUSE,
+            during=lambda pid: kills.strike(pid, after, which),
+        )
+    said = f"{which.name} after {after:.3f} s{' of a fresh interpreter' if number < EARLY else ''}"
+    verdict = _ended(broken, which, early=after < 0.3)
+    if verdict.label not in (RIGHT, SENTENCE) or number < EARLY:
+        return said, verdict
+    last = bench.call(*argv, engine=Scripted(), pause=kills.PAUSE)
+    done = kills.finished(bench, runs, last, [broken])
+    return said, verdict if done.label == RIGHT else done
+
+
+def _ended(outcome: Outcome, which: signal.Signals, early: bool) -> Verdict:
+    """Right where it had ended before; else a sentence and the signal's exit code."""
+    if early and outcome.code == -which and not outcome.err.strip():
+        return Verdict(RIGHT, "ended by the signal before Python was ready")
+    bad = raw(outcome)
+    if bad is not None:
+        return bad
+    if outcome.code == 0:
+        return Verdict(RIGHT, "had ended before")
+    if outcome.code not in CODES[which]:
+        return Verdict(WRONG, f"exit {outcome.code}: {outcome.err!r:.200}")
+    if outcome.left:
+        return Verdict(WRONG, f"temporary files stay: {[path.name for path in outcome.left]}")
+    told = " ".join(outcome.lines)
+    if "same command" not in told:
+        return Verdict(WRONG, f"does not say that the same command goes on: {told!r:.200}")
+    if len(outcome.lines) > 1:
+        return Verdict(TRACEBACK, f"more than a sentence: {told!r:.300}")
+    return Verdict(SENTENCE, told[:200])
