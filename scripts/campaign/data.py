@@ -4,11 +4,8 @@ A table with a faulty row is asked twice: as it is, which must be refused, and w
 `invalid=skip`, which must leave out the question and say so.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from scripts.campaign import data_faults, data_files, lines, scene, tables
 from scripts.campaign.bench import Bench
@@ -46,7 +43,7 @@ def right(bench: Bench, outcome: Outcome, key: Mapping[int, str]) -> Verdict:
     found = scene.folders(bench.folder / "runs")
     if len(found) != 1:
         return Verdict(WRONG, f"{len(found)} run folders")
-    return scene.checked(found[0], key, 6) or Verdict(RIGHT)
+    return scene.checked(found[0], key, scene.CELLS) or Verdict(RIGHT)
 
 
 def either(bench: Bench, outcome: Outcome, key: Mapping[int, str]) -> Verdict:
@@ -106,4 +103,4 @@ CASES: tuple[Case, ...] = (
     *lines.CASES,
 )
 COUNT = len(CASES)
-SAMPLE = (0, 5, 30, len(data_faults.FAULTS), COUNT - 3)
+SAMPLE = (0, 120, len(data_faults.FAULTS) + 3)

@@ -134,7 +134,7 @@ TEXT, FLOAT = pa.string(), pa.float64()
 ROWS: tuple[Fault, ...] = (
     *(_answer(value) for value in ("E", "a", "AB", "D", "F", "1", "nan?", "AA", "Yes", "A,B")),
     *(_answer(value) for value in ("", None, "nan", " ", "Z", "A\x00", "birch2", "[A]", "N/A")),
-    *(_answer(value, "either") for value in (" A", "A ", "A\n", "Ａ")),
+    *(_answer(value, "either") for value in (" A", "A ", "A\n", "\uff21")),
     Fault("all answers in small letters", _all(answer="a"), words=("answer",)),
     Fault("no options", _set(2, A=None, B=None), questions=(2,), words=("option",)),
     Fault("one option", _set(2, B=None, answer="A"), questions=(2,), words=("option",)),
@@ -174,7 +174,7 @@ ROWS: tuple[Fault, ...] = (
     Fault("a question of blanks", _set(2, question="  "), "either"),
     Fault("a question of 100,000 characters", _set(2, question=LONG), "either"),
     Fault("a question with control characters", _set(2, question="a\x00b\x1b[31m?"), "either"),
-    Fault("a question in Chinese", _set(2, question="哪一个是第二个？"), "right"),
+    Fault("a question in Chinese", _set(2, question="哪一个是第二个"), "right"),
     Fault("a question that shows <image>", _set(2, question="What is <image> here?"), "either"),
     Fault("a question with braces", _set(2, question="{0} {{x}} %s {question}"), "right"),
     Fault("a category that is null", _set(2, category=None), "either"),

@@ -1,4 +1,4 @@
-"""What can be wrong with the files of a data set: parquet, folders and the README that lists them."""
+"""What can be wrong with the files of a data set: parquet, folders and the README in them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import pyarrow as pa
 from scripts.campaign import tables
 
 NAME = "dev-00000-of-00001.parquet"
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
 KEY = tables.key(tables.rows())
 
 
@@ -127,18 +127,19 @@ CASES: tuple[Files, ...] = (
     Files("parquet with bytes behind it", _parquet(lambda c: c + b"x" * 9), "either"),
     Files("garbled parquet", _parquet(_garbled), words=("parquet|data",)),
     Files("a flipped byte in the parquet", _parquet(_flip), "either"),
-    Files("LFS pointer for a parquet", _parquet(lambda c: POINTER.encode()), words=("parquet|data",)),
+    Files("LFS pointer for a parquet", _parquet(lambda c: POINTER), words=("parquet|data",)),
     Files("text for a parquet", _text, words=("parquet|data",)),
     Files("HTML for a parquet", _parquet(lambda c: b"<html>404</html>"), words=("parquet|data",)),
     Files("a folder for a parquet", _directory),
     Files("no README", _readme(None), "either"),
     Files("an empty README", _readme(""), "either"),
-    Files("a README of another configuration", _readme(tables.FRONT.format(config="de", split="dev"))),
+    Files("a README of another configuration",
+          _readme(tables.FRONT.format(config="de", split="dev"))),
     Files("a README that lists nothing", _readme("---\nconfigs: []\n---\n"), "either"),
     Files("a README that is no YAML", _readme("---\nconfigs: [\n---\n"), "either"),
     Files("a README of odd types", _readme("---\nconfigs: 3\n---\n"), "either"),
     Files("a README that lists a missing file",
-          _readme("---\nconfigs:\n- config_name: en\n  data_files:\n  - split: dev\n    path: no-*\n---\n")),
+          _readme(tables.FRONT.format(config="en", split="dev").replace("en/dev", "en/no"))),
     Files("two shards", _shards(None), "right"),
     Files("shards of other types", _shards({"index": pa.string()}), "either"),
     Files("a truncated second shard", _shards(None, spoil=True)),

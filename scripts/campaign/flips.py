@@ -8,23 +8,15 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from scripts.campaign import scene
-from scripts.campaign.bench import Bench, seeded
+from scripts.campaign import kills, scene
+from scripts.campaign.bench import Bench
 from scripts.campaign.engine import Scripted
 from scripts.campaign.outcome import RIGHT, WRONG, Verdict, raw, refused
 
 FLIPS, EDITS = 400, 40
 COUNT = FLIPS + EDITS
-SAMPLE = (0, 1, 2, FLIPS, FLIPS + 1)
-
-
-def prepare(shared: Path) -> None:
-    """A finished run to damage copies of."""
-    scene.prepare(shared)
-    bench = Bench(shared / "made", shared, seeded("flips", -1))
-    made = bench.call(*_settings(shared, shared / "runs"), engine=Scripted())
-    if made.code:
-        raise RuntimeError(f"the run to damage failed: {made.err}")
+SAMPLE = (0, FLIPS)
+prepare = kills.prepare
 
 
 def run(number: int, bench: Bench) -> tuple[str, Verdict]:
@@ -35,23 +27,17 @@ def run(number: int, bench: Bench) -> tuple[str, Verdict]:
     said = _flip(path, bench.random) if number < FLIPS else _edit(path, bench.random)
     (reference,) = scene.folders(bench.shared / "runs")
     # The settings name another run.dir, which decides nothing.
-    again = bench.call(*_settings(bench.shared, runs), engine=Scripted())
+    again = bench.call(*scene.settings(bench.shared, runs), engine=Scripted())
     verdict = _same_or_named(again, runs, reference)
     if verdict.label == WRONG:
         return said, verdict
     if verdict.label != RIGHT:
-        repair = _settings(bench.shared, runs, "store.repair=true")
+        repair = scene.settings(bench.shared, runs, "store.repair=true")
         repaired = bench.call(*repair, engine=Scripted())
         mended = _same(repaired, runs, reference)
         if mended is not None:
             return said, Verdict(mended.label, f"after store.repair=true: {mended.why}")
     return said, verdict
-
-
-def _settings(shared: Path, runs: Path, *more: str) -> list[str]:
-    """Four cells: most of the time of a small run goes into its tables."""
-    usual = scene.settings(shared, runs)
-    return [*(text for text in usual if not text.startswith("ratios=")), "ratios=[0.9]", *more]
 
 
 def _same_or_named(outcome, runs: Path, reference: Path) -> Verdict:

@@ -9,15 +9,14 @@ import math
 from pathlib import Path
 
 from scripts.campaign import scene
-from scripts.campaign.bench import ROOT, Bench, seeded
+from scripts.campaign.bench import Bench, seeded
+from scripts.campaign.folder_changes import Folder
 from scripts.campaign.folder_faults import CASES as FAULTS
-from scripts.campaign.folder_faults import Folder
 from scripts.campaign.outcome import RIGHT, WRONG, Outcome, Verdict, raw, refused
+from scripts.campaign.tensors import EMBEDDED
 
-EMBEDDED = ROOT / "harness" / "embedded" / "tiny_vlm"
-DTYPES = ("float32", "float16", "bfloat16")
 COUNT = len(FAULTS)
-SAMPLE = tuple(range(0, COUNT, COUNT // 4))
+SAMPLE = (6, 38)
 
 
 def prepare(shared: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from scripts.campaign.tables import picture
 
-SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><path d="M0 0h9"/></svg>'
 
 
 def saved(kind: str, mode: str = "RGB", size: tuple[int, int] = (16, 12), **how: Any) -> bytes:

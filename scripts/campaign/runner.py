@@ -8,7 +8,7 @@ import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
@@ -52,8 +52,8 @@ def cases(names: Sequence[str], number: int | None, sample: bool) -> list[tuple[
 
 def run(chosen: Sequence[tuple[str, int]], scratch: Path, jobs: int, keep: bool) -> Iterator[Tried]:
     """Run the cases in `jobs` processes, each verdict as soon as it is there."""
-    for name in dict.fromkeys(name for name, _ in chosen):
-        forked(partial(kind(name).prepare, emptied(scratch / name / "shared")))
+    for prepare in dict.fromkeys(kind(name).prepare for name, _ in chosen):
+        forked(partial(prepare, emptied(_shared(scratch, prepare))))
     work = [(name, number, scratch, keep) for name, number in chosen]
     if jobs == 1:
         yield from map(_one, work)
@@ -62,10 +62,16 @@ def run(chosen: Sequence[tuple[str, int]], scratch: Path, jobs: int, keep: bool)
         yield from pool.imap_unordered(_one, work)
 
 
+def _shared(scratch: Path, prepare: Callable[[Path], None]) -> Path:
+    """Kinds that prepare alike share what was made."""
+    return scratch / "shared" / prepare.__module__.rpartition(".")[2]
+
+
 def _one(given: tuple[str, int, Path, bool]) -> Tried:
     name, number, scratch, keep = given
     folder = emptied(scratch / name / f"case{number}")
-    bench = Bench(folder, scratch / name / "shared", seeded(name, number))
+    shared = _shared(scratch, kind(name).prepare)
+    bench = Bench(folder, shared, seeded(name, number))
     began = time.monotonic()
     try:
         said, verdict = kind(name).run(number, bench)

@@ -13,7 +13,8 @@ from scripts.campaign import tables
 from scripts.campaign.outcome import WRONG, Verdict
 
 TASK = "mmbench_mini"
-METHODS, RATIOS = ("random", "restkv"), (0.5, 0.9)
+METHODS, RATIO = ("random", "restkv"), 0.9
+CELLS, ROWS = 4, 13  # with the full cache and the grey image
 TIMES = ["prefill_s", "score_s", "compact_s", "decode_s"]
 
 
@@ -32,12 +33,12 @@ def prepare(shared: Path) -> None:
 
 
 def settings(shared: Path, runs: Path, *more: str) -> list[str]:
-    """The small run: 2 methods at 2 ratios on 4 questions with 13 rows."""
+    """The small run: 2 methods at a ratio on 4 questions with 13 rows."""
     return [
         f"model.pretrained={shared / 'weights'}",
         f"tasks.{TASK}.overrides.dataset_path={shared / 'data'}",
         f"method=[{','.join(METHODS)}]",
-        f"ratios=[{','.join(map(str, RATIOS))}]",
+        f"ratios=[{RATIO}]",
         f"run.dir={runs}",
         "wandb.mode=disabled",
         "analysis.resamples=100",
@@ -83,6 +84,12 @@ def truth(data: Path) -> dict[int, str]:
     tables = [pd.read_parquet(path) for path in sorted(data.rglob("*.parquet"))]
     frame = pd.concat(tables)
     return dict(zip(frame["index"].astype(int), frame["answer"], strict=True))
+
+
+def asked(folder: Path, data: Path) -> dict[int, str]:
+    """The key of the questions that a run asked, each with all its rotations."""
+    questions = {int(index) % tables.ROTATION for index in samples(folder)["index"]}
+    return {i: a for i, a in truth(data).items() if i % tables.ROTATION in questions}
 
 
 def checked(

@@ -4,7 +4,6 @@ Some come in the first tenths of a second of a fresh interpreter.
 """
 
 import signal
-from pathlib import Path
 
 from scripts.campaign import kills, scene
 from scripts.campaign.bench import Bench
@@ -13,14 +12,12 @@ from scripts.campaign.outcome import RIGHT, SENTENCE, TRACEBACK, WRONG, Outcome,
 
 EARLY, LATER = 15, 30
 COUNT = EARLY + LATER
-SAMPLE = (0, EARLY, EARLY + 1, EARLY + 2)
+SAMPLE = (EARLY,)
 CODES = {signal.SIGTERM: (143,), signal.SIGHUP: (143, 129), signal.SIGINT: (130,)}
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
-def prepare(shared: Path) -> None:
-    """An undisturbed run."""
-    kills.undisturbed(shared)
+prepare = kills.prepare
 
 
 def run(number: int, bench: Bench) -> tuple[str, Verdict]:
