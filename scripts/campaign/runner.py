@@ -19,7 +19,8 @@ from scripts.campaign.bench import Bench, emptied, forked, seeded
 from scripts.campaign.outcome import BAD, LABELS, WRONG, Verdict
 
 KINDS = (
-    "overrides", "data", "folders", "kills", "signals", "disks", "flips", "reports", "pairs",
+    "overrides", "data", "answers", "folders", "kills", "signals", "disks", "flips", "reports",
+    "pairs",
 )  # fmt: skip
 
 
