@@ -113,8 +113,9 @@ ENGLISH = (
     "The answer is {X}.", "The correct answer is {X}.", "Answer: {X}", "Option {X}",
 )  # fmt: skip
 OTHER = (
-    "答案是{X}", "答案是\uff1a{X}", "选{X}", "选择{X}", "选项{X}", "\uff08{X}\uff09", "{X}。", "{W}",
-    "正确答案\uff1a{X}", "答案\uff1a{X}。", "应该选{X}。", "答案是选项{X}", "【{X}】", "{X}、",
+    "答案是{X}", "答案是\uff1a{X}", "选{X}", "选择{X}", "选项{X}", "\uff08{X}\uff09", "{X}。",
+    "{W}", "正确答案\uff1a{X}",
+    "答案\uff1a{X}。", "应该选{X}。", "答案是选项{X}", "【{X}】", "{X}、",
     "正确答案是{X}。",
 )  # fmt: skip
 STRICT = "extraction=strict"

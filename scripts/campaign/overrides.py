@@ -1,6 +1,6 @@
 """Overrides, valid and absurd: of every key, of groups, in every syntax, alone and in multiruns."""
 
-import shlex
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,14 @@ def run(number: int, bench: Bench) -> tuple[str, Verdict]:
     return _odd(bench)
 
 
+def _typed(line: str) -> list[str]:
+    """The words of a line; blanks inside quotes part nothing, and Hydra takes the quotes away."""
+    return re.findall(r"(?:'[^']*'|[^\s'])+", line)
+
+
 def _refused(line: str, words: str) -> Case:
     def case(bench: Bench) -> tuple[str, Verdict]:
-        argv = shlex.split(line) if "'" in line else line.split()
+        argv = _typed(line)
         outcome = _call(bench, argv)
         return line, refused(outcome, words, count=2 if len(outcome.errors) == 2 else 1)
 
@@ -42,7 +47,7 @@ def _refused(line: str, words: str) -> Case:
 
 def _accepted(line: str) -> Case:
     def case(bench: Bench) -> tuple[str, Verdict]:
-        argv = shlex.split(line)
+        argv = _typed(line)
         return line, _judge(bench, _call(bench, argv), argv, must=True)
 
     return case
@@ -50,7 +55,7 @@ def _accepted(line: str) -> Case:
 
 def _either(line: str) -> Case:
     def case(bench: Bench) -> tuple[str, Verdict]:
-        argv = line.split(" ") if "[" in line and "'" not in line else shlex.split(line)
+        argv = _typed(line)
         return line, _judge(bench, _call(bench, argv), argv, must=False)
 
     return case

@@ -3,8 +3,9 @@
 Scores are worked out here from what was said and the key of the table, never with the harness.
 """
 
+import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,8 @@ from scripts.campaign.outcome import WRONG, Verdict
 TASK = "mmbench_mini"
 METHODS, RATIO = ("random", "restkv"), 0.9
 CELLS, ROWS = 4, 13  # with the full cache and the grey image
-TIMES = ["prefill_s", "score_s", "compact_s", "decode_s"]
+TABLES = ("cells", "abilities", "comparisons", "ablation", "verdicts", "prompts", "kept")
+PLAN = ("plan", "registered", "methods", "factors", "weights", "data")
 
 
 def weights(folder: Path, content: bytes = b"1") -> Path:
@@ -92,16 +94,13 @@ def asked(folder: Path, data: Path) -> dict[int, str]:
     return {i: a for i, a in truth(data).items() if i % tables.ROTATION in questions}
 
 
-def checked(
-    folder: Path, right: Mapping[int, str], cells: int | None = None, read: str | None = None
-) -> Verdict | None:
+def checked(folder: Path, right: Mapping[int, str], cells: int | None = None) -> Verdict | None:
     """What is wrong with a run of lone letters, None where nothing is.
 
     Args:
         folder: of the run.
         right: the letter that is right, for every index that must have been asked.
         cells: how many columns of answers there must be.
-        read: in place of lone letters, text that every answer was; it is right everywhere.
     """
     frame = samples(folder)
     for key, rows in frame.groupby("cell_key"):
@@ -109,7 +108,7 @@ def checked(
         if sorted(indices) != sorted(right):
             return Verdict(WRONG, f"cell {key} has rows {len(indices)} of {len(right)}")
         for _, row in rows.iterrows():
-            hit = float(read is not None or row["text"] == right[int(row["index"])])
+            hit = float(row["text"] == right[int(row["index"])])
             if bool(row.get("failed", False)):
                 return Verdict(WRONG, f"row {row['index']} is called failed")
             if row["score"] != hit:
@@ -133,30 +132,25 @@ def _summed(folder: Path, frame: pd.DataFrame) -> Verdict | None:
     return None
 
 
-def same(folder: Path, reference: Path, columns: Sequence[str] = ()) -> Verdict | None:
-    """What differs between the samples and verdicts of two runs, None where nothing does.
-
-    Args:
-        folder: of the run.
-        reference: the folder of an undisturbed run.
-        columns: the only ones to compare; by default all but times.
-    """
+def same(folder: Path, reference: Path) -> Verdict | None:
+    """What differs between the tables of two runs of one plan, None where nothing does."""
     ours, theirs = samples(folder), samples(reference)
-    kept = list(columns) or [name for name in theirs.columns if name not in TIMES]
-    missing = set(kept) - set(ours.columns)
-    if missing or len(ours) != len(theirs):
-        return Verdict(WRONG, f"{len(ours)} samples for {len(theirs)}, lacks {sorted(missing)}")
-    for name in kept:
+    if len(ours) != len(theirs) or set(ours.columns) != set(theirs.columns):
+        return Verdict(WRONG, f"{len(ours)} samples for {len(theirs)}, or other columns")
+    for name in theirs.columns:
         differ = ~(ours[name].eq(theirs[name]) | (ours[name].isna() & theirs[name].isna()))
         if differ.fillna(True).any():
             row = int(differ.fillna(True).idxmax())
             pair = f"{ours[name][row]!r:.60} for {theirs[name][row]!r:.60}"
             return Verdict(WRONG, f"{name} of sample {row} is {pair}")
-    if columns:
-        return None
-    return _same_verdicts(folder, reference)
+    for table in TABLES:
+        if not _table(folder, table).equals(_table(reference, table)):
+            return Verdict(WRONG, f"{table}.parquet differs")
+    told, meant = (json.loads((f / "manifest.json").read_text()) for f in (folder, reference))
+    changed = [name for name in PLAN if told.get(name) != meant.get(name)]
+    return Verdict(WRONG, f"the manifest's {changed} differ") if changed else None
 
 
-def _same_verdicts(folder: Path, reference: Path) -> Verdict | None:
-    ours, theirs = (pd.read_parquet(f / "verdicts.parquet") for f in (folder, reference))
-    return None if ours.equals(theirs) else Verdict(WRONG, "the verdicts differ")
+def _table(folder: Path, name: str) -> pd.DataFrame:
+    path = folder / f"{name}.parquet"
+    return pd.read_parquet(path) if path.exists() else pd.DataFrame()
