@@ -47,7 +47,7 @@ def run(number: int, bench: Bench) -> tuple[str, Verdict]:
 
 def _ended(outcome: Outcome, which: signal.Signals, early: bool) -> Verdict:
     """Right where it had ended before; else a sentence and the signal's exit code."""
-    if early and outcome.code == -which and "harness" not in outcome.err:
+    if early and outcome.code == -which and "/harness/" not in outcome.err:
         return Verdict(RIGHT, "ended by the signal before the program began")
     bad = raw(outcome)
     if bad is not None:
