@@ -168,6 +168,7 @@ class Bench:
             seconds=time.monotonic() - began,
             hung=hung,
             loaded=(place / "loaded").exists(),
+            begun=_written(place / "begun"),
             asked=tuple(json.loads(line) for line in lines if line.endswith("}")),
             left=tuple(sorted(left.iterdir())) if left.exists() else (),
         )
@@ -201,6 +202,11 @@ def emptied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def _written(path: Path) -> float | None:
+    """When a file was written, by the clock; None where it is not there."""
+    return path.stat().st_mtime if path.exists() else None
 
 
 def _text(path: Path) -> str:

@@ -80,6 +80,7 @@ def become(
             step()
         for name, value in ({resource.RLIMIT_AS: MEMORY} | dict(limits)).items():
             resource.setrlimit(name, (value, value))
+        (folder / "begun").touch()
         code = _program(module)
     except BaseException:
         traceback.print_exc()

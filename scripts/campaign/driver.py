@@ -29,4 +29,5 @@ if __name__ == "__main__":
     folder, pause = sys.argv[1:3]
     sys.argv[1:] = sys.argv[3:]
     sys.meta_path.insert(0, _Late(folder, float(pause)))  # type: ignore[arg-type]
+    open(f"{folder}/begun", "w").close()
     runpy.run_module("harness", run_name="__main__", alter_sys=True)

@@ -52,10 +52,11 @@ def _said(moments: list[float]) -> str:
     return "killed after " + ", ".join(f"{moment:.2f} s" for moment in moments)
 
 
-def strike(pid: int, after: float, number: int = signal.SIGKILL) -> None:
-    """Send a signal to a process after a while, if it is still there."""
+def strike(pid: int, after: float, number: int = signal.SIGKILL) -> float:
+    """Send a signal to a process after a while; returns the time by the clock."""
     time.sleep(after)
     os.kill(pid, number)
+    return time.time()
 
 
 def finished(bench: Bench, runs: Path, last: Outcome, before: list[Outcome]) -> Verdict:

@@ -38,6 +38,7 @@ class Outcome:
     seconds: float
     hung: bool = False
     loaded: bool = False
+    begun: float | None = None  # when Python came to the program
     asked: tuple[dict[str, Any], ...] = field(default=(), repr=False)
     left: tuple[Path, ...] = ()
 

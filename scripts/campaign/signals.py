@@ -14,6 +14,7 @@ EARLY, LATER = 15, 30
 COUNT = EARLY + LATER
 SAMPLE = (EARLY,)
 CODES = {signal.SIGTERM: (143,), signal.SIGHUP: (143, 129), signal.SIGINT: (130,)}
+READY = 0.05  # seconds to the first line of the program
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
@@ -21,33 +22,33 @@ prepare = kills.prepare
 
 
 def run(number: int, bench: Bench) -> tuple[str, Verdict]:
-    """Send a signal once or twice, look at how it ended, then let the same command end."""
+    """Send a signal, look at how the run ended, then let the same command end."""
     which = SIGNALS[number % len(SIGNALS)]
-    runs = bench.folder / "runs"
+    early = number < EARLY
+    runs, struck = bench.folder / "runs", []
     argv = scene.settings(bench.shared, runs)
-    if number < EARLY:
-        after = bench.random.uniform(0.0, 0.3)
-        broken = bench.fresh(*argv, during=lambda pid: kills.strike(pid, after, which))
-    else:
-        after = bench.random.uniform(0.0, float((bench.shared / "seconds").read_text()))
-        broken = bench.call(
-            *argv,
-            engine=Scripted(),
-            pause=kills.PAUSE,
-            during=lambda pid: kills.strike(pid, after, which),
-        )
-    said = f"{which.name} after {after:.3f} s{' of a fresh interpreter' if number < EARLY else ''}"
-    verdict = _ended(broken, which, early=after < 0.3)
-    if verdict.label not in (RIGHT, SENTENCE) or number < EARLY:
+    usual = float((bench.shared / "seconds").read_text())
+    after = bench.random.uniform(0.0, 0.3 if early else usual)
+    said = f"{which.name} after {after:.3f} s{' of a fresh interpreter' if early else ''}"
+
+    def during(pid: int) -> None:
+        struck.append(kills.strike(pid, after, which))
+
+    if early:
+        broken = bench.fresh(*argv, during=during)
+        return said, _ended(broken, which, struck[0])
+    broken = bench.call(*argv, engine=Scripted(), pause=kills.PAUSE, during=during)
+    verdict = _ended(broken, which, struck[0])
+    if verdict.label not in (RIGHT, SENTENCE):
         return said, verdict
     last = bench.call(*argv, engine=Scripted(), pause=kills.PAUSE)
     done = kills.finished(bench, runs, last, [broken])
     return said, verdict if done.label == RIGHT else done
 
 
-def _ended(outcome: Outcome, which: signal.Signals, early: bool) -> Verdict:
-    """Right where it had ended before; else a sentence and the signal's exit code."""
-    if early and outcome.code == -which and "/harness/" not in outcome.err:
+def _ended(outcome: Outcome, which: signal.Signals, struck: float) -> Verdict:
+    """Right where it had ended before or not begun; else a sentence and the signal's exit code."""
+    if outcome.code == -which and (outcome.begun is None or struck < outcome.begun + READY):
         return Verdict(RIGHT, "ended by the signal before the program began")
     bad = raw(outcome)
     if bad is not None:
