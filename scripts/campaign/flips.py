@@ -4,6 +4,7 @@ Then `store.repair=true` gives the right result.
 """
 
 import random
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -11,11 +12,12 @@ from pathlib import Path
 from scripts.campaign import kills, scene
 from scripts.campaign.bench import Bench
 from scripts.campaign.engine import Scripted
-from scripts.campaign.outcome import RIGHT, WRONG, Verdict, raw, refused
+from scripts.campaign.outcome import RIGHT, SENTENCE, WRONG, Verdict, raw, refused
 
 FLIPS, EDITS = 400, 40
 COUNT = FLIPS + EDITS
 SAMPLE = (0, FLIPS)
+IDENTITY = {*range(60, 64), *range(68, 72)}  # of the header: user_version, application_id
 prepare = kills.prepare
 
 
@@ -35,9 +37,15 @@ def run(number: int, bench: Bench) -> tuple[str, Verdict]:
         repair = scene.settings(bench.shared, runs, "store.repair=true")
         repaired = bench.call(*repair, engine=Scripted())
         mended = _same(repaired, runs, reference)
-        if mended is not None:
+        if mended is not None and not (_foreign(said) and refused(repaired).label == SENTENCE):
             return said, Verdict(mended.label, f"after store.repair=true: {mended.why}")
     return said, verdict
+
+
+def _foreign(said: str) -> bool:
+    """Whether the file says now that another program or version made it: that is not repaired."""
+    place = re.match(r"bit \d of byte (\d+) ", said)
+    return "PRAGMA" in said or (place is not None and int(place[1]) in IDENTITY)
 
 
 def _same_or_named(outcome, runs: Path, reference: Path) -> Verdict:
