@@ -12,7 +12,7 @@ from pathlib import Path
 from scripts.campaign import kills, scene
 from scripts.campaign.bench import Bench
 from scripts.campaign.engine import Scripted
-from scripts.campaign.outcome import RIGHT, SENTENCE, WRONG, Verdict, raw, refused
+from scripts.campaign.outcome import RIGHT, SENTENCE, WRONG, Outcome, Verdict, raw, refused
 
 FLIPS, EDITS = 400, 40
 COUNT = FLIPS + EDITS
@@ -28,12 +28,9 @@ def run(number: int, bench: Bench) -> tuple[str, Verdict]:
     path = scene.store(runs)
     said = _flip(path, bench.random) if number < FLIPS else _edit(path, bench.random)
     (reference,) = scene.folders(bench.shared / "runs")
-    # The settings name another run.dir, which decides nothing.
     again = bench.call(*scene.settings(bench.shared, runs), engine=Scripted())
     verdict = _same_or_named(again, runs, reference)
-    if verdict.label == WRONG:
-        return said, verdict
-    if verdict.label != RIGHT:
+    if verdict.label == SENTENCE:
         repair = scene.settings(bench.shared, runs, "store.repair=true")
         repaired = bench.call(*repair, engine=Scripted())
         mended = _same(repaired, runs, reference)
@@ -48,13 +45,13 @@ def _foreign(said: str) -> bool:
     return "PRAGMA" in said or (place is not None and int(place[1]) in IDENTITY)
 
 
-def _same_or_named(outcome, runs: Path, reference: Path) -> Verdict:
+def _same_or_named(outcome: Outcome, runs: Path, reference: Path) -> Verdict:
     if outcome.code == 0 or raw(outcome):
         return _same(outcome, runs, reference) or Verdict(RIGHT)
-    return refused(outcome, str(scene.store(runs)))
+    return refused(outcome, scene.store(runs).name)
 
 
-def _same(outcome, runs: Path, reference: Path) -> Verdict | None:
+def _same(outcome: Outcome, runs: Path, reference: Path) -> Verdict | None:
     bad = raw(outcome)
     if bad is not None:
         return bad
