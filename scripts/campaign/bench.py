@@ -143,7 +143,7 @@ class Bench:
         with (place / "out").open("w") as out, (place / "err").open("w") as err:
             process = subprocess.Popen(
                 command, cwd=place / "cwd", env=environment, stdout=out, stderr=err,
-                stdin=subprocess.DEVNULL, process_group=0,
+                stdin=subprocess.DEVNULL, process_group=0, preexec_fn=child.usual_signals,
             )  # fmt: skip
             self._runs[process.pid] = place, argv, time.monotonic()
             if during is not None:

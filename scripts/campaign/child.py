@@ -130,6 +130,11 @@ def _surround(folder: Path, environment: Mapping[str, str | None]) -> None:
         else:
             os.environ[name] = value
     tempfile.tempdir = None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    usual_signals()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def usual_signals() -> None:
+    """Signals as a terminal gives them: nohup and shells' background jobs ignore some."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
