@@ -5,11 +5,13 @@ Knows cells and prompts; must not know how an answer is read or scored.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness.grid import Cell
 from tests.run.fakes import result
 
+PROMPT = 100  # tokens that could be kept
 Says = Callable[[Cell, str, Sequence[str]], str]
 
 
@@ -42,4 +44,9 @@ class Scripted:
         for part in parts if not isinstance(parts, str) else ():
             if part["type"] == "image":
                 part["url"].load()  # a real processor decodes it
-        return [result(self.says(c, text, letters), c, letters, trace) for c in cells]
+        return [result(self.says(c, text, letters), _held(c), letters, trace) for c in cells]
+
+
+def _held(cell: Cell) -> Cell:
+    """The cell with no more than the prompt to keep."""
+    return cell if cell.budget is None else replace(cell, budget=min(cell.budget, PROMPT))

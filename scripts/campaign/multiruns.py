@@ -102,7 +102,7 @@ def _named_twice(bench: Bench) -> tuple[str, Verdict]:
 
 ROWS, WHOLE = scene.ROWS, scene.CELLS * scene.ROWS
 CASES: tuple[Case, ...] = (
-    _multirun("method=[snapkv],[h2o]", "analysis.method=snapkv", folders=1, code=2),
+    _multirun("method=[snapkv],[h2o]", folders=2, cells=3),
     _multirun("method=[random,restkv],[random,restkv,h2o]", folders=2),
     _multirun("ratios=[0.5],[0.9]", folders=2, cells=4),
     _multirun("ratios=[0.5],[0.5,0.9]", folders=2),
