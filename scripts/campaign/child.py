@@ -46,12 +46,27 @@ def install(engine: Any, folder: Path, pause: float) -> None:
 
     real = collect.load_engine
 
-    def load(*given: Any, **named: Any) -> Any:
+    def load(config: Any, *given: Any, **named: Any) -> Any:
+        if engine is not None:
+            _check_device(config)
         (folder / "loaded").touch()
-        loaded = real(*given, **named) if engine is None else engine
+        loaded = real(config, *given, **named) if engine is None else engine
         return Recording(loaded, folder / "asked.jsonl", pause)
 
     collect.load_engine = load
+
+
+def _check_device(config: Any) -> None:
+    """What the real engine refuses before it loads a model."""
+    from harness import models
+    from harness.engine import check_device
+    from harness.errors import UserError
+
+    try:
+        device = models.device_of(config.device)
+        check_device(device, config.engine.kernels, config.engine.cuda_graphs)
+    except ValueError as error:
+        raise UserError(f"model={config.model.name}: {error}") from error
 
 
 def undrawn() -> None:
