@@ -150,6 +150,15 @@ class Bench:
                 during(process.pid)
             return self.wait(process.pid)
 
+    def once(self, name: str, make: Callable[[Path], object]) -> Path:
+        """A folder that the cases of a kind share, made by the first that needs it."""
+        target, part = self.shared / name, self.folder / f"made-{name}"
+        if not target.exists():
+            make(part)
+            with suppress(OSError):  # another was first
+                part.rename(target)
+        return target
+
     def _place(self) -> Path:
         place = self.folder / f"call{self._count}"
         place.mkdir(parents=True)

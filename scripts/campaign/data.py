@@ -103,4 +103,4 @@ CASES: tuple[Case, ...] = (
     *lines.CASES,
 )
 COUNT = len(CASES)
-SAMPLE = (0, 120, len(data_faults.FAULTS) + 3)
+SAMPLE = (0, len(data_faults.FAULTS) + 3)

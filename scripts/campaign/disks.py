@@ -150,4 +150,4 @@ PLACES: tuple[Case, ...] = (
                 lambda f: ([], {"HF_DATASETS_CACHE": str(_file(f))}, "HF_DATASETS_CACHE|file")),
 )  # fmt: skip
 COUNT = DISKS + len(PLACES)
-SAMPLE = (0, DISKS + 7)
+SAMPLE = (0,)

@@ -9,23 +9,28 @@ import math
 from pathlib import Path
 
 from scripts.campaign import scene
-from scripts.campaign.bench import Bench, seeded
+from scripts.campaign.bench import Bench
 from scripts.campaign.folder_changes import Folder
 from scripts.campaign.folder_faults import CASES as FAULTS
 from scripts.campaign.outcome import RIGHT, WRONG, Outcome, Verdict, raw, refused
 from scripts.campaign.tensors import EMBEDDED
 
 COUNT = len(FAULTS)
-SAMPLE = (6, 38)
+SAMPLE = (6,)
 
 
 def prepare(shared: Path) -> None:
-    """What the intact model says, in each dtype that a case needs."""
-    for dtype in sorted({fault.dtype for fault in FAULTS}):
-        bench = Bench(shared / f"made-{dtype}", shared, seeded("folders", -1))
-        made = _ask(bench, EMBEDDED, shared / dtype, dtype)
+    """Nothing beforehand: what the intact model says is asked when a case needs it."""
+
+
+def _reference(bench: Bench, dtype: str) -> Path:
+    def make(runs: Path) -> None:
+        made = _ask(bench, EMBEDDED, runs, dtype)
         if made.code:
             raise RuntimeError(f"the intact model failed: {made.err}")
+
+    (folder,) = scene.folders(bench.once(dtype, make))
+    return folder
 
 
 def run(number: int, bench: Bench) -> tuple[str, Verdict]:
@@ -61,7 +66,7 @@ def _judge(bench: Bench, fault: Folder, outcome: Outcome) -> Verdict:
     if bad is not None or outcome.code:
         return bad or Verdict(WRONG, f"refused: {outcome.errors!r:.300}")
     (folder,) = scene.folders(bench.folder / "runs")
-    (reference,) = scene.folders(bench.shared / fault.dtype)
+    reference = _reference(bench, fault.dtype)
     return _compared(folder, reference, fault.want) or Verdict(RIGHT)
 
 

@@ -9,27 +9,26 @@ from typing import Any
 
 import pandas as pd
 
-from scripts.campaign import scene
-from scripts.campaign.bench import Bench, seeded
-from scripts.campaign.engine import Scripted
+from scripts.campaign import kills, scene
+from scripts.campaign.bench import Bench
 from scripts.campaign.outcome import RIGHT, WRONG, Outcome, Verdict, raw, refused
 
 INPUTS = ("samples.parquet", "manifest.json", "prompts.parquet", "kept.parquet")
+prepare = kills.prepare
 Damage = Callable[[Path, random.Random], object]
 
 
-def prepare(shared: Path) -> None:
-    """A finished run, and its report once more, to compare with."""
-    scene.prepare(shared)
-    bench = Bench(shared / "made", shared, seeded("reports", -1))
-    made = bench.call(*scene.settings(shared, shared / "runs"), engine=Scripted(), drawn=True)
-    if made.code:
-        raise RuntimeError(f"the run to report failed: {made.err}")
-    (folder,) = scene.folders(shared / "runs")
-    shutil.copytree(folder, shared / "again")
-    told = bench.call(str(shared / "again"), module="harness.report")
-    if told.code:
-        raise RuntimeError(f"the sound folder is not reported: {told.err}")
+def _again(bench: Bench) -> Path:
+    """The sound folder's report once more, to compare with."""
+    (sound,) = scene.folders(bench.shared / "runs")
+
+    def make(folder: Path) -> None:
+        shutil.copytree(sound, folder)
+        told = bench.call(str(folder), module="harness.report")
+        if told.code:
+            raise RuntimeError(f"the sound folder is not reported: {told.err}")
+
+    return bench.once("again", make)
 
 
 def run(number: int, bench: Bench) -> tuple[str, Verdict]:
@@ -50,7 +49,7 @@ def _judged(bench: Bench, outcome: Outcome, folder: Path, want: str, word: str) 
     bad = raw(outcome)
     if bad is not None or outcome.code:
         return bad or Verdict(WRONG, f"refused: {outcome.errors!r:.300}")
-    again = bench.shared / "again"
+    again = _again(bench)
     for name in ("answer.md", "summary.md"):
         ours, theirs = (_plain(f / name) for f in (folder, again))
         if ours != theirs:
