@@ -8,7 +8,7 @@ RUN ?=
 export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup sweep report publish test lint bench data model clean
+.PHONY: help setup sweep report publish test campaign lint bench data model clean
 .DEFAULT_GOAL := help
 
 help: ## list the verbs
@@ -37,6 +37,9 @@ publish: $(VENV)/.run ## run the embedded sweeps and put what they say into resu
 
 test: $(VENV)/.dev ## run the tests
 	@scripts/test.sh $(PY) $(ARGS)
+
+campaign: $(VENV)/.dev ## try to break it: faulty input, kills, full disks, flipped bits; ARGS="--kind data"
+	@$(PY) -m scripts.campaign $(ARGS)
 
 lint: $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
