@@ -42,6 +42,7 @@ class Bridge:
                 device=device,
                 dtype=dtype,
                 trust_remote_code=model.trust_remote_code,
+                rehearse=True,
             )
             tail = Protocol(protocol.name, protocol.tail)
             self.engine = Engine(
