@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,8 @@ _JSON = (
 _TEXT = ("chat_template.jinja", "merges.txt", "vocab.txt")
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".safetensors")
 _POINTER = b"version https://git-lfs.github.com/spec/v1"
-_PACKED = ("I8", "U8", "I16", "I32", "F8", "F4", "F6")  # numbers that need a scale beside them
+_PLAIN = ("F64", "F32", "F16", "BF16")  # other numbers need a scale beside them
+_MASK = re.compile(r"att(entio)?n\.(masked_)?bias$")  # kept with the weights by older code
 
 
 class Missing(ValueError):
@@ -62,8 +64,11 @@ def check(folder: Path) -> None:
         )
 
 
-def check_weights(folder: Path) -> None:
-    """Refuse weight files that are absent, damaged or of two checkpoints; reads their headers."""
+def check_weights(folder: Path) -> int:
+    """Refuse weight files that are absent, damaged or of two checkpoints; reads their headers.
+
+    Returns the number of tensors.
+    """
     config = read(folder / CONFIG)
     held: dict[str, Path] = {}
     for path in weight_files(folder, config):
@@ -74,6 +79,7 @@ def check_weights(folder: Path) -> None:
                     "both again."
                 )
             held[name] = path
+    return len(held)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -174,13 +180,13 @@ def _absent(folder: Path, wanted: str) -> str:
     other = sorted(p.name for p in folder.iterdir() if p.suffix in _OTHER_WEIGHTS)
     if not other:
         return (
-            f"model folder {str(folder)!r} cannot be loaded: it has no weights ({wanted}); download them, or give a "
-            "folder written by save_pretrained."
+            f"model folder {str(folder)!r} cannot be loaded: it has no weights ({wanted}); "
+            "download them, or give a folder written by save_pretrained."
         )
     return (
-        f"model folder {str(folder)!r} cannot be loaded: it has {listed(other)} and no {wanted}; only "
-        "safetensors are read, because other formats can run code, so load them where you trust "
-        "them and save with save_pretrained."
+        f"model folder {str(folder)!r} cannot be loaded: it has {listed(other)} and no {wanted}; "
+        "only safetensors are read, because other formats can run code, so load them where you "
+        "trust them and save with save_pretrained."
     )
 
 
@@ -201,15 +207,12 @@ def _tensors(path: Path, quantised: bool) -> list[str]:
         ) from error
     if packed:
         raise ValueError(
-            f"{path} holds quantised weights ({listed(packed)}) and {CONFIG} has no "
+            f"{path} holds packed or quantised weights ({listed(packed)}) and {CONFIG} has no "
             "quantization_config; give the config.json that was saved with these weights."
         )
     return names
 
 
 def _is_packed(tensor: Any, name: str) -> bool:
-    return (
-        name.endswith("weight")
-        and len(tensor.get_shape()) > 1
-        and str(tensor.get_dtype()).startswith(_PACKED)
-    )
+    weight = name.endswith(("weight", "bias")) and not _MASK.search(name)
+    return weight and tensor.get_dtype() not in _PLAIN

@@ -6,7 +6,7 @@ Knows model folders, tokenizers and processors. It must not know eviction, tasks
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,33 +16,15 @@ from transformers import PreTrainedModel
 
 from harness import chat, rehearsal
 from harness.chat import Chat, Messages
-from harness.checkpoint import open_checkpoint, reason
+from harness.checkpoint import open_checkpoint
 from harness.devices import device_of as device_of
 from harness.devices import dtype_of
 from harness.devices import use_threads as use_threads
 from harness.hub import locate
+from harness.prompts import Prompt as Prompt
+from harness.prompts import modality as modality
+from harness.reading import reason
 from harness.segments import Encoded, Texts, segments
-
-_PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-
-
-@dataclass
-class Prompt:
-    """One prompt as the model takes it.
-
-    inputs: arguments of forward, input_ids [1, L] among them. modality [L]: 0 text, 1 image.
-    suffix: trailing tokens that follow the last user text. context: tokens up to the end of the
-    last image or of the text marked with `"context": True`, whichever is later; None without
-    either. cut: tokens that were taken from the middle of the text to fit the model's context.
-    segments: what the tokens belong to, see `harness.segments`.
-    """
-
-    inputs: dict[str, Tensor]
-    modality: Tensor
-    suffix: int
-    context: int | None
-    cut: int = 0
-    segments: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -278,15 +260,6 @@ def _length(encoded: Mapping[str, Any]) -> int:
     return int(encoded["input_ids"].shape[1])
 
 
-def modality(config: Any, input_ids: Tensor) -> Tensor:
-    """0 for text and 1 for image or video placeholders, int64 [L], of input_ids [L]."""
-    known = {getattr(config, name, None) for name in _PLACEHOLDERS} - {None}
-    kinds = torch.zeros_like(input_ids)
-    for placeholder in known:
-        kinds |= input_ids == placeholder
-    return kinds
-
-
 def load(
     pretrained: str,
     *,
@@ -308,7 +281,7 @@ def load(
     source = locate(pretrained, revision)
     checkpoint = open_checkpoint(pretrained, source, trust_remote_code)
     loaded = LoadedModel(
-        Unloaded(checkpoint.config, checkpoint.generation),  # type: ignore[arg-type]
+        Unloaded(checkpoint.config, checkpoint.generation),
         checkpoint.processor,
         checkpoint.tokenizer,
         pretrained,
@@ -318,6 +291,7 @@ def load(
         checkpoint.takes_images,
     )
     prompt = rehearsal.prompt(loaded) if rehearse else None
+    checkpoint.check_names(number)
     loaded = replace(loaded, model=checkpoint.weights(number, target))
     if prompt is not None:
         rehearsal.forward(loaded, prompt)

@@ -10,9 +10,10 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from harness.checkpoint import from_here, quiet, read_config, reading
+from harness.configs import from_here, read_config
 from harness.errors import UserError
 from harness.hub import locate
+from harness.reading import quiet, reading
 
 
 @cache

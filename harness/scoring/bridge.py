@@ -13,6 +13,7 @@ from harness.config import EngineConfig, ModelConfig, ProtocolConfig
 from harness.engine import Branch, BranchResult, Engine, Generation, Protocol, check_device
 from harness.errors import UserError
 from harness.grid import Cell
+from harness.memory import ran_out
 from harness.segments import Texts
 
 
@@ -87,6 +88,13 @@ class Bridge:
             return self.engine.run(prompt, branches, wanted, letters, trace)
         except ValueError as error:
             raise UserError(str(error)) from error
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            raise UserError(
+                f"model={self.loaded.name} has not enough memory for a prompt: choose a task with "
+                "shorter prompts, a smaller dtype or a larger device."
+            ) from error
 
     def _room(self, wanted: Generation) -> int | None:
         """Tokens that a prompt may have beside its answer; None where the model sets no limit."""

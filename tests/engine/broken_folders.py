@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 Fault = Callable[[Path], object]
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 3373192\n"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+PROCESSOR = "processor_config.json"
 LAYER = "language_model.model.layers.3."
 
 
@@ -48,6 +49,12 @@ def settings(file: str, change: Callable[[dict[str, Any]], object]) -> Fault:
         (folder / file).write_text(json.dumps(held))
 
     return fault
+
+
+def half_a_vocabulary(tokenizer: dict[str, Any]) -> None:
+    words = tokenizer["model"]["vocab"]
+    for word in [word for word, number in words.items() if number >= 250]:
+        del words[word]
 
 
 def text_config(**values: object) -> Fault:
@@ -126,24 +133,21 @@ def looped(file: str) -> Fault:
     return fault
 
 
-def remote(code: str, model_type: str = "ours") -> Fault:
+def remote(code: str, held: dict[str, Any] | None = None) -> Fault:
     """A config of code that comes with the checkpoint."""
 
     def fault(folder: Path) -> None:
         (folder / "code_here.py").write_text(code)
-        config = {
-            "model_type": model_type,
-            "auto_map": {
-                "AutoConfig": "code_here.OurConfig",
-                "AutoModelForCausalLM": "code_here.OurModel",
-            },
-        }
+        names = {"AutoConfig": "OurConfig", "AutoModelForCausalLM": "OurModel"}
+        places = {auto: f"code_here.{name}" for auto, name in names.items()}
+        config = {**(held or {}), "model_type": "ours", "auto_map": places}
         (folder / CONFIG).write_text(json.dumps(config))
 
     return fault
 
 
 OUR_CODE = """
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 class OurConfig(LlamaConfig):
     model_type = "ours"
@@ -156,7 +160,6 @@ RAISES = (
     "raise SystemExit(0)",
     "raise KeyError('nobody')",
     "raise Exception",
-    "1 / 0",
     "import nothing_of_this_name",
     "def broken(:",
     "class Mute(Exception):\n    def __str__(self): raise ValueError\nraise Mute",
@@ -164,8 +167,8 @@ RAISES = (
     "raise BaseException('all')",
 )
 
-# name -> (fault, a part of the sentence); None where the weights have to be read first.
-BEFORE_WEIGHTS: dict[str, tuple[Fault, str]] = {
+# name -> (fault, a part of the sentence)
+UNREAD: dict[str, tuple[Fault, str]] = {
     "no_weights": (gone(WEIGHTS), "has no weights"),
     "truncated": (truncated, "damaged or cut short"),
     "truncated_header": (lambda f: truncated(f, 0.0005), "damaged or cut short"),
@@ -206,13 +209,25 @@ BEFORE_WEIGHTS: dict[str, tuple[Fault, str]] = {
     ),
     "float8": (
         tensors(
-            lambda h: h.update(
-                {k: v.to(torch.float8_e4m3fn) for k, v in h.items() if v.dim() == 2}
-            )
+            lambda h: h.update({k: v.to(torch.float8_e4m3fn) for k, v in h.items() if v.dim() == 2})
         ),
         "quantised weights",
     ),
     "no_config": (gone(CONFIG), "no config.json"),
+    "tokenizer_of_half_the_words": (settings("tokenizer.json", half_a_vocabulary), "250 tokens"),
+    "tokenizer_of_no_model": (settings("tokenizer.json", lambda t: t.pop("model")), "tokenizer"),
+    "tokenizer_without_bos": (written("tokenizer_config.json", "{}"), "writes bos_token"),
+    "processor_of_nothing": (written(PROCESSOR, "{}"), "image processor"),
+    "processor_unknown": (
+        settings(PROCESSOR, lambda c: c["image_processor"].update(image_processor_type="No")),
+        "image processor",
+    ),
+    "processor_size": (
+        settings(PROCESSOR, lambda c: c["image_processor"].update(image_mean="x")),
+        "mean must have 3 elements",
+    ),
+    "layers_without_end": (text_config(num_hidden_layers=10**9), "1,000,000,000"),
+    "no_text_config": (settings(CONFIG, lambda c: c.pop("text_config")), "vocab_size=32,000"),
     "no_tokenizer": (gone("tokenizer.json"), "tokenizer"),
     "no_tokenizer_at_all": (gone("tokenizer.json", "tokenizer_config.json"), "tokenizer"),
     "no_template": (gone("chat_template.jinja"), "chat template"),
@@ -239,7 +254,9 @@ BEFORE_WEIGHTS: dict[str, tuple[Fault, str]] = {
         "other.safetensors",
     ),
     "quantised_gptq": (
-        settings(CONFIG, lambda c: c.update(quantization_config={"quant_method": "gptq", "bits": 4})),
+        settings(
+            CONFIG, lambda c: c.update(quantization_config={"quant_method": "gptq", "bits": 4})
+        ),
         "quantization_config",
     ),
     "quantised_bitsandbytes": (
@@ -261,7 +278,7 @@ BEFORE_WEIGHTS: dict[str, tuple[Fault, str]] = {
     ),
     "quantised_in_words": (
         settings(CONFIG, lambda c: c.update(quantization_config="4 bits")),
-        "quantization_config",
+        "config.json",
     ),
     "template_syntax": (written("chat_template.jinja", "{% for m in %}"), "chat template"),
     "template_raises": (
@@ -274,7 +291,9 @@ BEFORE_WEIGHTS: dict[str, tuple[Fault, str]] = {
         "leaves out what the user says",
     ),
     "template_drops_image": (
-        written("chat_template.jinja", "{% for p in messages[0].content %}{{ p.text }}{% endfor %}"),
+        written(
+            "chat_template.jinja", "{% for p in messages[0].content %}{{ p.text }}{% endfor %}"
+        ),
         "no place for its image",
     ),
     "template_not_text": (written("chat_template.jinja", b"\xff\xfe\x00 {{"), "is not text"),
@@ -287,7 +306,7 @@ BEFORE_WEIGHTS: dict[str, tuple[Fault, str]] = {
                 text_config(eos_token_id=None),
             )
         ],
-        "eos_token_id",
+        "eos_token",
     ),
     "ends_at_a_word": (
         settings("generation_config.json", lambda c: c.update(eos_token_id=[3, 40])),
@@ -302,7 +321,7 @@ BEFORE_WEIGHTS: dict[str, tuple[Fault, str]] = {
                 text_config(eos_token_id=None),
             )
         ],
-        "eos_token_id",
+        "eos_token",
     ),
     "remote_without_leave": (remote(OUR_CODE.format(config="", model="")), "trust_remote_code"),
     **{
@@ -324,7 +343,8 @@ BEFORE_WEIGHTS: dict[str, tuple[Fault, str]] = {
         )
     },
 }
-AT_WEIGHTS: dict[str, tuple[Fault, str]] = {
+# Found by the names and shapes in the headers.
+NAMES: dict[str, tuple[Fault, str]] = {
     "one_bias": (without("multi_modal_projector.linear_1.bias"), "1 tensor is missing"),
     "one_projection": (without("layers.3.self_attn.v_proj"), r"1 tensor is missing.*v_proj"),
     "one_layer": (without("language_model.model.layers.3."), r"9 tensors are missing.*and 6 more"),
@@ -333,7 +353,7 @@ AT_WEIGHTS: dict[str, tuple[Fault, str]] = {
     "no_norm": (without("language_model.model.norm"), "1 tensor is missing"),
     "no_vision": (without("vision"), "missing.*vision"),
     "no_projector": (without("multi_modal_projector"), "missing.*projector"),
-    "no_tensor": (tensors(dict.clear), "missing"),
+    "no_tensor": (tensors(dict.clear), "are 0 tensors"),
     "renamed": (tensors(renamed), r"missing.*left over"),
     "one_renamed": (
         tensors(lambda h: h.update({"lm_heed.weight": h.pop("lm_head.weight")})),
@@ -360,7 +380,7 @@ AT_WEIGHTS: dict[str, tuple[Fault, str]] = {
         r"1 tensor is of another shape \(lm_head.weight \[498, 128\] in the file and \[499, 128\]",
     ),
     "transposed": (
-        tensors(lambda h: h.update({k: v.T for k, v in h.items() if "k_proj" in k})),
+        tensors(lambda h: h.update({k: v.T for k, v in h.items() if "k_proj.weight" in k})),
         "of another shape",
     ),
     "shard_copied": (
@@ -372,14 +392,56 @@ AT_WEIGHTS: dict[str, tuple[Fault, str]] = {
         ),
         "missing",
     ),
-    "config_other_image_token": (
-        settings(CONFIG, lambda c: c.update(image_token_index=5)),
-        "image tokens do not match",
-    ),
-    "all_zero": (zeroed, "nothing but zeros"),
-    "rest_zero": (lambda f: zeroed(f, 0.9), "nothing but zeros"),
     "other_architecture": (
         settings(CONFIG, lambda c: c["text_config"].update(model_type="qwen2")),
         "missing.*bias",
     ),
+}
+# Found when the weights are there.
+READ: dict[str, tuple[Fault, str]] = {
+    "all_zero": (zeroed, "nothing but zeros"),
+    "rest_zero": (lambda f: zeroed(f, 0.9), "nothing but zeros"),
+    "other_image_token": (
+        settings(CONFIG, lambda c: c.update(image_token_index=5)),
+        "image tokens do not match",
+    ),
+    "other_patches": (settings(PROCESSOR, lambda c: c.update(patch_size=8)), "do not match"),
+    "other_feature_layer": (
+        settings(CONFIG, lambda c: c.update(vision_feature_layer=-9)),
+        "cannot read a first prompt: IndexError",
+    ),
+}
+# What may differ without a change of any answer.
+INTACT: dict[str, Fault] = {
+    "shards": sharded,
+    "index_of_one_file": lambda folder: (folder / f"{WEIGHTS}.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(load_file(folder / WEIGHTS), WEIGHTS)})
+    ),
+    "float32_on_disk": tensors(lambda h: h.update({k: v.float() for k, v in h.items()})),
+    "float64_on_disk": tensors(lambda h: h.update({k: v.double() for k, v in h.items()})),
+    "todays_names": tensors(
+        lambda h: [
+            h.update({"model." + k.replace("language_model.model.", "language_model."): h.pop(k)})
+            for k in list(h)
+            if not k.startswith("lm_head")
+        ]
+    ),
+    "old_tables": tensors(
+        lambda h: h.update(
+            {
+                LAYER + "self_attn.rotary_emb.inv_freq": torch.ones(16),
+                "vision_tower.embeddings.position_ids": torch.arange(65)[None],
+            }
+        )
+    ),
+    "tied_in_words_only": text_config(tie_word_embeddings=True),
+    "dtype_of_no_meaning": text_config(dtype="int3"),
+    "other_files": lambda folder: [
+        (folder / "README.md").write_text("words"),
+        (folder / "trainer_state.json").write_text("not json"),
+        (folder / "optimizer.pt").write_bytes(b"x"),
+        (folder / "training_args.bin").write_bytes(b"x"),
+        (folder / "checkpoint-10").mkdir(),
+    ],
+    "no_generation_config": gone("generation_config.json"),
 }
