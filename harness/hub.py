@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from stat import S_ISDIR
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
@@ -17,52 +18,76 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 
+from harness import modelfiles
+
 _PATIENCE = 0.8  # seconds for the one question to the hub
 _SMALL = ["*.json", "*.safetensors"]
 # The files of a folder that can change an answer.
-_DEFINING = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py"}
+_DEFINING = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py", ".tiktoken"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """What from_pretrained takes: folder or hub id, commit of a hub id, whether all is here."""
+    """What from_pretrained takes: folder or hub id, commit of a hub id, and where all is here."""
 
     name: str
     commit: str | None
-    local: bool
+    folder: Path | None
+
+    @property
+    def local(self) -> bool:
+        """Whether nothing has to be downloaded."""
+        return self.folder is not None
 
     def fingerprint(self) -> str:
         """The commit of a hub id; for a folder sha256 over names and contents of its files."""
         if self.commit is not None:
             return self.commit
         digest = hashlib.sha256()
-        for path in sorted(p for p in Path(self.name).iterdir() if p.suffix in _DEFINING):
+        folder = Path(self.name)
+        named = folder / "additional_chat_templates"
+        places = [folder, named] if named.is_dir() else [folder]
+        found = sorted(p for place in places for p in place.iterdir() if p.suffix in _DEFINING)
+        for path in found:
             digest.update(path.name.encode())
-            with path.open("rb") as file:
+            with modelfiles.readable(path), path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
 
 def locate(pretrained: str, revision: str | None = None) -> Source:
     """Find a model. ValueError, one sentence, when it is nowhere or the hub cannot be reached."""
-    folder = Path(pretrained).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"model folder {pretrained!r} has no config.json; give a folder written by "
-                "save_pretrained."
-            )
-        return Source(str(folder), None, True)
+    folder = _folder(pretrained)
+    if folder is not None:
+        modelfiles.check(folder)
+        return Source(str(folder), None, folder)
     if pretrained.count("/") > 1 or pretrained.startswith((".", "/", "~")):
         raise ValueError(f"model folder {pretrained!r} does not exist; give an existing folder.")
-    cached = _cached_commit(pretrained, revision)
-    if cached is not None:
-        return Source(pretrained, cached, True)
-    return Source(pretrained, _ask_hub(pretrained, revision), False)
+    snapshot = _cached(pretrained, revision)
+    if snapshot is not None:
+        return Source(pretrained, snapshot.name, snapshot)
+    return Source(pretrained, _ask_hub(pretrained, revision), None)
 
 
-def _cached_commit(name: str, revision: str | None) -> str | None:
-    """Commit of a complete snapshot in the local cache; None when there is none."""
+def _folder(pretrained: str) -> Path | None:
+    """The folder of that name; None where there is nothing of that name."""
+    try:
+        folder = Path(pretrained).expanduser()
+        kind = folder.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"model folder {pretrained!r} cannot be opened ({reason}); give another folder."
+        ) from error
+    if not S_ISDIR(kind):
+        raise ValueError(f"model {pretrained!r} is a file; give the folder that holds it.")
+    return folder
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """A complete snapshot in the local cache; None when there is none."""
     try:
         snapshot = Path(
             snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=_SMALL)
@@ -74,8 +99,12 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
             f"model {name!r} is neither a folder nor a hub id of the form owner/name; check the "
             "name."
         ) from error
-    complete = (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors"))
-    return snapshot.name if complete else None
+    try:
+        modelfiles.check(snapshot)
+        files = modelfiles.weight_files(snapshot, modelfiles.read(snapshot / modelfiles.CONFIG))
+    except modelfiles.Missing:
+        return None
+    return snapshot if all(path.exists() for path in files) else None
 
 
 def _ask_hub(name: str, revision: str | None) -> str:

@@ -6,52 +6,33 @@ Knows model folders, tokenizers and processors. It must not know eviction, tasks
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    PreTrainedModel,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-)
+from transformers import PreTrainedModel
 
-from harness import chat
+from harness import chat, rehearsal
 from harness.chat import Chat, Messages
+from harness.checkpoint import open_checkpoint
+from harness.devices import device_of as device_of
+from harness.devices import dtype_of
+from harness.devices import use_threads as use_threads
 from harness.hub import locate
+from harness.prompts import Prompt as Prompt
+from harness.prompts import modality as modality
+from harness.reading import reason
 from harness.segments import Encoded, Texts, segments
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SMALL = 50_000_000  # parameters
-_PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
+@dataclass(frozen=True)
+class Unloaded:
+    """Stands where the model will be until its weights are there."""
 
-@dataclass
-class Prompt:
-    """One prompt as the model takes it.
-
-    inputs: arguments of forward, input_ids [1, L] among them. modality [L]: 0 text, 1 image.
-    suffix: trailing tokens that follow the last user text. context: tokens up to the end of the
-    last image or of the text marked with `"context": True`, whichever is later; None without
-    either. cut: tokens that were taken from the middle of the text to fit the model's context.
-    segments: what the tokens belong to, see `harness.segments`.
-    """
-
-    inputs: dict[str, Tensor]
-    modality: Tensor
-    suffix: int
-    context: int | None
-    cut: int = 0
-    segments: list[tuple[str, int]] = field(default_factory=list)
+    config: Any
+    generation_config: Any
 
 
 @dataclass
@@ -72,7 +53,13 @@ class LoadedModel:
         """Token ids that end an answer."""
         ends = self.model.generation_config.eos_token_id
         several = ends if isinstance(ends, list | tuple) else [ends]
-        return frozenset(i for i in [*several, self.tokenizer.eos_token_id] if i is not None)
+        known = [i for i in [*several, self.tokenizer.eos_token_id] if isinstance(i, int)]
+        return frozenset(i for i in known if self.rows is None or 0 <= i < self.rows)
+
+    @property
+    def rows(self) -> int | None:
+        """How many token ids the model has embeddings for, by its config."""
+        return getattr(self.model.config.get_text_config(decoder=True), "vocab_size", None)
 
     def letter_ids(self, letters: Sequence[str]) -> list[int]:
         """The last token id of each letter (some tokenizers write a space token before it)."""
@@ -129,6 +116,10 @@ class LoadedModel:
         cut = length - _length(encoded)
         return self._prompt(said, rendered, encoded, cut, texts or Texts())
 
+    def rendered(self, messages: Messages) -> str:
+        """The text of a prompt before it is split into tokens."""
+        return self._render(chat.read(messages))
+
     def _halves(self, said: Chat, count: int) -> Chat:
         """The first and the last half of `count` tokens of the user text, if it has more.
 
@@ -144,6 +135,7 @@ class LoadedModel:
     def _prompt(
         self, said: Chat, rendered: str, encoded: Mapping[str, Any], cut: int, texts: Texts
     ) -> Prompt:
+        self._check_ids(encoded["input_ids"][0])
         inputs = {name: self._place(value) for name, value in encoded.items()}
         ids = inputs["input_ids"]
         kinds = modality(self.model.config, ids[0])
@@ -193,12 +185,27 @@ class LoadedModel:
             messages = [
                 {**m, "content": "".join(p["text"] for p in m["content"])} for m in messages
             ]
-        rendered = self.processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
+        try:
+            rendered = self.processor.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # whatever jinja or the template itself raises
+            raise ValueError(
+                f"the chat template of {self.name} cannot be used: {reason(error)}; give the "
+                "chat_template.jinja or tokenizer_config.json that came with this model."
+            ) from error
         return rendered + said.prefix
 
     def _encode(self, rendered: str, said: Chat) -> Mapping[str, Any]:
+        try:
+            return self._read(rendered, said)
+        except Exception as error:  # whatever PIL, numpy or code of the checkpoint raises
+            raise ValueError(
+                f"the processor of {self.name} cannot read a prompt with {len(said.images)} images:"
+                f" {reason(error)}; give the processor and tokenizer files of this model."
+            ) from error
+
+    def _read(self, rendered: str, said: Chat) -> Mapping[str, Any]:
         if not self.takes_images:
             plain = not said.template or self.tokenizer.chat_template is None
             return self.tokenizer(rendered, return_tensors="pt", add_special_tokens=plain)
@@ -209,6 +216,17 @@ class LoadedModel:
             return_tensors="pt",
             add_special_tokens=not (bos and rendered.startswith(bos)),
         )
+
+    def _check_ids(self, ids: Tensor) -> None:
+        """ValueError for a token of the text that the model has no embedding for."""
+        text = ids[modality(self.model.config, ids) == 0]
+        highest = int(text.max()) if len(text) else 0
+        if self.rows is not None and highest >= self.rows:
+            raise ValueError(
+                f"the tokenizer of {self.name} writes {self.tokenizer.decode([highest])!r} as "
+                f"token {highest:,} and the model has {self.rows:,} tokens; give the tokenizer "
+                "files that were saved with this model."
+            )
 
     def _place(self, value: Tensor) -> Tensor:
         value = value.to(self.device)
@@ -243,15 +261,6 @@ def _length(encoded: Mapping[str, Any]) -> int:
     return int(encoded["input_ids"].shape[1])
 
 
-def modality(config: Any, input_ids: Tensor) -> Tensor:
-    """0 for text and 1 for image or video placeholders, int64 [L], of input_ids [L]."""
-    known = {getattr(config, name, None) for name in _PLACEHOLDERS} - {None}
-    kinds = torch.zeros_like(input_ids)
-    for placeholder in known:
-        kinds |= input_ids == placeholder
-    return kinds
-
-
 def load(
     pretrained: str,
     *,
@@ -259,92 +268,32 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    rehearse: bool = False,
 ) -> LoadedModel:
     """Load a folder or a hub id; weights come from safetensors only.
 
     device auto: cuda where there is one. dtype auto: bfloat16 on cuda, float32 elsewhere.
-    ValueError, one sentence, for what does not exist, cannot be reached or is of another kind.
+    rehearse: try a first prompt as well, so that what cannot be asked is refused here.
+    ValueError, one sentence, for what does not exist, cannot be reached or is of another kind,
+    and for weights that are not those that the config asks for.
     """
     target = device_of(device)
-    number = _dtype(dtype, target)
+    number = dtype_of(dtype, target)
     source = locate(pretrained, revision)
-    options: dict[str, Any] = {
-        "trust_remote_code": trust_remote_code,
-        "local_files_only": source.local,
-        **({"revision": source.commit} if source.commit else {}),
-    }
-    try:
-        config = AutoConfig.from_pretrained(source.name, **options)
-        takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        if (
-            not takes_images
-            and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
-            and not trust_remote_code
-        ):
-            raise ValueError(
-                f"a {config.model_type} model is neither an image-text nor a causal language model"
-            )
-        kind = AutoModelForImageTextToText if takes_images else AutoModelForCausalLM
-        model = kind.from_pretrained(
-            source.name, dtype=number, use_safetensors=True, attn_implementation="sdpa", **options
-        )
-        reader = AutoProcessor if takes_images else AutoTokenizer
-        processor = reader.from_pretrained(source.name, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(
-            f"model {pretrained!r} cannot be loaded: {reason}; give a folder or hub id of a "
-            "complete image-text or text model with safetensors weights."
-        ) from error
-    tokenizer = processor.tokenizer if takes_images else processor
-    placed = model.to(target).eval()
-    return LoadedModel(
-        placed,
-        processor,
-        tokenizer,
+    checkpoint = open_checkpoint(pretrained, source, trust_remote_code)
+    loaded = LoadedModel(
+        Unloaded(checkpoint.config, checkpoint.generation),
+        checkpoint.processor,
+        checkpoint.tokenizer,
         pretrained,
         target,
         number,
         source.fingerprint(),
-        takes_images,
+        checkpoint.takes_images,
     )
-
-
-def use_threads(loaded: LoadedModel, count: int | str) -> None:
-    """Set torch's CPU threads: a number, or `auto`, which takes one for small models on the CPU.
-
-    Their operations are too short to share: threads would wait for one another most of the time,
-    and on a busy machine for the scheduler as well.
-    """
-    if count == "auto":
-        size = sum(p.numel() for p in loaded.model.parameters())
-        if loaded.device.type == "cpu" and size < _SMALL:
-            torch.set_num_threads(1)
-    else:
-        torch.set_num_threads(int(count))
-
-
-def device_of(name: str) -> torch.device:
-    """The device that is meant; ValueError, one sentence, for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"device={name!r} is unknown; give auto, cpu, cuda or cuda:N.") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device={name!r} is not supported; give auto, cpu, cuda or cuda:N.")
-    present = torch.cuda.device_count() if device.type == "cuda" else 1
-    if (device.index or 0) >= present:
-        raise ValueError(
-            f"device={name!r} is not there ({present} CUDA devices found); give auto or cpu."
-        )
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in _DTYPES:
-        raise ValueError(f"dtype={name!r} is unknown; give auto or one of {', '.join(_DTYPES)}.")
-    return _DTYPES[name]
+    prompt = rehearsal.prompt(loaded) if rehearse else None
+    checkpoint.check_names(number)
+    loaded = replace(loaded, model=checkpoint.weights(number, target))
+    if prompt is not None:
+        rehearsal.forward(loaded, prompt)
+    return loaded

@@ -8,10 +8,12 @@ import json
 from functools import cache
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
+from harness.configs import from_here, read_config
 from harness.errors import UserError
 from harness.hub import locate
+from harness.reading import quiet, reading
 
 
 @cache
@@ -23,31 +25,28 @@ def load(pretrained: str, revision: str | None, trust_remote_code: bool) -> tupl
     """
     try:
         source = locate(pretrained, revision)
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.name,
-            trust_remote_code=trust_remote_code,
-            local_files_only=source.local,
-            **({"revision": source.commit} if source.commit else {}),
-        )
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        with reading(pretrained, "its tokenizer files"), quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.name, **from_here(source, trust_remote_code)
+            )
+    except ValueError as error:
         raise UserError(
-            f"The tokenizer of model {pretrained} cannot be loaded ({reason}): give a complete "
-            "model folder or hub id, for the task's prompts are made to a length in its tokens."
+            f"The tokenizer that the task's prompts are made with cannot be had: {error}"
         ) from error
     return tokenizer, fingerprint(tokenizer)
 
 
 @cache
 def context(pretrained: str, revision: str | None, trust_remote_code: bool) -> int | None:
-    """The longest prompt and answer by the model's own settings, in tokens; None without any."""
-    source = locate(pretrained, revision)
-    config = AutoConfig.from_pretrained(
-        source.name,
-        trust_remote_code=trust_remote_code,
-        local_files_only=source.local,
-        **({"revision": source.commit} if source.commit else {}),
-    )
+    """The longest prompt and answer by the model's own settings, in tokens; None without any.
+
+    Raises:
+        UserError: the config cannot be read.
+    """
+    try:
+        config = read_config(pretrained, locate(pretrained, revision), trust_remote_code)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     text = config.get_text_config(decoder=True)
     return getattr(text, "max_position_embeddings", None)
 

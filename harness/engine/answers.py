@@ -18,6 +18,7 @@ from harness.engine.inputs import grids
 from harness.engine.prefill import Prefill, clock
 from harness.engine.rotary import forget_lengths
 from harness.engine.settings import BranchResult, Generation, Shown
+from harness.memory import ran_out
 
 if TYPE_CHECKING:
     from harness.engine.session import Engine
@@ -80,7 +81,9 @@ class Answers:
         """One batch; None when it does not fit into memory."""
         try:
             return self._batch(cells)
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not ran_out(error):
+                raise
             return None  # the traceback holds the batch's tensors: free them before trying again
 
     def _batch(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded]:

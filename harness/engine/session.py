@@ -20,6 +20,7 @@ from harness.engine.layout import prepare
 from harness.engine.prefill import Capture, Prefill, prefill
 from harness.engine.rotary import Rotary, forget_lengths, moves_frequencies
 from harness.engine.settings import Branch, BranchResult, Generation, NotFinite, Protocol
+from harness.memory import ran_out
 from harness.precision import stopped
 from methods.kernels import require, using
 
@@ -157,7 +158,9 @@ class Engine:
             return prefill(
                 self.model, self.layout, capture, prompt.inputs, positions, boundary, rotary
             )
-        except torch.OutOfMemoryError as error:
+        except Exception as error:
+            if not ran_out(error):
+                raise
             raise ValueError(
                 f"a prompt of {boundary} tokens does not fit into memory with all its queries; "
                 "use a shorter prompt, a smaller dtype or a larger device."

@@ -21,6 +21,7 @@ from harness.engine import (
 )
 from harness.errors import UserError
 from harness.grid import Cell
+from harness.memory import ran_out
 from harness.segments import Texts
 
 
@@ -50,6 +51,7 @@ class Bridge:
                 device=device,
                 dtype=dtype,
                 trust_remote_code=model.trust_remote_code,
+                rehearse=True,
             )
             tail = Protocol(protocol.name, protocol.tail)
             self.engine = Engine(
@@ -98,6 +100,13 @@ class Bridge:
             raise
         except ValueError as error:
             raise UserError(str(error)) from error
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            raise UserError(
+                f"model={self.loaded.name} has not enough memory for a prompt: choose a task with "
+                "shorter prompts, a smaller dtype or a larger device."
+            ) from error
 
     def _room(self, wanted: Generation) -> int | None:
         """Tokens that a prompt may have beside its answer; None where the model sets no limit."""

@@ -124,7 +124,30 @@ def test_batches_of_cells_give_the_same_answers(loaded_models, size):
         assert one.kept_image == other.kept_image
 
 
-def test_a_batch_that_does_not_fit_is_halved(loaded_models, monkeypatch):
+def on_cuda() -> None:
+    raise torch.OutOfMemoryError("no room")
+
+
+def on_the_cpu() -> None:
+    torch.empty(10**15)  # what its allocator raises
+
+
+def in_python() -> None:
+    raise MemoryError
+
+
+def test_other_errors_of_a_batch_are_no_lack_of_memory(loaded_models, monkeypatch):
+    engine = Engine(loaded_models["llama"])
+    monkeypatch.setattr(engine.decoder, "run", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        engine.run(make_prompt("llama"), grid("random"), Generation(1))
+
+
+no_room = pytest.mark.parametrize("fail", [on_cuda, on_the_cpu, in_python])
+
+
+@no_room
+def test_a_batch_that_does_not_fit_is_halved(loaded_models, monkeypatch, fail):
     loaded, prompt = loaded_models["llava"], make_prompt("llava")
     branches = grid("restkv", "h2o", "random")
     wanted = Engine(loaded).run(prompt, branches, Generation(3))
@@ -134,7 +157,7 @@ def test_a_batch_that_does_not_fit_is_halved(loaded_models, monkeypatch):
     def small(cache, cells, *rest):
         sizes.append(cells)
         if cells > 2:
-            raise torch.OutOfMemoryError("no room")
+            fail()
         return original(cache, cells, *rest)
 
     monkeypatch.setattr(engine.decoder, "run", small)
@@ -145,11 +168,12 @@ def test_a_batch_that_does_not_fit_is_halved(loaded_models, monkeypatch):
     assert set(sizes[9:]) == {1}  # later prompts start from what fitted
 
 
-def test_one_cell_that_does_not_fit_says_so(loaded_models, monkeypatch):
+@no_room
+def test_one_cell_that_does_not_fit_says_so(loaded_models, monkeypatch, fail):
     engine = Engine(loaded_models["llama"])
 
     def never(*_):
-        raise torch.OutOfMemoryError("no room")
+        fail()
 
     monkeypatch.setattr(engine.decoder, "run", never)
     with pytest.raises(ValueError, match="one cell of 36 prompt tokens"):

@@ -1,0 +1,447 @@
+"""Model folders with one fault each: what was done to a copy of an intact one, and what is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+Fault = Callable[[Path], object]
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 3373192\n"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+PROCESSOR = "processor_config.json"
+LAYER = "language_model.model.layers.3."
+
+
+def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Fault:
+    """The weights after `change` of the mapping."""
+
+    def fault(folder: Path) -> None:
+        held = load_file(folder / WEIGHTS)
+        change(held)
+        save_file({k: v.contiguous() for k, v in held.items()}, folder / WEIGHTS, {"format": "pt"})
+
+    return fault
+
+
+def without(*parts: str) -> Fault:
+    """The weights without every tensor whose name contains one of `parts`."""
+
+    def change(held: dict[str, torch.Tensor]) -> None:
+        found = [name for name in held if any(part in name for part in parts)]
+        assert found, f"no tensor of {parts} among {sorted(held)}"
+        for name in found:
+            del held[name]
+
+    return tensors(change)
+
+
+def settings(file: str, change: Callable[[dict[str, Any]], object]) -> Fault:
+    """A JSON file after `change` of its object."""
+
+    def fault(folder: Path) -> None:
+        held = json.loads((folder / file).read_text())
+        change(held)
+        (folder / file).write_text(json.dumps(held))
+
+    return fault
+
+
+def half_a_vocabulary(tokenizer: dict[str, Any]) -> None:
+    words = tokenizer["model"]["vocab"]
+    for word in [word for word, number in words.items() if number >= 250]:
+        del words[word]
+
+
+def text_config(**values: object) -> Fault:
+    """Other values in the config of the language model."""
+    return settings(CONFIG, lambda config: config["text_config"].update(values))
+
+
+def written(file: str, content: str | bytes) -> Fault:
+    """A file with other content."""
+    raw = content.encode() if isinstance(content, str) else content
+    return lambda folder: (folder / file).write_bytes(raw)
+
+
+def gone(*files: str) -> Fault:
+    """A folder without these files."""
+    return lambda folder: [(folder / file).unlink() for file in files]
+
+
+def truncated(folder: Path, share: float = 0.6) -> None:
+    held = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(held[: int(share * len(held))])
+
+
+def zeroed(folder: Path, start: float = 0.0) -> None:
+    """The data behind the header as zeros, as a download leaves it that reserved its space."""
+    held = bytearray((folder / WEIGHTS).read_bytes())
+    header = 8 + int.from_bytes(held[:8], "little")
+    first = header + int(start * (len(held) - header))
+    held[first:] = bytes(len(held) - first)
+    (folder / WEIGHTS).write_bytes(held)
+
+
+def sharded(folder: Path, fault: Callable[[Path, dict[str, str]], object] | None = None) -> None:
+    """The weights in three shards with an index; `fault` may change it."""
+    held = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    names = sorted(held)
+    index = {}
+    for i in range(3):
+        file = f"model-{i + 1:05}-of-00003.safetensors"
+        part = {name: held[name] for name in names[i::3]}
+        save_file(part, folder / file, {"format": "pt"})
+        index |= dict.fromkeys(part, file)
+    if fault:
+        fault(folder, index)
+    content = {"metadata": {"total_size": 1}, "weight_map": index}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(content))
+
+
+def shards(fault: Callable[[Path, dict[str, str]], object]) -> Fault:
+    """A sharded folder with a fault."""
+    return lambda folder: sharded(folder, fault)
+
+
+def shard(number: int) -> str:
+    return f"model-{number:05}-of-00003.safetensors"
+
+
+def renamed(held: dict[str, torch.Tensor]) -> None:
+    for name in list(held):
+        held[f"module.net.{name}"] = held.pop(name)
+
+
+def replaced_folder(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).mkdir()
+
+
+def looped(file: str) -> Fault:
+    """A file that is a link to itself."""
+
+    def fault(folder: Path) -> None:
+        (folder / file).unlink()
+        (folder / file).symlink_to(folder / file)
+
+    return fault
+
+
+def remote(code: str, held: dict[str, Any] | None = None) -> Fault:
+    """A config of code that comes with the checkpoint."""
+
+    def fault(folder: Path) -> None:
+        (folder / "code_here.py").write_text(code)
+        names = {"AutoConfig": "OurConfig", "AutoModelForCausalLM": "OurModel"}
+        places = {auto: f"code_here.{name}" for auto, name in names.items()}
+        config = {**(held or {}), "model_type": "ours", "auto_map": places}
+        (folder / CONFIG).write_text(json.dumps(config))
+
+    return fault
+
+
+OUR_CODE = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+class OurConfig(LlamaConfig):
+    model_type = "ours"
+    {config}
+class OurModel(LlamaForCausalLM):
+    config_class = OurConfig
+    {model}
+"""
+RAISES = (
+    "raise SystemExit(0)",
+    "raise KeyError('nobody')",
+    "raise Exception",
+    "import nothing_of_this_name",
+    "def broken(:",
+    "class Mute(Exception):\n    def __str__(self): raise ValueError\nraise Mute",
+    "def deep(): deep()\ndeep()",
+    "raise BaseException('all')",
+)
+
+# name -> (fault, a part of the sentence)
+UNREAD: dict[str, tuple[Fault, str]] = {
+    "no_weights": (gone(WEIGHTS), "has no weights"),
+    "truncated": (truncated, "damaged or cut short"),
+    "truncated_header": (lambda f: truncated(f, 0.0005), "damaged or cut short"),
+    "empty_weights": (written(WEIGHTS, b""), "it is empty"),
+    "lfs_weights": (written(WEIGHTS, LFS), "git lfs pull"),
+    "zero_weights": (written(WEIGHTS, bytes(100_000)), "begins with zeros"),
+    "text_weights": (written(WEIGHTS, "<html>404 not found</html>"), "damaged or cut short"),
+    "weights_are_a_folder": (replaced_folder, "Is a directory"),
+    "weights_link_to_themselves": (looped(WEIGHTS), "symbolic links"),
+    "longer": (lambda f: (f / WEIGHTS).open("ab").write(b"tail"), "damaged or cut short"),
+    "pickle": (lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"), "only safetensors"),
+    "gguf": (lambda f: (f / WEIGHTS).rename(f / "model.Q4.gguf"), "only safetensors"),
+    "other_name": (lambda f: (f / WEIGHTS).rename(f / "a.safetensors"), "a.safetensors and no"),
+    "shard_lost": (shards(lambda f, _: (f / shard(2)).unlink()), shard(2)),
+    "index_names_nothing_there": (
+        shards(lambda _, index: index.update({LAYER + "x": "model-9.safetensors"})),
+        "model-9.safetensors",
+    ),
+    "index_empty": (shards(lambda _, index: index.clear()), "names no weight files"),
+    "index_outside": (
+        shards(lambda _, index: index.update({"x": "../../etc/passwd"})),
+        "names no weight files",
+    ),
+    "index_numbers": (shards(lambda _, index: index.update({"x": 3})), "names no weight files"),
+    "shard_truncated": (
+        shards(lambda f, _: (f / shard(1)).write_bytes((f / shard(1)).read_bytes()[:9000])),
+        shard(1),
+    ),
+    "shard_lfs": (shards(lambda f, _: (f / shard(3)).write_text(LFS)), "git lfs pull"),
+    "shard_twice": (
+        shards(lambda f, _: (f / shard(3)).write_bytes((f / shard(1)).read_bytes())),
+        "as well",
+    ),
+    "adapter": (written("adapter_config.json", '{"peft_type": "LORA"}'), "holds an adapter"),
+    "int8": (
+        tensors(lambda h: h.update({k: v.to(torch.int8) for k, v in h.items() if v.dim() == 2})),
+        "quantised weights",
+    ),
+    "float8": (
+        tensors(
+            lambda h: h.update({k: v.to(torch.float8_e4m3fn) for k, v in h.items() if v.dim() == 2})
+        ),
+        "quantised weights",
+    ),
+    "no_config": (gone(CONFIG), "no config.json"),
+    "tokenizer_of_half_the_words": (settings("tokenizer.json", half_a_vocabulary), "250 tokens"),
+    "tokenizer_of_no_model": (settings("tokenizer.json", lambda t: t.pop("model")), "tokenizer"),
+    "tokenizer_without_bos": (written("tokenizer_config.json", "{}"), "writes bos_token"),
+    "processor_of_nothing": (written(PROCESSOR, "{}"), "image processor"),
+    "processor_unknown": (
+        settings(PROCESSOR, lambda c: c["image_processor"].update(image_processor_type="No")),
+        "image processor",
+    ),
+    "processor_size": (
+        settings(PROCESSOR, lambda c: c["image_processor"].update(image_mean="x")),
+        "mean must have 3 elements",
+    ),
+    "layers_without_end": (text_config(num_hidden_layers=10**9), "1,000,000,000"),
+    "no_text_config": (settings(CONFIG, lambda c: c.pop("text_config")), "vocab_size=32,000"),
+    "no_tokenizer": (gone("tokenizer.json"), "tokenizer"),
+    "no_tokenizer_at_all": (gone("tokenizer.json", "tokenizer_config.json"), "tokenizer"),
+    "no_template": (gone("chat_template.jinja"), "chat template"),
+    "no_processor": (gone("processor_config.json"), "processor"),
+    "config_of_nothing": (written(CONFIG, "{}"), "model_type"),
+    "config_unknown_type": (
+        settings(CONFIG, lambda c: c.update(model_type="nobody")),
+        "model type `nobody`",
+    ),
+    "config_of_a_classifier": (settings(CONFIG, lambda c: c.update(model_type="clip")), "neither"),
+    "config_type_is_a_number": (settings(CONFIG, lambda c: c.update(model_type=5)), "config.json"),
+    "config_layers_in_words": (text_config(num_hidden_layers="six"), "num_hidden_layers"),
+    "config_text_is_a_list": (settings(CONFIG, lambda c: c.update(text_config=[1])), "config.json"),
+    "config_odd_dtype": (settings(CONFIG, lambda c: c.update(dtype="float99")), "float99"),
+    "config_kv_heads": (text_config(num_key_value_heads=3), "num_key_value_heads=3"),
+    "config_no_kv_heads": (text_config(num_key_value_heads=0), "num_key_value_heads=0"),
+    "config_small_vocabulary": (text_config(vocab_size=300), "vocab_size=300"),
+    "config_image_token_outside": (
+        settings(CONFIG, lambda c: c.update(image_token_index=70_000)),
+        "image token",
+    ),
+    "config_weights_elsewhere": (
+        settings(CONFIG, lambda c: c.update(transformers_weights="other.safetensors")),
+        "other.safetensors",
+    ),
+    "quantised_gptq": (
+        settings(
+            CONFIG, lambda c: c.update(quantization_config={"quant_method": "gptq", "bits": 4})
+        ),
+        "quantization_config",
+    ),
+    "quantised_bitsandbytes": (
+        settings(
+            CONFIG,
+            lambda c: c.update(
+                quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}
+            ),
+        ),
+        "quantization_config",
+    ),
+    "quantised_unknown": (
+        settings(CONFIG, lambda c: c.update(quantization_config={"quant_method": "nobody"})),
+        "quantization_config",
+    ),
+    "quantised_without_method": (
+        settings(CONFIG, lambda c: c.update(quantization_config={"bits": 4})),
+        "quantization_config",
+    ),
+    "quantised_in_words": (
+        settings(CONFIG, lambda c: c.update(quantization_config="4 bits")),
+        "config.json",
+    ),
+    "template_syntax": (written("chat_template.jinja", "{% for m in %}"), "chat template"),
+    "template_raises": (
+        written("chat_template.jinja", "{{ raise_exception('no such role') }}"),
+        "no such role",
+    ),
+    "template_undefined": (written("chat_template.jinja", "{{ a.b.c }}"), "chat template"),
+    "template_drops_text": (
+        written("chat_template.jinja", "<image> Q: {% if add_generation_prompt %}A:{% endif %}"),
+        "leaves out what the user says",
+    ),
+    "template_drops_image": (
+        written(
+            "chat_template.jinja", "{% for p in messages[0].content %}{{ p.text }}{% endfor %}"
+        ),
+        "no place for its image",
+    ),
+    "template_not_text": (written("chat_template.jinja", b"\xff\xfe\x00 {{"), "is not text"),
+    "ends_nowhere": (
+        lambda folder: [
+            fault(folder)
+            for fault in (
+                settings("generation_config.json", lambda c: c.pop("eos_token_id")),
+                settings("tokenizer_config.json", lambda c: c.pop("eos_token", None)),
+                text_config(eos_token_id=None),
+            )
+        ],
+        "eos_token",
+    ),
+    "ends_at_a_word": (
+        settings("generation_config.json", lambda c: c.update(eos_token_id=[3, 40])),
+        "ends an answer at the word",
+    ),
+    "ends_outside": (
+        lambda folder: [
+            fault(folder)
+            for fault in (
+                settings("generation_config.json", lambda c: c.update(eos_token_id=["end", 9999])),
+                settings("tokenizer_config.json", lambda c: c.pop("eos_token", None)),
+                text_config(eos_token_id=None),
+            )
+        ],
+        "eos_token",
+    ),
+    "remote_without_leave": (remote(OUR_CODE.format(config="", model="")), "trust_remote_code"),
+    **{
+        f"{how}_{file}": (written(file, content), f"{file}.*{part}")
+        for file in (
+            CONFIG,
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "processor_config.json",
+            "generation_config.json",
+            "chat_template.jinja",
+        )
+        for how, content, part in (
+            ("empty", b"", "it is empty"),
+            ("lfs", LFS, "git lfs pull"),
+            ("zeros", bytes(300), "it is empty"),
+            *([] if file.endswith("jinja") else [("broken", '{"a": ', "is not JSON")]),
+            *([] if file.endswith("jinja") else [("list", "[1, 2]", "no JSON object")]),
+        )
+    },
+}
+# Found by the names and shapes in the headers.
+NAMES: dict[str, tuple[Fault, str]] = {
+    "one_bias": (without("multi_modal_projector.linear_1.bias"), "1 tensor is missing"),
+    "one_projection": (without("layers.3.self_attn.v_proj"), r"1 tensor is missing.*v_proj"),
+    "one_layer": (without("language_model.model.layers.3."), r"9 tensors are missing.*and 6 more"),
+    "no_head": (without("lm_head"), r"missing.*lm_head.weight"),
+    "no_embeddings": (without("embed_tokens"), r"missing.*embed_tokens"),
+    "no_norm": (without("language_model.model.norm"), "1 tensor is missing"),
+    "no_vision": (without("vision"), "missing.*vision"),
+    "no_projector": (without("multi_modal_projector"), "missing.*projector"),
+    "no_tensor": (tensors(dict.clear), "are 0 tensors"),
+    "renamed": (tensors(renamed), r"missing.*left over"),
+    "one_renamed": (
+        tensors(lambda h: h.update({"lm_heed.weight": h.pop("lm_head.weight")})),
+        r"missing \(lm_head.weight\).*left over \(lm_heed.weight\)",
+    ),
+    "one_more": (
+        tensors(lambda h: h.update({LAYER + "extra.bias": torch.ones(3)})),
+        "1 tensor is left over",
+    ),
+    "layers_4": (text_config(num_hidden_layers=4), "left over.*layers"),
+    "layers_0": (text_config(num_hidden_layers=0), "left over.*layers"),
+    "layers_8": (text_config(num_hidden_layers=8), "missing.*layers"),
+    "vision_layers_2": (
+        settings(CONFIG, lambda c: c["vision_config"].update(num_hidden_layers=2)),
+        "left over",
+    ),
+    "biases_wanted": (text_config(attention_bias=True), "missing.*bias"),
+    "head_dim": (text_config(head_dim=16), "of another shape"),
+    "kv_heads_1": (text_config(num_key_value_heads=1), r"of another shape.*k_proj"),
+    "hidden_size": (text_config(hidden_size=64), "of another shape"),
+    "more_rows_than_weights": (text_config(vocab_size=512), "of another shape"),
+    "wrong_shape": (
+        tensors(lambda h: h.update({"lm_head.weight": h["lm_head.weight"][:-1]})),
+        r"1 tensor is of another shape \(lm_head.weight \[498, 128\] in the file and \[499, 128\]",
+    ),
+    "transposed": (
+        tensors(lambda h: h.update({k: v.T for k, v in h.items() if "k_proj.weight" in k})),
+        "of another shape",
+    ),
+    "shard_copied": (
+        shards(
+            lambda f, index: [
+                (f / shard(2)).unlink(),
+                [index.pop(k) for k, v in list(index.items()) if v == shard(2)],
+            ]
+        ),
+        "missing",
+    ),
+    "other_architecture": (
+        settings(CONFIG, lambda c: c["text_config"].update(model_type="qwen2")),
+        "missing.*bias",
+    ),
+}
+# Found when the weights are there.
+READ: dict[str, tuple[Fault, str]] = {
+    "all_zero": (zeroed, "nothing but zeros"),
+    "rest_zero": (lambda f: zeroed(f, 0.9), "nothing but zeros"),
+    "other_image_token": (
+        settings(CONFIG, lambda c: c.update(image_token_index=5)),
+        "image tokens do not match",
+    ),
+    "other_patches": (settings(PROCESSOR, lambda c: c.update(patch_size=8)), "do not match"),
+    "other_feature_layer": (
+        settings(CONFIG, lambda c: c.update(vision_feature_layer=-9)),
+        "cannot read a first prompt: IndexError",
+    ),
+}
+# What may differ without a change of any answer.
+INTACT: dict[str, Fault] = {
+    "shards": sharded,
+    "index_of_one_file": lambda folder: (folder / f"{WEIGHTS}.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(load_file(folder / WEIGHTS), WEIGHTS)})
+    ),
+    "float32_on_disk": tensors(lambda h: h.update({k: v.float() for k, v in h.items()})),
+    "float64_on_disk": tensors(lambda h: h.update({k: v.double() for k, v in h.items()})),
+    "todays_names": tensors(
+        lambda h: [
+            h.update({"model." + k.replace("language_model.model.", "language_model."): h.pop(k)})
+            for k in list(h)
+            if not k.startswith("lm_head")
+        ]
+    ),
+    "old_tables": tensors(
+        lambda h: h.update(
+            {
+                LAYER + "self_attn.rotary_emb.inv_freq": torch.ones(16),
+                "vision_tower.embeddings.position_ids": torch.arange(65)[None],
+            }
+        )
+    ),
+    "tied_in_words_only": text_config(tie_word_embeddings=True),
+    "dtype_of_no_meaning": text_config(dtype="int3"),
+    "other_files": lambda folder: [
+        (folder / "README.md").write_text("words"),
+        (folder / "trainer_state.json").write_text("not json"),
+        (folder / "optimizer.pt").write_bytes(b"x"),
+        (folder / "training_args.bin").write_bytes(b"x"),
+        (folder / "checkpoint-10").mkdir(),
+    ],
+    "no_generation_config": gone("generation_config.json"),
+}
