@@ -209,21 +209,18 @@ def test_an_overflow_names_the_dtype_to_try(dtype, advice):
 
 
 def test_a_graph_is_not_given_up_for_a_cell_that_failed(replayed, loaded_models, recwarn):
+    def spoil(module, inputs, output):
+        output[1:, :, 5] = NAN  # every cell but the full cache
+
     capture = Replayed()
-    embeddings = loaded_models["llama"].model.get_input_embeddings().weight
-    free = replayed(None, growing())
-    word = next(t for t in free[-1].token_ids[:1] if t not in free[0].token_ids)
-    kept = embeddings.data[word].clone()
+    handle = loaded_models["llama"].model.get_output_embeddings().register_forward_hook(spoil)
     try:
-        embeddings.data[word] = NAN
-        eager, found = replayed(None, growing()), replayed(capture, growing())
+        found = replayed(capture, growing())
     finally:
-        embeddings.data[word] = kept
+        handle.remove()
     assert capture.replays > 10
     assert not [w for w in recwarn if "CUDA graphs" in str(w.message)]
-    assert [r.token_ids for r in found] == [r.token_ids for r in eager]
-    assert counted(found) == counted(eager)
-    assert counted(found)[-1] > 0
+    assert counted(found) == [0, *(len(r.token_ids) for r in found[1:])]
 
 
 def test_one_copy_a_step_tells_tokens_and_faults(llama, monkeypatch):
