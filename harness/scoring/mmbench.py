@@ -56,7 +56,7 @@ class MMBench:
         return Question(
             index=index,
             question_id=index % ROTATION,
-            category=str(document["category"]),
+            category=str(document["category"]) if strict.present(document["category"]) else None,
             l2_category=str(level) if strict.present(level) else None,
             text=str(document["question"]),
             answer=answer(document),
