@@ -47,7 +47,6 @@ class Benchmark:
                 holds rows that cannot be scored.
         """
         self.name, self.config = name, config
-        self.manager = loading.index_of(config.lmms_task)
         self.task = loading.load(name, config, label)
         self.split = self.task.split
         self.scorer = scorer_for(config, self.task)
@@ -91,6 +90,11 @@ class Benchmark:
         """What to say of the data besides the scores."""
         found = self.task.left_out
         return [faults.told(self.task.asked, found, self.task.ids)] if found else []
+
+    @cached_property
+    def manager(self) -> Any:
+        """lmms-eval's index of the task's folder, for its evaluator."""
+        return loading.index_of(self.config.lmms_task)
 
     @property
     def metric(self) -> str:

@@ -8,6 +8,7 @@ import errno
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -44,6 +45,7 @@ class CheckedTask(ConfigurableMessagesTask):
         """
         self.asked, self.scorer = asked, scorer
         self.ids: list[int] = []
+        self.indexes: list[int | None] | None = None
         self.left_out: list[Fault] = []
         self.positions: list[int] = []
         super().__init__(config=config, model_name="evictbench")
@@ -77,6 +79,7 @@ class CheckedTask(ConfigurableMessagesTask):
         if self.scorer == "mmbench" or mmbench.fits(self):
             examined = options.examine(self.asked, self, self.whole)
             self.whole, self.ids, found = examined.dataset, examined.ids, examined.faults
+            self.indexes = examined.indexes
             self._show(self.whole)
         else:
             self.ids = list(range(len(self.whole)))
@@ -92,6 +95,8 @@ class CheckedTask(ConfigurableMessagesTask):
         Raises:
             UserError: there are some and the settings refuse them, or nothing would be left.
         """
+        if self.indexes is not None:
+            found = [replace(fault, index=self.indexes[fault.row]) for fault in found]
         self.left_out = sorted([*self.left_out, *found], key=_row)
         self.positions = faults.settle(self.asked, self.left_out, self.ids)
         kept = self.whole

@@ -51,10 +51,13 @@ class _Row:
 
 @dataclass(frozen=True)
 class Examined:
-    """The data set with empty fields made empty, the question of each row, and what is wrong."""
+    """The data set with empty fields made empty, the question and the index of each row, and what
+    is wrong.
+    """
 
     dataset: Dataset
     ids: list[int]
+    indexes: list[Any]
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -81,8 +84,8 @@ def examine(asked: Asked, task: Any, dataset: Dataset) -> Examined:
     rows = _rows(given, options)
     ids = [row.index % ROTATION if _counts(row.index) else without_id(row.number) for row in rows]
     _judge(rows, ids, {fault.row: fault for fault in pictures.heads(dataset, required=True)})
-    found = [Fault(row.number, *row.why, _number(row.index)) for row in rows if row.why is not None]
-    return Examined(_emptied(dataset, given, rows), ids, found)
+    found = [Fault(row.number, *row.why) for row in rows if row.why is not None]
+    return Examined(_emptied(dataset, given, rows), ids, given["index"], found)
 
 
 def _rows(given: Mapping[str, list[Any]], options: Sequence[str]) -> list[_Row]:
@@ -104,10 +107,6 @@ def _rows(given: Mapping[str, list[Any]], options: Sequence[str]) -> list[_Row]:
 
 def _counts(index: Any) -> bool:
     return isinstance(index, int) and index >= 0
-
-
-def _number(index: Any) -> int | None:
-    return index if isinstance(index, int) else None
 
 
 def _judge(rows: Sequence[_Row], ids: Sequence[int], images: Mapping[int, Fault]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from datasets import Dataset, List
 from datasets import Image as Picture
-from PIL import Image
+from PIL import Image, ImageFile
 
 from harness.scoring import quiet
 from harness.scoring.validation import tables
@@ -129,7 +129,7 @@ def _head(stored: Any, required: bool) -> str | None:
     if not content:
         return "the image is empty"
     try:
-        with _any_size(), Image.open(io.BytesIO(content)) as image:
+        with _strictly(), Image.open(io.BytesIO(content)) as image:
             return _unfit(image)
     except Exception:  # every reader of PIL has its own
         return f"these are the bytes of no image that PIL reads (they begin with {_begin(content)})"
@@ -149,7 +149,7 @@ def _unfit(image: Image.Image) -> str | None:
 def _decoded(content: bytes) -> str | None:
     """Why an image cannot be decoded to its end."""
     try:
-        with _any_size(), Image.open(io.BytesIO(content)) as image:
+        with _strictly(), Image.open(io.BytesIO(content)) as image:
             image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))  # JPEG only
             image.load()
     except Exception as error:  # every reader of PIL has its own
@@ -163,14 +163,16 @@ def _begin(content: bytes) -> str:
 
 
 @contextmanager
-def _any_size() -> Iterator[None]:
-    """Let PIL read the head of any image: its size is judged here, with its number in words."""
-    usual = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
+def _strictly() -> Iterator[None]:
+    """Let PIL read the head of an image of any size, which is judged here, and no half of one,
+    which libraries that share the process allow.
+    """
+    usual = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = usual
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = usual
 
 
 def eight_bit(document: Mapping[str, Any]) -> Mapping[str, Any]:
