@@ -63,6 +63,10 @@ class CheckedTask(ConfigurableMessagesTask):
             load = ConfigurableTask.download.__wrapped__.__get__(self)
         with _in_words(self.asked, folder, self.config.dataset_name, dataset_kwargs):
             load(dataset_kwargs)
+        listed = (dataset_kwargs or {}).get("data_files")
+        mixed = [c for s in self.dataset.values() for c in s.features.values() if _any_json(c)]
+        if mixed and listed and (why := files.of_lines(listed)):
+            raise self.asked.error(why)
         if self.split not in self.dataset:
             raise self.asked.error(
                 f"its data has no split {self.split} (it has {', '.join(self.dataset)}); list it "
@@ -129,6 +133,11 @@ class CheckedTask(ConfigurableMessagesTask):
     @property
     def _media_free(self) -> set[str]:
         return {*self.dataset_no_image[self.split].column_names}
+
+
+def _any_json(feature: Any) -> bool:
+    """Whether a column's values have several types, which the datasets library calls Json."""
+    return type(feature).__name__ == "Json"
 
 
 def _row(fault: Fault) -> int:

@@ -26,7 +26,7 @@ def of_folder(folder: Path, config: str | None) -> str | None:
     if why:
         return why
     files = sorted(folder.rglob("*.parquet"))
-    why = next(filter(None, map(_unreadable, files)), None) or _mixed(files)
+    why = next(filter(None, map(_unreadable, files)), None) or _mixed(files) or _rowless(files)
     if why:
         return why
     names = [str(one.get("config_name", "default")) for one in head] or ["default"]
@@ -91,6 +91,13 @@ def _mixed(files: Iterable[Path]) -> str | None:
                 f"{schema.get(name, 'missing')} in {file.name}; write both with one schema"
             )
     return None
+
+
+def _rowless(files: Iterable[Path]) -> str | None:
+    import pyarrow.parquet as pq
+
+    empty = (file for file in files if not pq.read_metadata(file).num_rows)
+    return next((f"{file} has no row; build or download it anew" for file in empty), None)
 
 
 def of_lines(files: Any) -> str | None:
