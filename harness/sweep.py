@@ -116,10 +116,12 @@ def load_benchmarks(job: Job) -> list[Asked]:
 
 
 def _asked(job: Job, task: Task) -> Asked:
+    from harness import tokenizer
     from harness.scoring.benchmark import Benchmark
 
     config = tasks.with_data(task, job.config)
-    benchmark = Benchmark(task.name, config, job.config.limit, task.label)
+    too_long = tokenizer.too_long(job.config.model)
+    benchmark = Benchmark(task.name, config, job.config.limit, task.label, too_long)
     images = benchmark.shows_images
     if images:
         refuse_images(task.name, job.config.model)

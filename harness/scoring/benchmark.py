@@ -18,6 +18,7 @@ from harness.scoring import generic, loading, mmbench_submission
 from harness.scoring.fingerprint import fingerprint
 from harness.scoring.scorers import Judgement, Question, scorer_for
 from harness.scoring.validation import faults
+from harness.scoring.validation.texts import TooLong
 from harness.segments import Texts
 
 EXHIBITS = 8  # questions whose prompts are shown
@@ -32,7 +33,12 @@ class Benchmark:
     """
 
     def __init__(
-        self, name: str, config: TaskConfig, limit: int | None = None, label: str | None = None
+        self,
+        name: str,
+        config: TaskConfig,
+        limit: int | None = None,
+        label: str | None = None,
+        too_long: TooLong | None = None,
     ) -> None:
         """Load the single task `config.lmms_task` and keep `limit` whole questions.
 
@@ -41,13 +47,14 @@ class Benchmark:
             config: its settings.
             limit: how many questions; None: all.
             label: what settings call the task; None: as tables do.
+            too_long: why the model cannot take a prompt's text, where that is known.
 
         Raises:
             UserError: the task, its data or its scorer is not there, or does not fit, or the data
                 holds rows that cannot be scored.
         """
         self.name, self.config = name, config
-        self.task = loading.load(name, config, label)
+        self.task = loading.load(name, config, label, too_long)
         self.split = self.task.split
         self.scorer = scorer_for(config, self.task)
         questions, chosen = self._chosen(limit)

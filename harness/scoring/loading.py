@@ -26,6 +26,7 @@ from harness.scoring.hub import require_dataset
 from harness.scoring.validation import faults, files, pictures, texts
 from harness.scoring.validation import mmbench as options
 from harness.scoring.validation.faults import Asked, Fault
+from harness.scoring.validation.texts import TooLong
 
 PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of the disk, not of the data
 
@@ -37,13 +38,25 @@ class CheckedTask(ConfigurableMessagesTask):
     others are not there.
     """
 
-    def __init__(self, asked: Asked, config: dict[str, Any], scorer: str = "auto") -> None:
+    def __init__(
+        self,
+        asked: Asked,
+        config: dict[str, Any],
+        scorer: str = "auto",
+        too_long: TooLong | None = None,
+    ) -> None:
         """Load and check the data, then let lmms-eval build the task on what is left.
+
+        Args:
+            asked: how the task is called and what to do with bad rows.
+            config: the task's YAML as lmms-eval takes it.
+            scorer: as in the task's settings.
+            too_long: why the model cannot take a prompt's text, where that is known.
 
         Raises:
             UserError: the data cannot be loaded, or has rows that cannot be scored.
         """
-        self.asked, self.scorer = asked, scorer
+        self.asked, self.scorer, self.too_long = asked, scorer, too_long
         self.ids: list[int] = []
         self.indexes: list[int | None] | None = None
         self.left_out: list[Fault] = []
@@ -91,7 +104,9 @@ class CheckedTask(ConfigurableMessagesTask):
         rows = sorted({*range(len(self.whole))} - {fault.row for fault in found})
         documents = self.dataset_no_image[self.split]
         documents = documents if len(rows) == len(documents) else documents.select(rows)
-        self.leave_out(sorted([*found, *texts.unasked(self, rows, documents)], key=_row))
+        self.leave_out([*found, *texts.unasked(self, rows, documents, self.too_long)])
+        while damaged := self.damaged([0]):  # lmms-eval decodes the first row by itself
+            self.leave_out(damaged)
 
     def leave_out(self, found: Sequence[Fault]) -> None:
         """Take the questions of faulty rows out of the data set.
@@ -174,13 +189,16 @@ def _causes(error: BaseException) -> list[BaseException]:
     return found
 
 
-def load(name: str, config: TaskConfig, label: str | None = None) -> CheckedTask:
+def load(
+    name: str, config: TaskConfig, label: str | None = None, too_long: TooLong | None = None
+) -> CheckedTask:
     """The task that settings name, on its data.
 
     Args:
         name: what tables call the task.
         config: its settings.
         label: what settings call it; None: as tables do.
+        too_long: why the model cannot take a prompt's text, where that is known.
 
     Raises:
         UserError: the task or its data is not there or does not fit.
@@ -192,7 +210,7 @@ def load(name: str, config: TaskConfig, label: str | None = None) -> CheckedTask
     else:
         require_dataset(name, str(merged["dataset_path"]))
     try:
-        task = CheckedTask(asked, merged, config.scorer)
+        task = CheckedTask(asked, merged, config.scorer, too_long)
     except TypeError as error:
         raise UserError(
             f"tasks.{name}.overrides names a field that no task of lmms-eval has ({error}): use "

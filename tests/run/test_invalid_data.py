@@ -78,6 +78,28 @@ def test_questions_that_are_skipped_are_counted_and_named_everywhere(
     }
 
 
+def test_a_question_that_the_model_cannot_take_is_refused_before_it_loads(
+    call: Program, asks: list[str], tmp_path: Path, capfd, monkeypatch
+) -> None:
+    monkeypatch.setattr(collect, "load_engine", lambda *loading: pytest.fail("it was loaded"))
+    table = changed(slice(0, None, 3), question="what is it " * 90_000)()
+    own = [one for one in asks if not one.startswith("model.pretrained")]
+    assert call(*own, on(write(tmp_path / "data", table))) == 2
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "row 0 (index 7): its prompt has 270,0" in said
+    assert "tiny_vlm takes" in said
+
+
+def test_odd_characters_in_a_question_stop_nothing(
+    call: Program, engine: FakeEngine, asks: list[str], tmp_path: Path
+) -> None:
+    odd = "=What\t is\x7f \u0085 it?\u202e\ufffe <b> | `x`"
+    table = changed(slice(0, None, 3), question=odd, hint=odd, category="a\u202eb")()
+    assert call(*asks, on(write(tmp_path / "data", table))) == 0
+    frame = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    assert {*frame["question"]} >= {odd}
+
+
 def test_answers_stay_where_a_bad_row_is_put_right(
     call: Program, engine: FakeEngine, asks: list[str], tmp_path: Path
 ) -> None:

@@ -124,8 +124,16 @@ def half(content: bytes) -> bytes:
     return content[: len(content) // 2]
 
 
-def noisy(form: str = "JPEG") -> bytes:
+def noisy(form: str = "JPEG", **more: Any) -> bytes:
     """An image that takes some bytes."""
     file = io.BytesIO()
-    Image.effect_noise((64, 64), 90).convert("RGB").save(file, form)
+    Image.effect_noise((64, 64), 90).convert("RGB").save(file, form, **more)
     return file.getvalue()
+
+
+def damaged_tiff() -> bytes:
+    """A TIFF whose pixels were overwritten, of which libtiff complains on standard error."""
+    content = bytearray(noisy("TIFF", compression="tiff_deflate"))
+    for place in range(len(content) // 3, 2 * len(content) // 3):
+        content[place] = (7 * content[place] + 13) % 256
+    return bytes(content)

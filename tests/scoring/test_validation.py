@@ -9,10 +9,13 @@ from datasets import Value
 from PIL import Image
 
 from harness.errors import UserError
+from harness.scoring import quiet
 from harness.scoring.benchmark import Benchmark
 from tests.scoring.faulty import (
+    FILE,
     Row,
     changed,
+    damaged_tiff,
     grouped,
     half,
     head_of,
@@ -74,6 +77,8 @@ FAULTS: dict[str, tuple[Spoil, int, str, str]] = {
     "another set of options": (sets(1, A="fig", B="kiwi", C="date", D="lime"), 1, "D", "are not"),
     "another question": (sets(1, question="Why?"), 1, "question", "'Why?'"),
     "null question": (sets(question=None), 0, "question", "empty"),
+    "NUL": (sets(question="Why\x00?"), 0, "question", "control character '\\x00'"),
+    "a bell in an option": (sets(1, D="\x07"), 1, "D", "control character"),
     "blank question": (sets(question=" \n"), 0, "question", "empty"),
     "the option nan": (reworded, 0, "D", "'nan'"),
     "no image": (sets(image=None), 0, "image", "no image"),
@@ -87,6 +92,7 @@ FAULTS: dict[str, tuple[Spoil, int, str, str]] = {
     "floating-point pixels": (shown(picture("F", "TIFF")), 0, "image", "floating-point"),
     "half a JPEG": (shown(half(noisy())), 0, "image", "cut off"),
     "half a PNG": (shown(half(noisy("PNG"))), 0, "image", "cut off"),
+    "a damaged TIFF": (shown(damaged_tiff()), 0, "image", "damaged"),
 }
 SOUND = 3  # questions without a fault, behind the others
 
@@ -106,7 +112,9 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row], 
 
 
 @pytest.fixture(scope="module")
-def skipped(spoiled: tuple[Path, list[Row], dict[str, int]]) -> Benchmark:
+def skipped(
+    spoiled: tuple[Path, list[Row], dict[str, int]],
+) -> Benchmark:
     return Benchmark("mini", task(spoiled[0], invalid="skip"), label="own")
 
 
@@ -184,7 +192,7 @@ FINE: dict[str, Make] = {
     "an empty column E": lambda: [{**row, "E": None} for row in rows()],
     "a column E of nan": lambda: [{**row, "E": "nan"} for row in rows()],
     "no hint": changed(slice(0, None), hint="nan"),
-    "control characters": changed(slice(0, None, 3), question="What\x00 is \x07 it?\u202e"),
+    "odd characters": changed(slice(0, None, 3), question="=What\t is\x7f it?\u202e\ufffe"),
     "a long question": changed(slice(0, None, 3), question="what " * 200_000),
     "1 x 1": shows(picture(size=(1, 1))),
     "CMYK": shows(picture("CMYK", "JPEG")),
@@ -196,6 +204,14 @@ FINE: dict[str, Make] = {
     "a moving GIF": shows(moving("GIF")),
     "a moving WebP": shows(moving("WEBP")),
 }
+
+
+def test_libtiff_says_nothing_by_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "data", shows(damaged_tiff())())
+    capfd.readouterr()
+    with quiet.into(tmp_path / "log"), pytest.raises(UserError, match="damaged"):
+        Benchmark("mini", task(folder))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", FINE)
@@ -259,7 +275,7 @@ def test_a_limit_looks_at_the_images_that_it_asks_only(tmp_path: Path) -> None:
     (bad, *_) = two = sorted(
         {q.question_id for q in Benchmark("mini", task(clean), limit=2).questions}
     )
-    unasked = next(number for number in range(7, 16) if number not in three)
+    unasked = max({*range(7, 16)} - three)
     table = rows(9)
     for row in table:
         if row["index"] in (bad, unasked):
@@ -292,6 +308,17 @@ def test_sixteen_bits_a_pixel_are_scaled_and_not_clipped(tmp_path: Path) -> None
     asked = Benchmark("mini", task(write(tmp_path / "data", shows(file.getvalue())())))
     pixels = np.asarray(asked.image(0))[..., 0]
     assert pixels.tolist() == (np.arange(64) * 65535 // 63 // 256).reshape(8, 8).tolist()
+
+
+def test_text_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
+    for column in ("question", "C", "hint", "source"):
+        folder = write(tmp_path / column, changed(4, **{column: "@@@"})())
+        content = (folder / FILE).read_bytes()
+        (folder / FILE).write_bytes(content.replace(b"@@@", b"\xff\xfe\xfd"))
+        with pytest.raises(UserError, match=r"row 4 .*no UTF-8"):
+            Benchmark("mini", task(folder))
+        asked = Benchmark("mini", task(folder, invalid="skip"))
+        assert len({q.question_id for q in asked.questions}) == 2
 
 
 COLUMNS = {

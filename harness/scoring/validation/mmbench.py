@@ -4,6 +4,7 @@ A question is the group of rows with one index modulo 1,000,000, its rotations; 
 by the row whose index is below 1,000,000. Knows the schema; must not know models or readings.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from harness.scoring.validation.tables import UNREADABLE, blank, missing_word, n
 ROTATION = 1_000_000
 READ = "ABCD"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # which lmms-eval's spreadsheet cannot hold
+WRITTEN = ("source", "split")  # besides
 NEEDED = ("index", "question", *READ, "category")
 EMPTIED = ("hint", "answer", "category", "L2-category", "l2-category")  # besides the options
 
@@ -79,7 +82,7 @@ def examine(asked: Asked, task: Any, dataset: Dataset) -> Examined:
         raise asked.error(
             f"column image of its data holds {kind}; store images there, as datasets.Image() does"
         )
-    names = ["index", "question", *EMPTIED, *options]
+    names = ["index", "question", *EMPTIED, *WRITTEN, *options]
     given = tables.columns(dataset, names)
     rows = _rows(given, options)
     ids = [row.index % ROTATION if _counts(row.index) else without_id(row.number) for row in rows]
@@ -90,7 +93,7 @@ def examine(asked: Asked, task: Any, dataset: Dataset) -> Examined:
 
 def _rows(given: Mapping[str, list[Any]], options: Sequence[str]) -> list[_Row]:
     answers = given.get("answer") or [None] * len(given["index"])
-    return [
+    rows = [
         _Row(
             number,
             index,
@@ -103,6 +106,13 @@ def _rows(given: Mapping[str, list[Any]], options: Sequence[str]) -> list[_Row]:
         )
         for number, index in enumerate(given["index"])
     ]
+    for name, column in given.items():
+        for row, value in zip(rows, column, strict=True):
+            if value is UNREADABLE:
+                row.fault(name, "its text is no UTF-8")
+            elif isinstance(value, str) and (found := CONTROL.search(value)):
+                row.fault(name, f"it has the control character {found[0]!r}")
+    return rows
 
 
 def _counts(index: Any) -> bool:
@@ -173,9 +183,6 @@ def _judge_row(row: _Row, answered: bool) -> None:
     """answered: whether any row of the data set tells its answer."""
     if not _counts(row.index):
         row.fault("index", f"{_or_nothing(row.index)} is no whole number from 0")
-    for name, text in (("question", row.question), *row.options.items()):
-        if text is UNREADABLE:
-            row.fault(name, "its text is no UTF-8")
     if blank(row.question):
         row.fault("question", "it is empty")
     letters = "".join(row.held)

@@ -6,8 +6,9 @@ images that are asked about are decoded, each once. Knows PIL; must not know tas
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.scoring.validation.faults import Fault
 
 PIXELS = 89_478_485  # PIL's own limit, which the tasks of lmms-eval may have switched off
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PATIENCE = 2.0  # seconds before a progress bar shows
 BATCH = 64
 BEGINNING = 12  # bytes that a sentence shows
@@ -129,7 +131,7 @@ def _head(stored: Any, required: bool) -> str | None:
     if not content:
         return "the image is empty"
     try:
-        with _strictly(), Image.open(io.BytesIO(content)) as image:
+        with _strictly(content), Image.open(io.BytesIO(content)) as image:
             return _unfit(image)
     except Exception:  # every reader of PIL has its own
         return f"these are the bytes of no image that PIL reads (they begin with {_begin(content)})"
@@ -149,7 +151,7 @@ def _unfit(image: Image.Image) -> str | None:
 def _decoded(content: bytes) -> str | None:
     """Why an image cannot be decoded to its end."""
     try:
-        with _strictly(), Image.open(io.BytesIO(content)) as image:
+        with _strictly(content), Image.open(io.BytesIO(content)) as image:
             image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))  # JPEG only
             image.load()
     except Exception as error:  # every reader of PIL has its own
@@ -163,16 +165,31 @@ def _begin(content: bytes) -> str:
 
 
 @contextmanager
-def _strictly() -> Iterator[None]:
+def _strictly(content: bytes) -> Iterator[None]:
     """Let PIL read the head of an image of any size, which is judged here, and no half of one,
     which libraries that share the process allow.
     """
     usual = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
     try:
-        yield
+        with _silent() if content.startswith(TIFF) else nullcontext():
+            yield
     finally:
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = usual
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on the process's standard error: libtiff writes there by itself."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def eight_bit(document: Mapping[str, Any]) -> Mapping[str, Any]:

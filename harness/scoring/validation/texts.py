@@ -5,7 +5,7 @@ other task it is only known whether its own functions take a row. Knows lmms-eva
 must not know models.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
     "harness.scoring.ruler.prompts": DRAWN,
     "harness.scoring.needle.visual": {"question": TEXT, "answer": TEXT},
 }  # fmt: skip
+TooLong = Callable[[str, int], str | None]  # a prompt's text and the tokens of the answer to come
 PROBE = "0"  # an answer that every metric of ours reads
 
 
@@ -105,17 +106,22 @@ def _wrong(value: Any, kind: str) -> str | None:
     return f"{value} is negative" if kind == NUMBER and value < 0 else None
 
 
-def unasked(task: Any, rows: list[int], documents: Dataset) -> Iterator[Fault]:
+def unasked(
+    task: Any, rows: Sequence[int], documents: Dataset, too_long: TooLong | None = None
+) -> Iterator[Fault]:
     """Rows that the task's own functions do not take, whatever their schema is.
 
     Args:
         task: lmms-eval's task object.
         rows: the positions of the documents in the whole data set.
         documents: without images.
+        too_long: why a model cannot take a text, if that is known; of prompts that may be cut, and
+            of those that are drawn to a length, nothing is asked.
     """
     own = family_of(task) is not None
+    fixed = too_long if not callable(task.config.doc_to_messages) else None
     for row, document in zip(rows, _readable(documents), strict=True):
-        why = _failure(task, document, own)
+        why = _failure(task, document, own, fixed)
         if why:
             yield Fault(row, None, why)
 
@@ -128,7 +134,9 @@ def _readable(documents: Dataset) -> Iterator[dict[str, Any] | None]:
             yield None
 
 
-def _failure(task: Any, document: Mapping[str, Any] | None, own: bool) -> str | None:
+def _failure(
+    task: Any, document: Mapping[str, Any] | None, own: bool, too_long: TooLong | None
+) -> str | None:
     if document is None:
         return "one of its texts is no UTF-8"
     try:
@@ -144,7 +152,12 @@ def _failure(task: Any, document: Mapping[str, Any] | None, own: bool) -> str | 
             task.config.process_results(document, [PROBE])
     except Exception as error:  # as above
         return f"an answer to it cannot be scored ({_said(error)})"
-    return None
+    return too_long(str(text), _answer_tokens(task)) if too_long else None
+
+
+def _answer_tokens(task: Any) -> int:
+    given = (task.config.generation_kwargs or {}).get("max_new_tokens")
+    return given if isinstance(given, int) else 0
 
 
 def _said(error: Exception) -> str:
