@@ -93,7 +93,7 @@ def test_a_question_that_the_model_cannot_take_is_refused_before_it_loads(
 def test_odd_characters_in_a_question_stop_nothing(
     call: Program, engine: FakeEngine, asks: list[str], tmp_path: Path
 ) -> None:
-    odd = "=What\t is\x7f \u0085 it?\u202e\ufffe <b> | `x`"
+    odd = "=What\t is\x7f \u0085 it?\u202e <b> | `x`"
     table = changed(slice(0, None, 3), question=odd, hint=odd, category="a\u202eb")()
     assert call(*asks, on(write(tmp_path / "data", table))) == 0
     frame = pd.read_parquet(tmp_path / "run" / "samples.parquet")

@@ -20,7 +20,8 @@ from harness.scoring.validation.tables import UNREADABLE, blank, missing_word, n
 ROTATION = 1_000_000
 READ = "ABCD"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")  # which lmms-eval's spreadsheet cannot hold
+# What no XML holds, and so no spreadsheet: lmms-eval writes one of every run.
+UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 WRITTEN = ("source", "split")  # besides
 NEEDED = ("index", "question", *READ, "category")
 EMPTIED = ("hint", "answer", "category", "L2-category", "l2-category")  # besides the options
@@ -110,8 +111,8 @@ def _rows(given: Mapping[str, list[Any]], options: Sequence[str]) -> list[_Row]:
         for row, value in zip(rows, column, strict=True):
             if value is UNREADABLE:
                 row.fault(name, "its text is no UTF-8")
-            elif isinstance(value, str) and (found := CONTROL.search(value)):
-                row.fault(name, f"it has the control character {found[0]!r}")
+            elif isinstance(value, str) and (found := UNWRITABLE.search(value)):
+                row.fault(name, f"it has {found[0]!r}, which no spreadsheet can hold")
     return rows
 
 
