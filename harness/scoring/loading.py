@@ -141,13 +141,10 @@ class CheckedTask(ConfigurableMessagesTask):
         same = self.dataset_no_image is self.dataset
         self.dataset[self.split] = rows
         if not same:
+            free = {*self.dataset_no_image[self.split].column_names} - {*pictures.columns(rows)}
             self.dataset_no_image[self.split] = rows.select_columns(
-                [c for c in rows.column_names if c in self._media_free]
+                [name for name in rows.column_names if name in free]
             )
-
-    @property
-    def _media_free(self) -> set[str]:
-        return {*self.dataset_no_image[self.split].column_names}
 
 
 def _any_json(feature: Any) -> bool:

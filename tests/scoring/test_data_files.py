@@ -1,6 +1,8 @@
 """Data sets whose files are not as they should be: one sentence that names the file."""
 
 import json
+import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from harness.config import TaskConfig
 from harness.errors import UserError
+from harness.scoring import quiet
 from harness.scoring.benchmark import Benchmark
 from tests.scoring.faulty import FILE, half, rows, task, write
 from tests.scoring.tasks import own_data
@@ -93,6 +96,42 @@ def test_a_broken_folder_is_refused_in_one_sentence(name: str, tmp_path: Path) -
         Benchmark("mini", task(folder))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_libraries_log_into_the_file_only(tmp_path: Path, capfd) -> None:
+    folder = write(tmp_path / "data", rows())
+    (folder / "en" / "dev-junk.txt").write_text("hi")
+    stream = sys.stderr
+    handler = logging.StreamHandler(stream)
+    logging.getLogger("datasets").addHandler(handler)
+    capfd.readouterr()
+    try:
+        with quiet.into(tmp_path / "log"), pytest.raises(UserError, match="cannot be loaded"):
+            Benchmark("mini", task(folder))
+        assert handler.stream is stream
+    finally:
+        logging.getLogger("datasets").removeHandler(handler)
+    assert capfd.readouterr() == ("", "")
+    assert "Failed to read file" in (tmp_path / "log").read_text()
+
+
+def test_images_as_other_writers_store_them_are_shown(tmp_path: Path) -> None:
+    table = rows()
+    plain = pa.Table.from_pylist([{k: v for k, v in row.items() if k != "image"} for row in table])
+    stored = {
+        "fields": pa.array([row["image"] for row in table]),
+        "bytes": pa.array([row["image"]["bytes"] for row in table]),
+    }
+    prints = set()
+    for name, images in stored.items():
+        folder = write(tmp_path / name, table)
+        pq.write_table(plain.append_column("image", images), folder / FILE)
+        asked = Benchmark("mini", task(folder))
+        prints.add(asked.fingerprint)
+        assert asked.image(0).size == (8, 8)
+        assert asked.shows_images
+        assert asked.verify([row["answer"] for row in table], tmp_path / "out") == 100
+    assert len(prints) == 1
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,7 @@ def examine(asked: Asked, task: Any, dataset: Dataset) -> Examined:
     tables.require_kind(asked, dataset, "index", "number")
     for name in ("question", "answer", "hint", *options):
         tables.require_kind(asked, dataset, name, "text")
-    if "image" in dataset.column_names and not isinstance(dataset.features["image"], Picture):
-        kind = getattr(dataset.features["image"], "dtype", "something else")
-        raise asked.error(
-            f"column image of its data holds {kind}; store images there, as datasets.Image() does"
-        )
+    dataset = _with_images(asked, dataset)
     names = ["index", "question", *EMPTIED, *WRITTEN, *options]
     given = tables.columns(dataset, names)
     rows = _rows(given, options)
@@ -90,6 +86,19 @@ def examine(asked: Asked, task: Any, dataset: Dataset) -> Examined:
     _judge(rows, ids, {fault.row: fault for fault in pictures.heads(dataset, required=True)})
     found = [Fault(row.number, *row.why) for row in rows if row.why is not None]
     return Examined(_emptied(dataset, given, rows), ids, given["index"], found)
+
+
+def _with_images(asked: Asked, dataset: Dataset) -> Dataset:
+    """The data set with its image column as images; other writers store their bytes as they are."""
+    feature = dataset.features.get("image")
+    if feature is None or isinstance(feature, Picture):
+        return dataset
+    kind = getattr(feature, "dtype", "fields")
+    if kind == "binary" or (isinstance(feature, dict) and "bytes" in feature):
+        return dataset.cast_column("image", Picture())
+    raise asked.error(
+        f"column image of its data holds {kind}; store images there, as datasets.Image() does"
+    )
 
 
 def _rows(given: Mapping[str, list[Any]], options: Sequence[str]) -> list[_Row]:
