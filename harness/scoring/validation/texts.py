@@ -141,7 +141,7 @@ def _failure(
         return "one of its texts is no UTF-8"
     try:
         text = task.doc_to_text(document)
-        if blank(text):
+        if own and blank(text):
             return "its prompt is empty"
         str(text).encode()
     except Exception as error:  # the task's own functions may fail in any way
