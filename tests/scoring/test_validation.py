@@ -225,7 +225,7 @@ def test_what_is_only_unusual_is_asked_and_scored(name: str, tmp_path: Path) -> 
     assert asked.image(0).mode == "RGB"
 
 
-@pytest.mark.parametrize("word", ["nan", "NaN", " nan", "None", "null", "NULL", "", " \t", None])
+@pytest.mark.parametrize("word", ["nan", "NaN", " None", "null", " \t"])
 def test_an_option_that_is_missing_is_neither_shown_nor_read(
     word: str | None, tmp_path: Path
 ) -> None:
