@@ -17,6 +17,7 @@ from harness.config import (
     CONF,
     DTYPES,
     EXTRACTIONS,
+    INVALID,
     KERNELS,
     PROTOCOLS,
     SCORERS,
@@ -182,6 +183,7 @@ def _check_tasks(config: Config) -> None:
     for name, task in config.tasks.items():
         check_name("tasks", name)
         _one_of(f"tasks.{name}.scorer", task.scorer, SCORERS)
+        _one_of(f"tasks.{name}.invalid", task.invalid, INVALID)
         if task.extraction is not None:
             _one_of(f"tasks.{name}.extraction", task.extraction, EXTRACTIONS)
         if task.images:

@@ -19,6 +19,7 @@ KERNELS = ("auto", "triton", "torch")
 WANDB_MODES = ("offline", "online", "disabled")
 SCORERS = ("auto", "mmbench")
 EXTRACTIONS = ("lmms_eval", "strict")
+INVALID = ("refuse", "skip")
 SWEEP_WIDE = ("decode", "budget", "positions", "protect", "window_anchor")
 EMBEDDED = Path(__file__).resolve().parent / "embedded"
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -53,7 +54,8 @@ class TaskConfig:
     task's YAML, such as dataset_path. generation: merged into its generation arguments. scorer:
     how an answer becomes a score. extraction: how MMBench answers are read. data: the generator of
     its data and what that takes; `lengths` in it makes a task of each. blank_image: the control;
-    null: as the run's.
+    null: as the run's. invalid: what to do with rows that cannot be scored: refuse the data, or
+    skip their questions.
     """
 
     lmms_task: str = MISSING
@@ -64,6 +66,7 @@ class TaskConfig:
     generation: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] | None = None
     blank_image: bool | None = None
+    invalid: str = "refuse"
 
 
 @dataclass

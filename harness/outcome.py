@@ -97,7 +97,8 @@ def manifest(
         "name": config.run.name,
         "question": question(config),
         "caveat": config.model.caveat if is_embedded(config) else None,
-        "told": job.told,
+        "told": [*job.told, *(said for one in asked for said in one.benchmark.told)],
+        "left_out": _left_out(asked),
         "plan": asdict(plan.plan_of(config)),
         "registered": record.stands,
         "registration": record.sentence(),
@@ -114,6 +115,12 @@ def manifest(
         ),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _left_out(asked: Sequence[Asked]) -> dict[str, Any] | None:
+    """The questions that could not be scored, by task; None where there are none."""
+    found = {one.task.name: one.benchmark.left_out for one in asked}
+    return {task: left for task, left in found.items() if left} or None
 
 
 def is_embedded(config: Config) -> bool:

@@ -126,14 +126,19 @@ def load_benchmarks(job: Job) -> list[Asked]:
     from harness.scoring import quiet
 
     with quiet.into(job.folder / LOG):
-        return [_asked(job, task) for task in job.tasks]
+        asked = [_asked(job, task) for task in job.tasks]
+    for sentence in [said for one in asked for said in one.benchmark.told]:
+        say(f"note: {sentence}")
+    return asked
 
 
 def _asked(job: Job, task: Task) -> Asked:
+    from harness import tokenizer
     from harness.scoring.benchmark import Benchmark
 
     config = tasks.with_data(task, job.config)
-    benchmark = Benchmark(task.name, config, job.config.limit)
+    too_long = tokenizer.too_long(job.config.model)
+    benchmark = Benchmark(task.name, config, job.config.limit, task.label, too_long)
     images = benchmark.shows_images
     if images:
         refuse_images(task.name, job.config.model)

@@ -5,11 +5,13 @@ Knows model folders and the hub; must not know tasks.
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from transformers import AutoTokenizer
 
+from harness.config import ModelConfig
 from harness.configs import from_here, read_config
 from harness.errors import UserError
 from harness.hub import locate
@@ -49,6 +51,40 @@ def context(pretrained: str, revision: str | None, trust_remote_code: bool) -> i
         raise UserError(str(error)) from error
     text = config.get_text_config(decoder=True)
     return getattr(text, "max_position_embeddings", None)
+
+
+def too_long(model: ModelConfig) -> Callable[[str, int], str | None]:
+    """A function that says why the model cannot take a text and an answer of so many tokens.
+
+    It counts the text alone, so it may say nothing of a prompt that its template and images make
+    too long. Only texts with more bytes than the model takes tokens are split into tokens.
+    """
+    given = (model.pretrained, model.revision, model.trust_remote_code)
+
+    @cache
+    def room() -> int | None:
+        try:
+            return model.max_length or context(*given)
+        except Exception:  # whatever is wrong with the model is said when it is loaded
+            return None
+
+    def why(text: str, answer: int) -> str | None:
+        most = room()
+        if most is None or len(text.encode()) + answer <= most:
+            return None
+        try:
+            length = len(load(*given)[0](text, add_special_tokens=False).input_ids)
+        except UserError:
+            return None
+        if length + answer <= most:
+            return None
+        return (
+            f"its prompt has {length:,} tokens and its answer may have {answer:,}, and "
+            f"{model.name} takes {most:,} together; shorten it, or set model.max_length if that is "
+            "too low"
+        )
+
+    return why
 
 
 def fingerprint(tokenizer: Any) -> str:

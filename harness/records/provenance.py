@@ -15,7 +15,8 @@ from pathlib import Path
 from harness.grid import Cell
 
 PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "evictbench")
-SOURCES = ("methods", "harness/engine", "harness/models.py", "harness/chat.py")
+MODULES = ("checkpoint.py", "models.py", "prompts.py", "chat.py")
+SOURCES = ("methods", "harness/engine", *(f"harness/{name}" for name in MODULES))
 OWN = ("task", "data", "generation")  # settings that differ from task to task
 HOST = "host"
 MACHINE = ("device", "dtype", "machine", HOST)  # of an origin, what is no software

@@ -9,23 +9,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
-from huggingface_hub import get_token
-from lmms_eval import utils
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
-from lmms_eval.api.task import ConfigurableMessagesTask
-from lmms_eval.tasks import TaskManager
 
-from harness import scratch
 from harness.config import TaskConfig
-from harness.errors import UserError
-from harness.scoring import catalog, datafiles, generic, mmbench_submission
+from harness.scoring import generic, loading, mmbench_submission
 from harness.scoring.fingerprint import fingerprint
-from harness.scoring.hub import require_dataset
 from harness.scoring.scorers import Judgement, Question, scorer_for
+from harness.scoring.validation import faults
+from harness.scoring.validation.texts import TooLong
 from harness.segments import Texts
 
 EXHIBITS = 8  # questions whose prompts are shown
@@ -39,27 +33,76 @@ class Benchmark:
     prompts are recorded in full.
     """
 
-    def __init__(self, name: str, config: TaskConfig, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: TaskConfig,
+        limit: int | None = None,
+        label: str | None = None,
+        too_long: TooLong | None = None,
+    ) -> None:
         """Load the single task `config.lmms_task` and keep `limit` whole questions.
 
+        Args:
+            name: what tables call the task.
+            config: its settings.
+            limit: how many questions; None: all.
+            label: what settings call the task; None: as tables do.
+            too_long: why the model cannot take a prompt's text, where that is known.
+
         Raises:
-            UserError: the task, its data or its scorer is not there, or does not fit.
+            UserError: the task, its data or its scorer is not there, or does not fit, or the data
+                holds rows that cannot be scored.
         """
         self.name, self.config = name, config
-        self.manager = index_of(config.lmms_task)
-        self.task = _load(name, config)
-        self.split = str(self.task.config.test_split or self.task.config.validation_split)
+        self.task = loading.load(name, config, label, too_long)
+        self.split = self.task.split
         self.scorer = scorer_for(config, self.task)
+        questions, chosen = self._chosen(limit)
         documents = self.task.eval_docs_no_media
-        questions = [self.scorer.question(self.task, d, i) for i, d in enumerate(documents)]
-        self.fingerprint = fingerprint(self.task, self.split, documents)
-        self.rows = choose(questions, limit)
-        self.questions: list[Question] = [questions[row] for row in self.rows]
-        self.shown = sorted({*self.rows} & {*exhibits(questions)})
+        self.fingerprint = fingerprint(self.task, self.task.whole, documents)
+        self.rows = [self.task.positions[place] for place in chosen]
+        self.questions: list[Question] = [questions[place] for place in chosen]
+        self.shown = [self.task.positions[p] for p in sorted({*chosen} & {*exhibits(questions)})]
         self._tags = parse_reasoning_tags_config(task_value=self.task.config.reasoning_tags)
         self._judged: dict[tuple[int, str], Judgement] = {}
-        _restrict(self.task, self.split, self.rows)
+        _restrict(self.task, self.split, chosen)
         self._documents = self.task.eval_docs_no_media  # read when asked for: they can be long
+
+    def _chosen(self, limit: int | None) -> tuple[list[Question], list[int]]:
+        """All questions that can be scored, and the places of the rows that are asked.
+
+        Images are decoded only where they are asked, so a damaged one may call for another choice.
+        """
+        known: set[int] = set()
+        while True:
+            rows = self.task.positions
+            documents = zip(rows, self.task.eval_docs_no_media, strict=True)
+            questions = [self.scorer.question(self.task, d, row) for row, d in documents]
+            chosen = choose(questions, limit)
+            every = callable(self.task.config.doc_to_messages)  # the fingerprint shows them all
+            fresh = range(len(rows)) if every else chosen
+            found = self.task.damaged([place for place in fresh if rows[place] not in known])
+            if not found:
+                return questions, chosen
+            known.update(rows[place] for place in fresh)
+            self.task.leave_out(found)
+
+    @property
+    def left_out(self) -> list[dict[str, object]]:
+        """The questions that are not asked since they cannot be scored, each with the reason."""
+        return faults.listed(self.task.left_out, self.task.ids)
+
+    @property
+    def told(self) -> list[str]:
+        """What to say of the data besides the scores."""
+        found = self.task.left_out
+        return [faults.told(self.task.asked, found, self.task.ids)] if found else []
+
+    @cached_property
+    def manager(self) -> Any:
+        """lmms-eval's index of the task's folder, for its evaluator."""
+        return loading.index_of(self.config.lmms_task)
 
     @property
     def metric(self) -> str:
@@ -195,67 +238,8 @@ def cli_arguments(output: Path) -> Namespace:
     return Namespace(output_path=str(output), process_with_media=False, reasoning_tags=None)
 
 
-def index_of(lmms_task: str) -> TaskManager:
-    """lmms-eval's index of the folder that defines a task: all of them would take 8 seconds."""
-    return TaskManager(include_path=str(_yaml_of(lmms_task).parent), include_defaults=False)
-
-
-def settings(config: TaskConfig) -> dict[str, Any]:
-    """The task's own YAML with this project's overrides, as lmms-eval takes it.
-
-    Raises:
-        UserError: lmms-eval has no such task.
-    """
-    try:
-        merged = {**utils.load_yaml_config(str(_yaml_of(config.lmms_task)), mode="full")}
-    except ImportError as error:
-        cause = error.__cause__ or error
-        raise UserError(
-            f"The task {config.lmms_task} of lmms-eval cannot be loaded ({cause}): install what it "
-            "needs, or choose another task."
-        ) from error
-    merged |= config.overrides
-    options = dict(merged.get("dataset_kwargs") or {})
-    if options.get("token") is True and get_token() is None:
-        del options["token"]  # it fails without a login, for public data as well
-    merged["dataset_kwargs"] = options
-    if Path(str(merged["dataset_path"])).is_dir():
-        # datasets caches a local folder under its name alone and would serve an earlier content.
-        options["cache_dir"] = mkdtemp(dir=scratch.folder())
-    merged["generation_kwargs"] = {**(merged.get("generation_kwargs") or {}), **config.generation}
-    return merged
-
-
-def _yaml_of(lmms_task: str) -> Path:
-    found = catalog.find(lmms_task)
-    if found is None:
-        raise UserError(f"{lmms_task} is not a task of lmms-eval: `lmms-eval tasks` lists them.")
-    return found
-
-
-def _load(name: str, config: TaskConfig) -> Any:
-    merged = settings(config)
-    if (merged.get("dataset_kwargs") or {}).get("data_files"):
-        merged["dataset_kwargs"] = datafiles.local(name, merged["dataset_kwargs"])
-    else:
-        require_dataset(name, str(merged["dataset_path"]))
-    try:
-        task = ConfigurableMessagesTask(config=merged, model_name="evictbench")
-    except TypeError as error:
-        raise UserError(
-            f"tasks.{name}.overrides names a field that no task of lmms-eval has ({error}): use "
-            "those of the task's YAML."
-        ) from error
-    if task.OUTPUT_TYPE != "generate_until" or (task.config.repeats or 1) != 1:
-        raise UserError(
-            f"task={name} asks for {task.OUTPUT_TYPE}, {task.config.repeats} times a row: only "
-            "generate_until tasks with one answer a row can be answered from an evicted cache."
-        )
-    return task
-
-
 def _restrict(task: Any, split: str, rows: Sequence[int]) -> None:
-    """Let the task hold only these rows, in this order, as if the data set had no others."""
+    """Let the task hold only the rows at these places, as if the data set had no others."""
     task.dataset[split] = task.dataset[split].select(rows)
     if task.dataset_no_image is not task.dataset:
         task.dataset_no_image[split] = task.dataset_no_image[split].select(rows)

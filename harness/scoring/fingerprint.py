@@ -6,16 +6,26 @@ Knows lmms-eval's task objects; must not know what the questions mean.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 
-def fingerprint(task: Any, split: str, documents: Iterable[Mapping[str, Any]]) -> str:
-    """sha256 over every field and image of the whole split and the prompt made from each row."""
+from harness.scoring.validation import tables
+
+
+def fingerprint(task: Any, whole: Dataset, documents: Iterable[Mapping[str, Any]]) -> str:
+    """sha256 over every field and image of the whole split and the prompt of each row.
+
+    Args:
+        task: lmms-eval's task object.
+        whole: the split, rows that cannot be asked included.
+        documents: the rows that can, without images.
+    """
     digest = hashlib.sha256()
     own = callable(task.config.doc_to_messages)
-    for batch in task.dataset[split].with_format("arrow").iter(batch_size=256):
-        for row in batch.to_pylist():
-            _feed(digest, row)
+    for row in tables.documents(whole):
+        _feed(digest, row)
     for document in documents:
         digest.update(str(task.doc_to_text(document)).encode())
     if own:
@@ -35,10 +45,21 @@ def _said(messages: Sequence[Mapping[str, Any]]) -> list[Any]:
     return kept
 
 
+def _media(value: Mapping[str, Any]) -> bytes | None:
+    """The bytes of stored media, those of the file that stands in their place among them."""
+    if isinstance(value.get("bytes"), bytes):
+        return bytes(value["bytes"])
+    if {*value} != {"bytes", "path"} or not value["path"]:
+        return None
+    path = Path(str(value["path"]))
+    return path.read_bytes() if path.is_file() else None
+
+
 def _feed(digest: Any, value: Any) -> None:
     if isinstance(value, Mapping):
-        if isinstance(value.get("bytes"), bytes):  # stored media: the path beside it says nothing
-            digest.update(b"b%d:" % len(value["bytes"]) + value["bytes"])
+        content = _media(value)
+        if content is not None:  # the path beside it says nothing
+            digest.update(b"b%d:" % len(content) + content)
             return
         for name in sorted(value):
             _feed(digest, name)

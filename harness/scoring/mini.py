@@ -9,7 +9,7 @@ from lmms_eval.api.task import ConfigurableMessagesTask
 from omegaconf import OmegaConf
 
 from harness.config import CONF, TaskConfig, register
-from harness.scoring.benchmark import settings
+from harness.scoring.loading import settings
 
 
 class MMBenchMini(ConfigurableMessagesTask):

@@ -57,7 +57,7 @@ class MMBench:
         return Question(
             index=index,
             question_id=index % ROTATION,
-            category=str(document["category"]),
+            category=str(document["category"]) if strict.present(document["category"]) else None,
             l2_category=str(level) if strict.present(level) else None,
             text=str(document["question"]),
             answer=answer(document),
@@ -102,13 +102,14 @@ class MMBench:
 
 
 def fits(task: Any) -> bool:
-    """Whether a task is of MMBench's family: its columns, four options, and its own metric."""
+    """Whether a task is of MMBench's family: its own metric, with its columns and four options or
+    with lmms-eval's functions for it.
+    """
     columns = set(task.eval_docs_no_media.column_names)
-    return (
-        columns >= COLUMNS - {"image"}
-        and "E" not in columns
-        and MMBench.metric in task.aggregation()
-    )
+    results = getattr(getattr(task, "config", None), "process_results", None)
+    theirs = ".mmbench" in str(getattr(results, "__module__", ""))
+    plain = columns >= COLUMNS - {"image"} and "E" not in columns
+    return MMBench.metric in task.aggregation() and (plain or theirs)
 
 
 def answer(document: Document) -> str:

@@ -144,7 +144,7 @@ def test_generation_arguments_of_the_task_can_be_changed(data: Path) -> None:
     ("changes", "told"),
     [
         ({"lmms_task": "mmbench_foo"}, "mmbench_foo is not a task"),
-        ({"overrides": {"dataset_path": "/nowhere"}}, "no parquet file under /nowhere"),
+        ({"overrides": {"dataset_path": "/nowhere"}}, "/nowhere is not here"),
     ],
 )
 def test_a_task_that_is_not_there_is_refused(data: Path, changes: dict, told: str) -> None:
