@@ -11,6 +11,10 @@ import numpy as np
 STEP = 0.1  # of the trapezoidal rule, on the scale of the hyperbolic functions
 END = 40.0  # where the path ends at the latest
 BENDS = (-1.0, 1.0, 0.0)  # of the path: left, right, straight
+COARSE = np.arange(0, END)
+SOON = 6  # where it ends if the integrand falls like a normal density
+# Of the logarithm of the saddle's place over the end of the line.
+GRIDS = np.linspace(-40, 0, 65)[:-1], np.linspace(0, 0.625, 17)[:-1]
 NOTHING = -34.0  # logarithm of what is too little to count
 Numbers = tuple[float, ...]
 
@@ -57,16 +61,16 @@ def _rare(pairs: list[tuple[float, float]]) -> float:
         size = np.log(across**2 + up**2) @ c / -2 - np.log(np.abs(line)) + place
         return line, across, up, size
 
-    coarse = np.arange(0, END)
-
-    def reach(bend: float) -> float:
-        """How far the integrand counts; the end where it grows before."""
+    def reach(bend: float, coarse: np.ndarray = COARSE) -> float:
+        """How far the integrand counts; twice the end where it does not fall off before."""
         sizes = path(bend, coarse)[-1]
         ends = coarse[sizes < sizes[0] + NOTHING]
         last = ends[0] if ends.size else END
         return float(last) if sizes[coarse < last].max() < sizes[0] + 1 else 2 * END
 
-    bend = min((steepest, *BENDS), key=lambda one: reach(one) + 1.5 * (one != steepest))
+    bend = steepest
+    if reach(steepest, COARSE[:SOON]) > SOON:
+        bend = min((steepest, *BENDS), key=lambda one: reach(one) + 1.5 * (one != steepest))
     place = np.arange(0, min(END, reach(bend)), STEP)
     line, across, up, size = path(bend, place)
     angle = np.arctan2(up, across) @ c - np.angle(line)
@@ -76,14 +80,11 @@ def _rare(pairs: list[tuple[float, float]]) -> float:
 
 
 def _saddle(v: np.ndarray, c: np.ndarray) -> float:
-    """Where the integrand is about smallest left of 0, by bisection of a monotone derivative."""
+    """Where the integrand is about smallest left of 0, by the sign of a monotone derivative."""
     end = 1 / float(v.min())
-    low, high = -40.0, 0.0  # logarithm of the place over the end
-    for _ in range(12):
-        at = (low + high) / 2
-        s = end * exp(at)
-        if s * float(c @ (v / (1 - s * v))) > 1:
-            high = at
-        else:
-            low = at
+    low = 0
+    for grid in GRIDS:
+        places = end * np.exp(grid[:, None] + low)
+        beyond = (places * v / (1 - places * v)) @ c > 1
+        low += grid[int(beyond.argmax()) - 1] if beyond.any() else grid[-1]
     return end * exp(low)

@@ -8,7 +8,6 @@ from functools import lru_cache
 from math import nan, sqrt
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from harness.stats.gaffke import Numbers, below_zero
@@ -147,13 +146,29 @@ def _p_above(found: Paired, mean: float) -> float:
 
 @lru_cache(maxsize=100_000)
 def _limit(found: Paired, alpha: float) -> float:
-    """Where `_p_above` is alpha."""
-    highest = max(s / m for s, m in zip(found.sums, found.sizes, strict=True))
+    """Where `_p_above` is alpha: the secant rule on normal scores, inside a bracket."""
+    kinds = [*zip(found.sizes, found.sums, found.counts, strict=True)]
+    highest = max(s / m for m, s, _ in kinds)
     if highest <= -1:
         return -1.0
+    more = unseen(found.sizes, found.counts)
+    kinds.append((more, -more, 1.0))
+    rows = sum(m * k for m, _, k in kinds)
+    middle = sum(s * k for _, s, k in kinds) / rows
+    spread = sqrt(sum(k * (s - m * middle) ** 2 for m, s, k in kinds)) / rows
     target = float(ndtri(alpha))
-
-    def short(mean: float) -> float:
-        return max(-9.0, min(9.0, float(ndtri(_p_above(found, mean))))) - target
-
-    return float(brentq(short, -1, highest, xtol=1e-10))
+    low, high = -1.0, highest
+    mean, slope = middle + target * spread, 1 / spread
+    last: tuple[float, float] | None = None
+    for _ in range(100):
+        if not low < mean < high:
+            mean = (low + high) / 2
+        score = max(-9.0, min(9.0, float(ndtri(_p_above(found, mean)))))
+        if abs(score - target) < 1e-9 or high - low < 1e-12:
+            break
+        low, high = (mean, high) if score < target else (low, mean)
+        if last and last[0] != mean and last[1] != score:
+            slope = (score - last[1]) / (mean - last[0])
+        last = mean, score
+        mean += (target - score) / slope
+    return mean

@@ -45,7 +45,7 @@ def detectable_loss(found: Paired, alpha: float, power: float) -> float:
 
     if n * log(0.5) > log(alpha) or above(1 - 1e-9) > 0:
         return nan
-    return found.bound * float(brentq(above, 1e-9, 1 - 1e-9, xtol=1e-6))
+    return found.bound * float(brentq(above, 1e-9, 1 - 1e-9, xtol=1e-5))
 
 
 @lru_cache
@@ -98,13 +98,13 @@ def questions_least(found: Paired, margin: float, alpha: float) -> int | None:
 
 
 def _first(enough: Callable[[int], bool], start: int) -> int | None:
-    """The first number from `start` on that is enough; None beyond `MOST`."""
+    """About the first number from `start` on that is enough (exact up to 1,000); None: > `MOST`."""
     low, high = start - 1, start
     while not enough(high):
         low, high = high, ceil(1.5 * high)
         if high > MOST:
             return None
-    while high - low > max(1, high // 10_000):
+    while high - low > max(1, high // 500):
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
@@ -118,7 +118,7 @@ def _changes(found: Paired) -> tuple[Numbers, Numbers, Numbers]:
     """Kinds of questions if nothing is lost in truth: their sizes, sums and shares."""
     mean = found.rows / found.questions
     sizes = (*found.sizes, mean)
-    sums = (*found.sums, 1.0 * mean)
+    sums = (*found.sums, mean)
     counts = (*found.counts, 1.0)
     shares = tuple(k / (found.questions + 1) / 2 for k in counts)
     return sizes * 2, (*sums, *(-s for s in sums)), shares * 2
