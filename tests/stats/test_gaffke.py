@@ -28,7 +28,7 @@ def test_equal_values_are_a_fair_coin():
     ("lost", "gained", "same"), [(1, 1, 1), (2, 1, 570), (30, 33, 1900), (9, 4, 20)]
 )
 def test_three_kinds_are_an_integral_over_a_beta(lost, gained, same):
-    nodes, weights = np.polynomial.legendre.leggauss(4000)
+    nodes, weights = np.polynomial.legendre.leggauss(600)
     changed = beta.ppf((nodes + 1) / 2, lost + gained, same)
     for d in (-0.3, -0.02, -1e-4):
         share = np.clip((1 + d / changed) / 2, 0, 1)
@@ -44,14 +44,14 @@ KINDS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(KINDS)
 def test_any_kinds_are_what_chance_gives(kinds):
     values, shapes = zip(*[(v, float(c)) for v, c in kinds], strict=True)
-    drawn = np.random.default_rng(0).gamma(shapes, size=(40_000, len(shapes)))
+    drawn = np.random.default_rng(0).gamma(shapes, size=(10_000, len(shapes)))
     share = float((drawn @ np.array(values) <= 0).mean())
     got = below_zero(values, shapes)
-    assert got == pytest.approx(share, abs=0.015)
+    assert got == pytest.approx(share, abs=0.03)
     opposite = below_zero(tuple(-v for v in values), shapes)
     assert got + opposite == pytest.approx(1, abs=1e-7)
 
