@@ -11,7 +11,7 @@ from harness import stats
 from harness.report import answer_tables, honesty, summary, tables
 from harness.report.study import Study
 from harness.report.tables import escape, points
-from harness.report.verdicts import CANNOT_TELL, NOT_SUPPORTED, READINGS, SUPPORTED
+from harness.report.verdicts import CANNOT_TELL, NOT_SUPPORTED, READINGS, SUPPORTED, few
 
 ORDER = (SUPPORTED, NOT_SUPPORTED, CANNOT_TELL)
 EXPLORATORY = (
@@ -30,7 +30,8 @@ def verdict(study: Study) -> tuple[str, str]:
     lead = "" if study.registered else "Exploratory. "
     return (
         f"{lead}{_overall(study.verdicts['verdict'])}: that {name} keeps the score within {margin} "
-        f"of the full cache is {kept}{_worst(study.verdicts)}{_otherwise(study, 'verdict')}.",
+        f"of the full cache is {kept}{_worst(study.verdicts)}{_few(study.verdicts)}"
+        f"{_otherwise(study, 'verdict')}.",
         f"{_overall(study.verdicts['smoothing'])}: that its smoothing is what keeps the score is "
         f"{caused}{_gains(study.verdicts)}{_otherwise(study, 'smoothing')}.",
     )
@@ -108,6 +109,13 @@ def _worst(verdicts: pd.DataFrame) -> str:
         f" (lowest: {points(row['difference'])} points {tables.span(row, 'difference')} at "
         f"{_where(row, verdicts)})"
     )
+
+
+def _few(verdicts: pd.DataFrame) -> str:
+    """How many questions it takes, where too few are why a setting is undecided."""
+    rows = verdicts[verdicts["verdict"].eq(CANNOT_TELL)]
+    said = [text for text in (few(row) for _, row in rows.iterrows()) if text]
+    return f"; {said[0]}" if said else ""
 
 
 def _gains(verdicts: pd.DataFrame) -> str:
@@ -188,7 +196,7 @@ def _group(study: Study, key: tuple[str, str, str], rows: pd.DataFrame) -> Itera
     yield from (
         "### The planned and the closest comparisons in full",
         "",
-        *answer_tables.tests(rows),
+        *answer_tables.tests(rows, study.plan),
         "",
     )
     effects = study.ablation

@@ -7,6 +7,8 @@ import pandas as pd
 
 from harness.report import markdown, tables
 from harness.report.tables import escape, percent, points
+from harness.report.verdicts import equivalence
+from harness.stats.plan import Plan
 
 
 def verdicts(rows: pd.DataFrame) -> list[str]:
@@ -42,15 +44,16 @@ def differences(rows: pd.DataFrame) -> list[str]:
     return markdown.pivot(rows.assign(control="none"), text)
 
 
-def tests(rows: pd.DataFrame) -> list[str]:
+def tests(rows: pd.DataFrame, plan: Plan) -> list[str]:
     """Every figure of the family, and of all methods at the family's settings."""
     places = {tables.setting(row) for _, row in rows[rows["family"]].iterrows()}
     shown = rows[[tables.setting(row) in places for _, row in rows.iterrows()]]
     if shown.empty:
         return ["The plan's family is empty: nothing was tested."]
     header = [
-        "method", "ratio", "difference", "95 % score", "95 % bootstrap", "p non-inferior", "Holm",
-        "lost", "gained", "p McNemar", "Holm", "detectable", "flips %", "KL", "retained %",
+        "method", "ratio", "difference", "95 %", "95 % bootstrap", "p non-inferior", "Holm",
+        "p equivalent", "Holm", "shown", "lost", "gained", "p McNemar", "Holm", "detectable",
+        "flips %", "KL", "retained %",
     ]  # fmt: skip
     body = [
         [
@@ -60,6 +63,8 @@ def tests(rows: pd.DataFrame) -> list[str]:
             escape(tables.span(row, "difference")),
             escape(tables.span(row, "bootstrap")),
             *map(probability, row[["p_noninferior", "p_noninferior_holm"]]),
+            *map(probability, row[["p_equivalent", "p_equivalent_holm"]]),
+            equivalence(row, plan) or "-",
             *map(whole, row[["lost", "gained"]]),
             *map(probability, row[["p_mcnemar", "p_mcnemar_holm"]]),
             points(row["detectable"]).removeprefix("+"),
@@ -70,7 +75,8 @@ def tests(rows: pd.DataFrame) -> list[str]:
         for _, row in shown.iterrows()
     ]
     note = (
-        "\\* of the plan. lost, gained: questions of which all rotations were right with the full "
+        "\\* of the plan. p equivalent: of two one-sided tests, that neither a loss nor a gain of "
+        "the margin is there. lost, gained: questions of which all rotations were right with the full "
         "cache and no longer are, and the reverse. detectable: the smallest loss in points that "
         "would have shown. KL: nats, of the option logits from the full cache's. retained: the "
         "score rescaled between the blank image and the full cache."

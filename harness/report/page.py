@@ -168,7 +168,7 @@ def _part(
         "differences": [
             scripts.plot(f, title) for title, f in figures.differences(cells, compared, margin)
         ],
-        "paired": None if compared.empty else page_tables.paired(compared, labels),
+        "paired": None if compared.empty else page_tables.paired(compared, labels, study.plan),
         "heatmap": None if heatmap is None else scripts.plot(heatmap),
         "forest": None if forest is None else scripts.plot(forest, least=400),
         "ablation": None if effects.empty else page_tables.ablation(effects),

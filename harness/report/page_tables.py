@@ -14,6 +14,7 @@ from harness.report import tables, words
 from harness.report.answer_tables import reading
 from harness.report.figures import setting
 from harness.report.study import Study
+from harness.report.verdicts import equivalence
 from harness.report.words import difference, percent, points, probability, share, span, whole
 from harness.stats.plan import Plan
 
@@ -76,7 +77,7 @@ def verdicts(study: Study) -> Table:
     )
 
 
-def paired(comparisons: pd.DataFrame, labels: Mapping[str, str]) -> Table:
+def paired(comparisons: pd.DataFrame, labels: Mapping[str, str], plan: Plan) -> Table:
     """Every compressed cell of one group against the full cache, on the rows that both have."""
     body = [
         [
@@ -85,6 +86,8 @@ def paired(comparisons: pd.DataFrame, labels: Mapping[str, str]) -> Table:
             f"{percent(row['accuracy'])}{' (vacuous)' if row['vacuous'] else ''}{_failed(row)}",
             difference(row),
             f"{probability(row['p_noninferior'])} ({probability(row['p_noninferior_holm'])})",
+            f"{probability(row['p_equivalent'])} ({probability(row['p_equivalent_holm'])})",
+            equivalence(row, plan) or words.DASH,
             f"{whole(row['lost'])} / {whole(row['gained'])}",
             f"{probability(row['p_mcnemar'])} ({probability(row['p_mcnemar_holm'])})",
             _flips(row),
@@ -96,7 +99,7 @@ def paired(comparisons: pd.DataFrame, labels: Mapping[str, str]) -> Table:
         for _, row in comparisons.iterrows()
     ]
     header = [
-        "Method", "Ratio", "Score %", "Points from full", "p not worse (Holm)",
+        "Method", "Ratio", "Score %", "Points from full", "p not worse (Holm)", "p equivalent (Holm)", "Shown",
         "Lost / gained", "p McNemar (Holm)", "Answers changed %",
         "KL nats", "Retained %", "Detectable loss", "In the plan",
     ]  # fmt: skip
@@ -105,7 +108,7 @@ def paired(comparisons: pd.DataFrame, labels: Mapping[str, str]) -> Table:
         header,
         body,
         heads=2,
-        text=(11,),
+        text=(6, 13),
     )
 
 

@@ -16,9 +16,9 @@ from harness.stats.plan import Plan
 SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = "supported", "not supported", "cannot tell"
 COLUMNS = [
     *stats.GROUP, "method", "ratio", "budget", "cell_key", "evicted", "accuracy", "full_accuracy",
-    "difference", "difference_low", "difference_high", "verdict", "reason",
-    "gain", "gain_low", "gain_high", "smoothing", "smoothing_reason", "verdict_other",
-    "smoothing_other",
+    "difference", "difference_low", "difference_high", "n_questions", "questions_least",
+    "verdict", "reason", "gain", "gain_low", "gain_high", "smoothing", "smoothing_reason",
+    "verdict_other", "smoothing_other",
 ]  # fmt: skip
 READINGS = {"lmms_eval": "strict", "strict": "lmms_eval"}  # the other value of `extraction`
 PUBLISHED = {"temporal": "ema", "spatial": "adaptive"}  # the smoothing that the question is about
@@ -44,11 +44,12 @@ def decide(
 
     Rules, the first that applies. Cannot tell: no full cache; failed rows; secret answers; a
     vacuous cell; rows missing; a model that scores next to nothing, or not demonstrably more than
-    with a blank image. Not supported: the one-sided upper bound of the difference from the full
-    cache is below -margin. Cannot tell: no loss of more than the margin is excluded by the
-    one-sided test, with Holm's correction over these settings of the task; or the control was not
-    run to the end there, failed in some rows, or is not shown to lose more than the margin.
-    Supported: all others.
+    with a blank image. Not supported: the difference from the full cache is below -margin by its
+    whole 95 % interval and by the one-sided upper bound. Cannot tell: no loss of more than the
+    margin is excluded by the one-sided test, with Holm's correction over these settings of the
+    task, and where there are too few questions for that it is said; or the control was not run to
+    the end there, failed in some rows, or is not shown to lose more than the margin. Supported: all
+    others.
 
     Whether the smoothing is what keeps the score is ruled by the paired difference from the variant
     without any smoothing, see `_smoothing`; it can only be where the score is kept.
@@ -175,6 +176,7 @@ def _blind(row: pd.Series, group: pd.DataFrame, dtype: str) -> Iterator[str]:
             f"With the full cache the model scores {percent(full['accuracy'])} %, with a blank "
             f"image {percent(blank['accuracy'])} %, and the intervals overlap: it does not "
             "demonstrably use the image, so its eviction cannot show."
+            + (f" {few(row)} to exclude a loss of the margin." if few(row) else "")
         )
 
 
@@ -192,7 +194,7 @@ def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan, dtype: str) -> Rulin
     level = f"{100 * (1 - plan.alpha):g} % one-sided"
     loss = f"{points(row['difference'])} points {tables.span(row, 'difference')}"
     margin = f"{100 * plan.margin:g} points"
-    if row["upper"] < -plan.margin:
+    if max(row["upper"], row["difference_high"]) < -plan.margin:
         bound = f"at best {points(row['upper'])}, {level}"
         return Ruling(NOT_SUPPORTED, f"It loses more than the margin of {margin}: {loss}, {bound}.")
     if not row["p_noninferior_holm"] <= plan.alpha:
@@ -204,8 +206,19 @@ def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan, dtype: str) -> Rulin
     return Ruling(
         SUPPORTED,
         f"It loses less than {margin}: {loss}, at worst {points(row['lower'])}, {level}; "
-        f"{plan.control} changes the score by {points(control['difference'])} points.",
+        f"{equivalence(row, plan)}; {plan.control} changes the score by {points(control['difference'])} points.",
     )
+
+
+def equivalence(row: pd.Series, plan: Plan) -> str:
+    """What is shown of a comparison's score: no loss, or no gain either, of the margin or more.
+
+    Both with Holm's correction inside the plan's family, one by one outside; "" where neither is.
+    """
+    end = "_holm" if row["family"] else ""
+    if row[f"p_equivalent{end}"] <= plan.alpha:
+        return f"equivalent within {100 * plan.margin:g} points"
+    return "kept, and possibly better" if row[f"p_noninferior{end}"] <= plan.alpha else ""
 
 
 def _insensitive(control: pd.DataFrame, plan: Plan, margin: str, dtype: str) -> str:
@@ -236,12 +249,23 @@ def _undecided(row: pd.Series, loss: str, margin: str, plan: Plan) -> str:
         )
     text = f"Neither a loss of more than {margin} nor its absence is shown: {loss}"
     needed = row["questions_needed"]
+    if few(row):
+        text = f"{few(row)} to exclude a loss of {margin}, if not one answer changed: {loss}"
     if pd.isna(needed) or needed <= row["n_questions"]:
         return f"{text}."
     return (
         f"{text}; with no true loss about {int(needed):,} questions would show its absence, "
         f"{row['n_questions']:,} were asked."
     )
+
+
+def few(row: pd.Series) -> str:
+    """That there are too few questions to show that the score is kept; "" where there are not."""
+    asked, least = row["n_questions"], row["questions_least"]
+    if pd.isna(least) or asked >= least:
+        return ""
+    plural = "questions are" if asked != 1 else "question is"
+    return f"{asked:,} {plural} too few; {int(least):,} would do"
 
 
 def _whole(ablation: pd.DataFrame, row: pd.Series) -> pd.Series | None:

@@ -38,8 +38,8 @@ def ablate(
     Every contrast is over the rows that all its cells have. effect: "temporal" and "spatial" for
     one factor at one level of the other (`given`) and in the mean of those levels of the other
     that have both cells, "interaction" for what the one changes in the effect of the other,
-    "smoothing" for both together against neither. difference, low, high, p: mean score and its
-    clustered score test (95 %; against 0, two-sided); bootstrap_: cluster bootstrap (BCa, 95 %).
+    "smoothing" for both together against neither. difference, low, high, p: mean score and Gaffke's
+    test of it (95 %; against 0, two-sided); bootstrap_: cluster bootstrap (BCa, 95 %).
     p_holm: Holm's adjustment over the smoothing rows of a group that evict more than `plan.above`,
     nan elsewhere. adaptive_active: share of heads whose window was not the fixed pool, mean over
     the cells that have such a window. inert: the contrast is about that window, which was never

@@ -58,7 +58,7 @@ def abilities(samples: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of every cell by kind of question: columns `ABILITY_COLUMNS`.
 
     `difference` is that of a method's cell from the full cache on the rows that both have, with
-    the 95 % interval of the clustered score test; nan in other rows and without a full cache.
+    the 95 % interval of Gaffke's test; nan in other rows and without a full cache.
     Levels are MMBench's `category` and `l2_category`; a task without them gives an empty table.
     Rows come in the order of `summarise`, then level, then ability by name.
 

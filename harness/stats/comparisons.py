@@ -17,23 +17,23 @@ from harness.stats.intervals import accuracy_interval
 from harness.stats.paired import paired
 from harness.stats.pairing import circular, questions_of, wide, with_blank, with_logits
 from harness.stats.plan import Plan
-from harness.stats.power import detectable_loss, questions_needed
+from harness.stats.power import detectable_loss, questions_least, questions_needed
 from harness.stats.resampling import ratio_intervals
 
 COMPARISON_COLUMNS = [
     *GROUP, "group", "metric", "method", "ratio", "budget", "cell_key", "n_questions", "n_rows",
     "failed_rows", "complete", "evicted", "vacuous", "adaptive_active", "accuracy", "full_accuracy",
     "blank_accuracy", "difference", "difference_low", "difference_high", "bootstrap_low",
-    "bootstrap_high", "lower", "upper", "p_noninferior", "p_noninferior_holm", "lost", "gained",
-    "p_mcnemar", "p_mcnemar_holm", "family", "detectable", "questions_needed", "flip_rate",
-    "flip_low", "flip_high", "kl", "kl_low", "kl_high", "retained", "retained_low",
-    "retained_high",
+    "bootstrap_high", "lower", "upper", "p_noninferior", "p_noninferior_holm", "p_equivalent",
+    "p_equivalent_holm", "lost", "gained", "p_mcnemar", "p_mcnemar_holm", "family", "detectable",
+    "questions_least", "questions_needed", "flip_rate", "flip_low", "flip_high", "kl", "kl_low",
+    "kl_high", "retained", "retained_low", "retained_high",
 ]  # fmt: skip
 MEASURED = [
     "cell", "row", "question_id", "complete", "correct", "difference", "flip", "kl", "above_blank",
     "room",
 ]  # fmt: skip
-TYPES = dict.fromkeys(("budget", "lost", "gained", "questions_needed"), "Int64")
+TYPES = dict.fromkeys(("budget", "lost", "gained", "questions_least", "questions_needed"), "Int64")
 TYPES |= {"group": "string"} | dict.fromkeys(("complete", "vacuous", "family"), "bool")
 
 
@@ -45,13 +45,15 @@ def compare(samples: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
     complete: has every row that the full cache has. evicted: 1 - kept_fraction, as measured.
     difference: mean score less the full cache's; its `_low`, `_high` (95 %), `lower` and `upper`
-    (each 1 - alpha) are those of the clustered score test (`Paired`), `bootstrap_` those of a
-    cluster bootstrap (BCa, 95 %). p_noninferior: of "the loss is the margin or more". lost, gained:
+    (each 1 - alpha) are those of Gaffke's test of questions (`Paired`), `bootstrap_` those of a
+    cluster bootstrap (BCa, 95 %). p_noninferior: of "the loss is the margin or more". p_equivalent:
+    of "loss or gain are the margin or more", the larger p of two one-sided tests. lost, gained:
     questions whose circular correctness the cell lost and gained, of those that both have in all
     rotations; p_mcnemar: McNemar's exact test of them. family: the method asked about, evicting
     more than `plan.above`, not vacuous, with a full cache; `_holm` adjusts over it in each (model,
-    task, protocol) group and is nan outside. detectable, questions_needed: see `power`. flip_rate:
-    parsed answers that changed. kl: mean KL(full || cell) of the option logits in nats. retained:
+    task, protocol) group and is nan outside. detectable, questions_least, questions_needed: see
+    `power`, the latter two at the level that the first of the family has to reach. flip_rate: parsed
+    answers that changed. kl: mean KL(full || cell) of the option logits in nats. retained:
     (accuracy - blank) / (full - blank), what is left of the part that needs the image.
 
     What cannot be said is nan: without a full cache, with failed rows, with secret answers (but for
@@ -79,29 +81,31 @@ def _group(frame: pd.DataFrame, cells: pd.DataFrame, plan: Plan) -> pd.DataFrame
     full, blank = (cells[role.eq(name)].nsmallest(1, "cell") for name in ("full", "blank"))
     turns = circular(frame)
     wanted = frame.loc[frame["cell"].isin(full["cell"]) | full.empty, "row"]
+    evicted = 1 - table["kept_fraction"]
+    asked = table["method"].eq(plan.method) & (evicted > plan.above)
+    family = asked & ~table["vacuous"].astype(bool) & (not full.empty)
+    level = plan.alpha / max(1, family.sum())
     measured = []
     for number in table["cell"]:
         rows = frame[frame["cell"] == number]
-        found = _tests(rows, plan) | {"complete": wanted.isin(rows["row"]).all()}
+        found = _tests(rows, plan, level) | {"complete": wanted.isin(rows["row"]).all()}
         if rows["difference"].notna().any():
             found |= changed_questions(turns[number], turns[full["cell"].item()])
         measured.append(found)
     table = pd.concat([table, pd.DataFrame(measured), _resampled(frame, table, plan)], axis=1)
-    evicted = 1 - table["kept_fraction"]
-    asked = table["method"].eq(plan.method) & (evicted > plan.above)
     table = table.assign(
         evicted=evicted,
         full_accuracy=np.nan if full.empty else full["accuracy"].item(),
         blank_accuracy=np.nan if blank.empty else blank["accuracy"].item(),
-        family=asked & ~table["vacuous"].astype(bool) & (not full.empty),
+        family=family,
     ).reindex(columns=COMPARISON_COLUMNS)
-    for name in ("p_noninferior", "p_mcnemar"):
+    for name in ("p_noninferior", "p_equivalent", "p_mcnemar"):
         table[f"{name}_holm"] = holm(table[name], table["family"])
     return table
 
 
-def _tests(rows: pd.DataFrame, plan: Plan) -> dict[Hashable, object]:
-    """What the rows of one cell say by themselves."""
+def _tests(rows: pd.DataFrame, plan: Plan, level: float) -> dict[Hashable, object]:
+    """What the rows of one cell say by themselves; level: of the family's first test."""
     both = rows[rows["difference"].notna()]
     found = paired(both["difference"].to_numpy(), both["question_id"].to_numpy())
     low, high = found.interval()
@@ -116,8 +120,10 @@ def _tests(rows: pd.DataFrame, plan: Plan) -> dict[Hashable, object]:
         "lower": found.lower(plan.alpha),
         "upper": found.upper(plan.alpha),
         "p_noninferior": found.p_above(-plan.margin),
+        "p_equivalent": found.p_equivalent(plan.margin),
         "detectable": detectable_loss(found, plan.alpha, plan.power),
-        "questions_needed": questions_needed(found, plan.margin, plan.alpha, plan.power),
+        "questions_least": questions_least(found, plan.margin, level),
+        "questions_needed": questions_needed(found, plan.margin, level, plan.power),
         "flip_low": flip_low,
         "flip_high": flip_high,
         "kl": rows["kl"].mean(),

@@ -1,65 +1,65 @@
-"""The mean of paired differences whose rows come in questions: score test, interval and bounds.
+"""The mean of paired differences whose rows come in questions: a test, its interval and bounds.
 
 Knows arrays of differences and their questions; must not know cells or frames of samples.
 """
 
 from dataclasses import dataclass
-from math import inf, isnan, nan, sqrt
+from functools import lru_cache
+from math import nan, sqrt
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import ndtr, ndtri, stdtrit
+from scipy.special import ndtri
+
+from harness.stats.gaffke import Numbers, below_zero
+
+FEW = 80  # up to so many questions the one that was not seen is as large as the largest
 
 
 @dataclass(frozen=True)
 class Paired:
-    """What the score test needs of paired differences, each between -bound and bound.
+    """Paired differences by question, each row's between -bound and bound.
 
-    Tango's test (1998, Statistics in Medicine 17:891) of the difference of paired proportions asks
-    how often only the one and only the other was right. Here the mean positive part `gain` and the
-    mean negative part `loss` stand for those two shares, and the effective number of independent
-    rows `size` for the number of pairs: for scores of 0 and 1 with a row a question it is Tango's
-    test exactly, graded differences and questions of several rows are covered too. The interval
-    holds the means that the test does not reject, so that it and the p-values never disagree.
+    The test is Gaffke's (2005) of the mean of a bounded variable, a question an observation: one
+    question more is added, all of whose rows are as bad for the claim as can be, and the p-value is
+    the share of evenly drawn weightings of the questions by which the weighted mean is not above
+    the mean in question. It takes rows that hang together and graded scores as they come. For
+    scores of 0 and 1 and a row a question it is McNemar's exact test at 0, Clopper and Pearson's
+    where all that changed is lost, and the exact test of Fay and Lumbard (2021) below 0. It is
+    proven to keep its level in special cases only, but no case is known in which it does not;
+    `scripts.simulate_statistics` enumerates.
 
-    gain, loss: over all rows, as shares of `bound`. typical: size of a difference where there is
-    one (the sum of their squares over that of their sizes), as a share of `bound`. rows, questions:
-    their numbers. Everything is nan where there are no rows.
+    Questions may be of several sizes, and it may be the large ones that change. So the question
+    more is of the largest size, and beyond `FEW` (Kish's effective number of) questions, of which
+    the large ones show by themselves, between that and the mean size.
+
+    Interval, bounds and p-values come from this one test and never disagree.
+
+    sizes, sums, counts: rows and sum of differences (as a share of bound) of each kind of question,
+    and how many there are. Nothing is known without rows: all numbers are nan.
     """
 
-    gain: float
-    loss: float
-    size: float
-    typical: float
-    rows: int
-    questions: int
+    sizes: Numbers
+    sums: Numbers
+    counts: Numbers
     bound: float = 1.0
+
+    @property
+    def rows(self) -> int:
+        """Their number."""
+        return round(sum(m * k for m, k in zip(self.sizes, self.counts, strict=True)))
+
+    @property
+    def questions(self) -> int:
+        """Their number."""
+        return round(sum(self.counts))
 
     @property
     def difference(self) -> float:
         """The mean over rows."""
-        return self.bound * (self.gain - self.loss)
-
-    def deviation(self, mean: float | None = None) -> float:
-        """Standard deviation of a question's difference if `mean` (the observed one) is the truth.
-
-        That of the mean x the root of the number of questions, at the shares of gain and loss that
-        are most likely among those with this mean: the larger root of Tango's quadratic.
-        """
-        delta = (self.difference if mean is None else mean) / self.bound
-        linear = (2 - self.gain + self.loss) * delta - self.gain - self.loss
-        constant = self.loss * delta * (1 - delta)
-        twice = (sqrt(max(0.0, linear * linear + 8 * constant)) - linear) / 2
-        spread = max(0.0, twice + delta - delta * delta)
-        return self.bound * sqrt(spread / self.size * self.questions)
-
-    def statistic(self, mean: float) -> float:
-        """The score statistic of "the mean is `mean`": standard normal if so, large if above."""
-        excess = self.difference - mean
-        if excess == 0 or isnan(excess):
-            return excess
-        deviation = self.deviation(mean)
-        return excess / deviation * sqrt(self.questions) if deviation > 0 else inf * excess
+        if not self.rows:
+            return nan
+        total = sum(s * k for s, k in zip(self.sums, self.counts, strict=True))
+        return self.bound * total / self.rows
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Two-sided interval of the mean; (nan, nan) without rows."""
@@ -68,46 +68,40 @@ class Paired:
 
     def lower(self, alpha: float) -> float:
         """The mean is above this with confidence 1 - alpha, one-sided."""
-        return self._limit(-self.bound, float(ndtri(1 - alpha)))
+        return self.bound * _limit(self, alpha) if self.rows else nan
 
     def upper(self, alpha: float) -> float:
         """The mean is below this with confidence 1 - alpha, one-sided."""
-        return self._limit(self.bound, float(ndtri(alpha)))
+        return -self.bound * _limit(self._mirrored(), alpha) if self.rows else nan
 
     def p_above(self, mean: float) -> float:
         """One-sided p-value of "the true mean is at most `mean`": small where it is above.
 
         With the negative of a margin it is the test of non-inferiority.
         """
-        return float(ndtr(-self.statistic(mean)))
+        return _p_above(self, mean / self.bound) if self.rows else nan
+
+    def p_below(self, mean: float) -> float:
+        """One-sided p-value of "the true mean is at least `mean`": small where it is below."""
+        return _p_above(self._mirrored(), -mean / self.bound) if self.rows else nan
 
     def p_equal(self, mean: float = 0.0) -> float:
         """Two-sided p-value of "the true mean is `mean`"."""
-        return float(2 * ndtr(-abs(self.statistic(mean))))
+        return min(1.0, 2 * min(self.p_above(mean), self.p_below(mean))) if self.rows else nan
 
-    def _limit(self, end: float, quantile: float) -> float:
-        if isnan(self.difference) or self.difference == end:
-            return self.difference
+    def p_equivalent(self, margin: float) -> float:
+        """P-value of "the true mean is `margin` or more away from 0": two one-sided tests."""
+        return max(self.p_above(-margin), self.p_below(margin)) if self.rows else nan
 
-        def above(mean: float) -> float:
-            return max(-1e9, min(1e9, self.statistic(mean))) - quantile
-
-        return float(brentq(above, end, self.difference, xtol=1e-13))
+    def _mirrored(self) -> "Paired":
+        return Paired(self.sizes, tuple(-s for s in self.sums), self.counts, self.bound)
 
 
-NOTHING = Paired(nan, nan, nan, nan, 0, 0)
+NOTHING = Paired((), (), ())
 
 
 def paired(differences: np.ndarray, questions: np.ndarray, bound: float = 1.0) -> Paired:
-    """What the rows say of their mean difference.
-
-    The effective number of rows is theirs over the design effect (Korn and Graubard 1998): the
-    cluster-robust variance of the mean, clusters = questions, factor C / (C - 1), over the variance
-    if all rows were independent and every difference 0 or 1, and times (t with rows - 1 over t with
-    C - 1 degrees of freedom)^2. Only rows that differ tell it, and there may be few. So it is taken
-    with one question more, of mean size, all of whose rows differ together, which no data has to
-    show: with no difference at all the effective number is that of the questions, and it does not
-    leap when the first row differs. Rows of a question never count for more than independent ones.
+    """The differences by question.
 
     Args:
         differences: [rows], each in [-bound, bound].
@@ -122,32 +116,59 @@ def paired(differences: np.ndarray, questions: np.ndarray, bound: float = 1.0) -
         ValueError: a difference beyond the bound, or nan.
     """
     values = np.asarray(differences, dtype=float) / bound
-    rows = values.size
-    if rows == 0:
+    if values.size == 0:
         return NOTHING
     if not np.abs(values).max() <= 1 + 1e-9:
         raise ValueError(
             f"differences must lie between {-bound} and {bound}: give scores of 0 to 1"
         )
     codes = np.unique(questions, return_inverse=True)[1]
-    count = int(codes.max()) + 1
-    gain, loss = float(np.maximum(values, 0).mean()), float(np.maximum(-values, 0).mean())
-    amount = (gain + loss) * rows
-    typical = float(np.square(values).sum()) / amount if amount else 1.0
-    size = float(count)
-    if count > 1 and np.ptp(values) > 0:
-        size = rows / _design_effect(values, codes, gain, loss, typical)
-        size *= float(stdtrit(rows - 1, 0.975) / stdtrit(count - 1, 0.975)) ** 2
-    return Paired(gain, loss, size, typical, rows, count, bound)
+    sizes = np.bincount(codes)
+    sums = np.clip(np.bincount(codes, values).round(12), -sizes, sizes) + 0.0
+    kinds, counts = np.unique(np.column_stack([sizes, sums]), axis=0, return_counts=True)
+    return Paired(*(tuple(map(float, column)) for column in (*kinds.T, counts)), bound)
 
 
-def _design_effect(
-    values: np.ndarray, codes: np.ndarray, gain: float, loss: float, typical: float
-) -> float:
-    rows, count = values.size, int(codes.max()) + 1
-    deviations = values - values.mean()
-    clustered = count / (count - 1) * np.square(np.bincount(codes, deviations)).sum()
-    independent = rows / (rows - 1) * np.square(deviations).sum()
-    binary = rows / (rows - 1) * rows * (gain + loss - (gain - loss) ** 2)
-    more = rows / count * typical
-    return float((max(clustered, independent) + more**2) / (binary + more))
+def unseen(sizes: Numbers, counts: Numbers) -> float:
+    """Rows of the question more, of so many questions of these sizes."""
+    rows = sum(m * k for m, k in zip(sizes, counts, strict=True))
+    mean, largest = rows / sum(counts), max(sizes)
+    effective = rows**2 / sum(m * m * k for m, k in zip(sizes, counts, strict=True))
+    return mean + (largest - mean) * min(1.0, sqrt(FEW / effective))
+
+
+def _p_above(found: Paired, mean: float) -> float:
+    """P-value of "the true mean, as a share of the bound, is at most `mean`"."""
+    sums = zip(found.sums, found.sizes, strict=True)
+    values = (*(s - m * mean for s, m in sums), unseen(found.sizes, found.counts) * (-1 - mean))
+    return below_zero(values, (*found.counts, 1.0))
+
+
+@lru_cache(maxsize=100_000)
+def _limit(found: Paired, alpha: float) -> float:
+    """Where `_p_above` is alpha: the secant rule on normal scores, inside a bracket."""
+    kinds = [*zip(found.sizes, found.sums, found.counts, strict=True)]
+    highest = max(s / m for m, s, _ in kinds)
+    if highest <= -1:
+        return -1.0
+    more = unseen(found.sizes, found.counts)
+    kinds.append((more, -more, 1.0))
+    rows = sum(m * k for m, _, k in kinds)
+    middle = sum(s * k for _, s, k in kinds) / rows
+    spread = sqrt(sum(k * (s - m * middle) ** 2 for m, s, k in kinds)) / rows
+    target = float(ndtri(alpha))
+    low, high = -1.0, highest
+    mean, slope = middle + target * spread, 1 / spread
+    last: tuple[float, float] | None = None
+    for _ in range(100):
+        if not low < mean < high:
+            mean = (low + high) / 2
+        score = max(-9.0, min(9.0, float(ndtri(_p_above(found, mean)))))
+        if abs(score - target) < 1e-9 or high - low < 1e-12:
+            break
+        low, high = (mean, high) if score < target else (low, mean)
+        if last and last[0] != mean and last[1] != score:
+            slope = (score - last[1]) / (mean - last[0])
+        last = mean, score
+        mean += (target - score) / slope
+    return mean

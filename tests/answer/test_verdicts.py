@@ -67,6 +67,39 @@ def test_too_few_questions_cannot_tell_and_say_how_many_would():
     needed = stats.compare(samples, PLAN).set_index("method").loc["restkv", "questions_needed"]
     assert f"about {needed:,} questions" in row["reason"]
     assert "40 were asked" in row["reason"]
+    assert row["reason"].startswith("40 questions are too few; 149 would do to exclude a loss of 2")
+
+
+@pytest.mark.parametrize(
+    ("questions", "lost", "verdict"),
+    [(3, 3, CANNOT_TELL), (5, 5, CANNOT_TELL), (12, 12, NOT_SUPPORTED), (148, 0, CANNOT_TELL),
+     (149, 0, SUPPORTED)],
+)  # fmt: skip
+def test_verdict_and_interval_agree_at_few_questions(questions, lost, verdict):
+    samples = study_samples(
+        {("random", 0.9): questions, ("restkv", 0.9): lost}, questions=questions
+    )
+    row = one(samples[samples["control"] != "blank_image"])
+    assert row["verdict"] == verdict
+    assert (row["difference_high"] < -PLAN.margin) == (verdict == NOT_SUPPORTED)
+    assert ("too few" in row["reason"]) == (verdict == CANNOT_TELL)
+
+
+def test_a_loss_is_not_shown_while_the_interval_holds_values_inside_the_margin():
+    """The bounds are one-sided at a level of their own; the interval that is stated is 95 %."""
+    samples = study_samples({("random", 0.9): 150, ("restkv", 0.9): 13})
+    compared = stats.compare(samples, PLAN).set_index("method").loc["restkv"]
+    assert compared["upper"] < -PLAN.margin < compared["difference_high"]
+    assert one(samples)["verdict"] == CANNOT_TELL
+
+
+def test_what_is_equivalent_is_told_from_what_may_be_better():
+    plan = Plan(margin=0.1, resamples=199)
+    same = study_samples({("random", 0.9): 150, ("restkv", 0.9): 0})
+    assert "; equivalent within 10 points; random" in decide(same, plan)["reason"].iloc[0]
+    worse = same["method"].eq("full") & same["row"].lt(60) & same["control"].eq("none")
+    better = same.assign(correct=same["correct"] & ~worse)
+    assert "; kept, and possibly better; random" in decide(better, plan)["reason"].iloc[0]
 
 
 def test_a_vacuous_cell_cannot_tell_whatever_its_score():
@@ -187,13 +220,13 @@ def test_without_the_variant_the_smoothing_cannot_be_judged():
 
 def test_holm_counts_the_settings_of_the_plan():
     """A p value that one setting may have is too large for the second of four."""
-    single = study_samples({("random", 0.9): 150, ("restkv", 0.9): 2})
+    single = study_samples({("random", 0.9): 150, ("restkv", 0.9): 1})
     row = one(single)
     p = stats.compare(single, PLAN).set_index("method").loc["restkv", "p_noninferior"]
     assert p < PLAN.alpha < 4 * p
     assert row["verdict"] == SUPPORTED
     places = (0.6, 0.7, 0.8, 0.9)
-    several = {("random", place): 150 for place in places} | {("restkv", p): 2 for p in places}
+    several = {("random", place): 150 for place in places} | {("restkv", p): 1 for p in places}
     table = decide(study_samples(several))
     assert set(table["verdict"]) == {CANNOT_TELL}
     assert table["reason"].str.contains("not after Holm's correction").all()

@@ -70,6 +70,7 @@ def _compared(cells: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
             "complete": True, "evicted": evicted, "full_accuracy": full, "blank_accuracy": blank,
             "difference": difference, "lower": ends["difference_low"],
             "upper": ends["difference_high"], "p_noninferior": p[0], "p_noninferior_holm": p[1],
+            "p_equivalent": p[0] / 2, "p_equivalent_holm": p[1] / 2, "questions_least": 149,
             "lost": int(rng.integers(0, 9)), "gained": int(rng.integers(0, 9)),
             "p_mcnemar": p[2], "p_mcnemar_holm": p[3] / 10_000,
             "family": cell["method"] == "restkv" and evicted > 0.5 and not cell["vacuous"],

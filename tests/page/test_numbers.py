@@ -150,6 +150,8 @@ def test_paired_table_is_the_comparisons(demo_page, demo):
         assert numbers(cell["KL nats"]) == pytest.approx(want, abs=6e-4)
         want = [row["p_noninferior"], row["p_noninferior_holm"]]
         assert numbers(cell["p not worse (Holm)"]) == pytest.approx(want, abs=6e-4)
+        want = [row["p_equivalent"], row["p_equivalent_holm"]]
+        assert numbers(cell["p equivalent (Holm)"]) == pytest.approx(want, abs=6e-4)
         assert numbers(cell["Lost / gained"]) == [row["lost"], row["gained"]]
         p = numbers(cell["p McNemar (Holm)"])
         assert p == pytest.approx([row["p_mcnemar"], row["p_mcnemar_holm"]], abs=1.1e-3)

@@ -12,7 +12,7 @@ from scipy.stats import binom
 from harness import stats
 from harness.stats.comparisons import changed_questions, holm
 from harness.stats.paired import paired
-from harness.stats.power import detectable_loss, questions_needed
+from harness.stats.power import detectable_loss, questions_least, questions_needed
 from harness.stats.resampling import ratio_intervals
 from tests.outputs.conftest import cell_rows, sweep
 
@@ -22,9 +22,9 @@ QUESTION = np.array([5, 5, 6, 6, 9])
 PLAN = stats.Plan(resamples=199)
 PAIRED = [
     "difference", "difference_low", "difference_high", "bootstrap_low", "bootstrap_high", "lower",
-    "upper", "p_noninferior", "p_noninferior_holm", "lost", "gained", "p_mcnemar",
-    "p_mcnemar_holm", "detectable", "questions_needed", "retained", "retained_low",
-    "retained_high",
+    "upper", "p_noninferior", "p_noninferior_holm", "p_equivalent", "p_equivalent_holm", "lost",
+    "gained", "p_mcnemar", "p_mcnemar_holm", "detectable", "questions_least", "questions_needed",
+    "retained", "retained_low", "retained_high",
 ]  # fmt: skip
 CHANGES = ["flip_rate", "flip_low", "flip_high"]
 KL = ["kl", "kl_low", "kl_high"]
@@ -79,6 +79,8 @@ def test_intervals_are_those_of_the_parts():
     assert (row["lower"], row["upper"]) == (found.lower(0.05), found.upper(0.05))
     assert row["p_noninferior"] == found.p_above(-PLAN.margin)
     assert row["detectable"] == detectable_loss(found, PLAN.alpha, PLAN.power)
+    assert row["p_equivalent"] == row["p_equivalent_holm"] == found.p_equivalent(PLAN.margin)
+    assert row["questions_least"] == questions_least(found, 0.02, PLAN.alpha)
     assert row["questions_needed"] == questions_needed(found, 0.02, PLAN.alpha, PLAN.power)
     flips = stats.accuracy_interval(pd.Series(np.abs(changes)), pd.Series(QUESTION))
     assert (row["flip_low"], row["flip_high"]) == flips
@@ -154,7 +156,7 @@ def test_the_family_is_the_method_above_the_share_in_each_group():
     assert family[["task", "method", "ratio"]].to_numpy().tolist() == [
         ["mini", "restkv", 0.6], ["mini", "restkv", 0.9], ["other", "restkv", 0.9],
     ]  # fmt: skip
-    for name in ("p_noninferior", "p_mcnemar"):
+    for name in ("p_noninferior", "p_equivalent", "p_mcnemar"):
         assert table.loc[~table["family"], f"{name}_holm"].isna().all()
         first, second, alone = family[name]
         worse = max(first, second)

@@ -1,19 +1,15 @@
-"""What a sample promises to show, against the noncentral t and against its own test."""
+"""What a sample promises to show, against its own test by enumeration and closed forms."""
+
+from math import ceil, log
 
 import numpy as np
 import pytest
-from scipy.stats import nct, norm, t
+from scipy.stats import binom
 
 from harness.stats.paired import paired
-from harness.stats.power import detectable_loss, questions_needed
+from harness.stats.power import detectable_loss, questions_least, questions_needed
 
 ALPHA, POWER, MARGIN = 0.05, 0.8, 0.02
-
-
-def power(effect: float, questions: int) -> float:
-    """Of the one-sided t-test of one sample."""
-    critical = t.ppf(1 - ALPHA, questions - 1)
-    return float(nct.sf(critical, questions - 1, effect * np.sqrt(questions)))
 
 
 def changed(questions: int, lost: int, gained: int):
@@ -21,51 +17,73 @@ def changed(questions: int, lost: int, gained: int):
     return paired(np.r_[-np.ones(lost), np.ones(gained), same], np.arange(questions))
 
 
-@pytest.mark.parametrize(("lost", "gained"), [(40, 40), (8, 3), (0, 0)])
-def test_detectable_loss_has_the_power_with_the_variance_that_it_brings(lost, gained):
-    found = changed(324, lost, gained)
-    loss = detectable_loss(found, ALPHA, POWER)
-    share = (lost + gained) / 324 - ((gained - lost) / 324) ** 2
-    deviation = np.sqrt(share + loss - loss**2)
-    assert power(loss / deviation, 324) == pytest.approx(POWER, abs=1e-3)
+def shown(questions: int, loss: float, gain: float, rejects) -> float:
+    """How often a test that rejects (lost, gained) does so at these chances of loss and gain."""
+    total = 0.0
+    for gained in range(int(binom.ppf(1 - 1e-4, questions, gain)) + 1):
+        most = int(binom.ppf(1 - 1e-4, questions - gained, loss / (1 - gain)))
+        chances = binom.pmf(np.arange(most + 1), questions - gained, loss / (1 - gain))
+        found = [rejects(changed(questions, lost, gained)) for lost in range(most + 1)]
+        total += binom.pmf(gained, questions, gain) * float(chances @ np.array(found))
+    return total
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (3, 2)])
+def test_a_detectable_loss_is_shown_with_the_power(lost, gained):
+    loss = detectable_loss(changed(200, lost, gained), ALPHA, POWER)
+    share = (lost + gained + 1) / 201 / 2
+    got = shown(200, share * (1 - loss) + loss, share * (1 - loss), lambda f: f.p_below(0) < ALPHA)
+    assert got == pytest.approx(POWER, abs=0.08)
 
 
 def test_detectable_loss_shrinks_with_questions_and_never_to_nothing():
-    losses = [detectable_loss(changed(n, 0, 0), ALPHA, POWER) for n in (2, 40, 324, 1450)]
+    losses = [detectable_loss(changed(n, 0, 0), ALPHA, POWER) for n in (5, 40, 324, 1450, 10**6)]
     assert losses == sorted(losses, reverse=True)
-    assert 0.003 < losses[-1] < losses[0] < 1
+    assert 0 < losses[-1] < losses[0] < 1
+    assert np.isnan(detectable_loss(changed(4, 0, 0), ALPHA, POWER))  # 1 / 16 even if all are lost
     interaction = paired(np.zeros(40), np.arange(40), bound=2)
     assert detectable_loss(interaction, ALPHA, POWER) == pytest.approx(2 * losses[1])
 
 
-@pytest.mark.parametrize(("lost", "gained"), [(20, 15), (2, 60), (0, 0)])
+@pytest.mark.parametrize(("lost", "gained"), [(3, 1), (0, 0)])
 def test_questions_needed_have_the_power(lost, gained):
-    """Deviations at the margin and at no loss enter as in the power of a score test."""
-    found = changed(324, lost, gained)
-    needed = questions_needed(found, MARGIN, ALPHA, POWER)
-    share = (lost + gained) / 324 - ((gained - lost) / 324) ** 2
-    critical, reach = norm.ppf(1 - ALPHA), norm.ppf(POWER)
-    at_margin = (found.difference + MARGIN) * np.sqrt(324) / found.statistic(-MARGIN)
-    deviation = critical * at_margin + reach * np.sqrt(max(share, 3 / 324))
-    deviation /= critical + reach
-    assert power(MARGIN / deviation, needed) >= POWER > power(MARGIN / deviation, needed - 1)
-    normal = ((critical + reach) * deviation / MARGIN) ** 2
-    assert needed == pytest.approx(normal, rel=0.02)
+    needed = questions_needed(changed(324, lost, gained), MARGIN, ALPHA, POWER)
+    share = (lost + gained + 1) / 325 / 2
+    got = shown(needed, share, share, lambda f: f.p_above(-MARGIN) <= ALPHA)
+    assert got == pytest.approx(POWER, abs=0.08)
 
 
-def test_without_any_change_the_test_itself_sets_the_least():
-    """The score test shows a margin of 2 points from 133 questions on if none changes."""
-    just, short = (changed(n, 0, 0).p_above(-MARGIN) for n in (133, 132))
-    assert just < ALPHA < short
-    needed = [questions_needed(changed(n, 0, 0), MARGIN, ALPHA, POWER) for n in (40, 324, 10**6)]
+@pytest.mark.parametrize("alpha", [0.05, 0.0125])
+@pytest.mark.parametrize("margin", [0.02, 0.1])
+def test_with_fewer_than_the_least_nothing_can_be_excluded(alpha, margin):
+    least = questions_least(changed(3, 3, 0), margin, alpha)
+    assert least == ceil(log(alpha) / log(1 - margin))
+    assert (
+        changed(least, 0, 0).p_above(-margin) <= alpha < changed(least - 1, 0, 0).p_above(-margin)
+    )
+
+
+def test_the_least_of_questions_of_several_sizes_is_that_of_their_own_test():
+    sizes = np.array([2, 3, 4])
+    found = paired(np.zeros(9), np.repeat([0, 1, 2], sizes))
+    least = questions_least(found, 0.1, ALPHA)
+    for n, passes in ((least, True), (least - 3, False)):
+        some = np.resize(sizes, n - n % 3)
+        rows = paired(np.zeros(some.sum()), np.repeat(np.arange(some.size), some))
+        assert (rows.p_above(-0.1) <= ALPHA * (1.03 if passes else 1)) == passes
+
+
+def test_needed_is_never_less_than_the_least_and_grows_with_what_changed():
+    needed = [questions_needed(changed(n, 0, 0), MARGIN, ALPHA, POWER) for n in (3, 40, 324, 10**6)]
     assert needed == sorted(needed, reverse=True)
-    assert 133 <= needed[-1] < 140
-    assert needed[0] > 500  # of 40 questions none changed: up to 3 in 40 might
+    assert needed[-1] == questions_least(changed(3, 0, 0), MARGIN, ALPHA) == 149
+    more = [questions_needed(changed(324, k, k), MARGIN, ALPHA, POWER) for k in (0, 2, 20, 80)]
+    assert more == sorted(more)
 
 
-def test_nothing_can_be_promised_from_one_question_or_without_a_margin():
-    one = paired(np.array([1.0, 0.0]), np.array([3, 3]))
-    assert np.isnan(detectable_loss(one, ALPHA, POWER))
-    assert questions_needed(one, MARGIN, ALPHA, POWER) is None
+def test_nothing_can_be_promised_without_rows_or_a_margin():
+    nothing = paired(np.array([]), np.array([]))
+    assert np.isnan(detectable_loss(nothing, ALPHA, POWER))
+    assert questions_needed(nothing, MARGIN, ALPHA, POWER) is None
     assert questions_needed(changed(324, 2, 2), 0.0, ALPHA, POWER) is None
-    assert questions_needed(changed(324, 2, 2), 1.0, ALPHA, POWER) == 2
+    assert questions_needed(changed(324, 2, 2), 1.0, ALPHA, POWER) == 1

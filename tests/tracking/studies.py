@@ -26,10 +26,10 @@ COMPARISON_COLUMNS = [
     *stats.GROUP, "group", "metric", "method", "ratio", "budget", "cell_key", "n_questions",
     "n_rows", "complete", "evicted", "vacuous", "adaptive_active", "accuracy", "full_accuracy",
     "blank_accuracy", "difference", "difference_low", "difference_high", "bootstrap_low",
-    "bootstrap_high", "lower", "upper", "p_noninferior", "p_noninferior_holm", "lost", "gained",
-    "p_mcnemar", "p_mcnemar_holm", "family", "detectable", "questions_needed", "flip_rate",
-    "flip_low", "flip_high", "kl", "kl_low", "kl_high", "retained", "retained_low",
-    "retained_high",
+    "bootstrap_high", "lower", "upper", "p_noninferior", "p_noninferior_holm", "p_equivalent",
+    "p_equivalent_holm", "lost", "gained", "p_mcnemar", "p_mcnemar_holm", "family", "detectable",
+    "questions_least", "questions_needed", "flip_rate", "flip_low", "flip_high", "kl", "kl_low",
+    "kl_high", "retained", "retained_low", "retained_high",
 ]  # fmt: skip
 EFFECTS = [  # effect, contrast, given, inert at ratio 0.9
     ("temporal", "ema - mean", "spatial=none", False),
