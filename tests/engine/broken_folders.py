@@ -291,10 +291,8 @@ UNREAD: dict[str, tuple[Fault, str]] = {
         "leaves out what the user says",
     ),
     "template_drops_image": (
-        written(
-            "chat_template.jinja", "{% for p in messages[0].content %}{{ p.text }}{% endfor %}"
-        ),
-        "no place for its image",
+        written("chat_template.jinja", "{{ messages[0].content[1].text }}"),
+        "number of images",
     ),
     "template_not_text": (written("chat_template.jinja", b"\xff\xfe\x00 {{"), "is not text"),
     "ends_nowhere": (
