@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import scratch, stopping
+from harness import places, scratch, stopping
 from harness.checks import check_typed
 from harness.config import as_config, register
 from harness.errors import UserError
@@ -134,7 +134,8 @@ def attempt(cfg: DictConfig) -> Failure | None:
         check_typed(HydraConfig.get().overrides.task)
         from harness.sweep import run  # late: settings are checked before anything heavy loads
 
-        run(config)
+        with places.speaking(run_folder(cfg)):
+            run(config)
     except (UserError, OmegaConfBaseException) as error:
         if os.environ.get("EVICTBENCH_TRACEBACK") == "1":
             traceback.print_exception(error)
