@@ -51,6 +51,7 @@ BAD = [
     ("limit=few", "'few'", "Integer"),
     ("seed=-1", "seed=-1", "from 0"),
     ("device=gpu", "device=gpu", "cuda"),
+    ("device=cuda:77", "cuda:77", "cpu"),
     ("dtype=int8", "dtype=int8", "bfloat16"),
     ("protocol.name=foo", "protocol.name=foo", "replay"),
     ("protocol.tail=foo", "protocol.tail=foo", "suffix"),
