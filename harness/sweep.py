@@ -17,6 +17,7 @@ from harness.atomic import replacing
 from harness.checks import check, refuse_images
 from harness.collect import LOG, Asked, collect, say
 from harness.config import Config
+from harness.errors import UserError
 from harness.grid import Cell, Variant, cell_key, expand
 from harness.identity import identify
 from harness.store import FILE_NAME, Store, locked
