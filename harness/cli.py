@@ -88,7 +88,7 @@ def _run() -> list[Failure]:
             raise
         why = f"{error.filename} cannot be written ({error.strerror}): choose another run.dir."
         return [Failure(why)]
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError, ArithmeticError) as error:
         if program.began:
             raise
         why = " ".join(str(error).split()) or type(error).__name__

@@ -173,7 +173,10 @@ def register() -> None:
 
 def as_config(cfg: DictConfig) -> Config:
     """Turn composed settings into the dataclass; UserError for names that no field has."""
-    config = OmegaConf.to_object(cfg)
+    try:
+        config = OmegaConf.to_object(cfg)
+    except OverflowError as error:
+        raise UserError(f"A number among the settings is too large ({error}).") from error
     assert isinstance(config, Config)
     _refuse_unknown(config, OmegaConf.to_container(cfg, resolve=True), "")
     return config

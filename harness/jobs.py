@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import naming, scratch, stopping
+from harness import naming, places, scratch, stopping
 from harness.checks import check_typed
 from harness.config import as_config, register
 from harness.errors import UserError
@@ -137,7 +137,8 @@ def attempt(cfg: DictConfig) -> Failure | None:
         config.run.name = config.run.name or naming.default_name(cfg, typed)
         from harness.sweep import run  # late: settings are checked before anything heavy loads
 
-        run(config)
+        with places.speaking(Path(config.run.dir) / config.run.name):
+            run(config)
     except (UserError, OmegaConfBaseException) as error:
         if os.environ.get("EVICTBENCH_TRACEBACK") == "1":
             traceback.print_exception(error)

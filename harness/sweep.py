@@ -16,6 +16,7 @@ from harness import outcome, places, tasks
 from harness.checks import check, refuse_images
 from harness.collect import LOG, Asked, collect, say
 from harness.config import Config
+from harness.errors import UserError
 from harness.grid import Cell, Variant, cell_key, expand
 from harness.identity import identify
 from harness.records import older, plan
@@ -106,6 +107,7 @@ def validate(config: Config) -> Job:
     ratios, budgets = check(config)
     chosen_tasks = tasks.expand(config)
     tasks.check_data(chosen_tasks)
+    check_machine(config)
     weights = identify(config.model.pretrained, config.model.revision)
     chosen = variants(config.methods, sweep_wide(config))
     check_anchors(chosen, config.protocol)
@@ -114,6 +116,21 @@ def validate(config: Config) -> Job:
     told = untouched(chosen, sweep_wide(config))
     folder = Path(config.run.dir) / config.run.name
     return Job(config, chosen_tasks, chosen, ratios, budgets, weights, folder, told)
+
+
+def check_machine(config: Config) -> None:
+    """Raise UserError for a device or kernels that this machine does not have."""
+    plain = config.device in ("auto", "cpu") and config.engine.kernels != "triton"
+    if plain and not config.engine.cuda_graphs:
+        return
+    from harness import models  # late: only some settings need to know
+    from harness.engine import check_device
+
+    device = models.device_of
+    try:
+        check_device(device(config.device), config.engine.kernels, config.engine.cuda_graphs)
+    except ValueError as error:
+        raise UserError(f"{str(error).rstrip('.')}.") from error
 
 
 def load_benchmarks(job: Job) -> list[Asked]:

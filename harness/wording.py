@@ -11,11 +11,18 @@ from omegaconf import OmegaConf
 from harness.config import CONF
 from harness.errors import UserError
 
+LONGEST = 400  # characters of a word that are shown
 HELP = "`python -m harness --help` shows what there is"
 
 
 def sentence(error: BaseException) -> str:
     """Put an error of Hydra or OmegaConf in one sentence that names the value and the choices."""
+    return re.sub(
+        rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:60]}...{word[0][-10:]}", _said(error)
+    )
+
+
+def _said(error: BaseException) -> str:
     if isinstance(error, UserError):
         return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
@@ -29,7 +36,7 @@ def sentence(error: BaseException) -> str:
     if lines[0].startswith("Could not override"):
         return _unknown_setting(lines[0].split("'")[1])
     if lines[0].startswith("Error merging") and error.__cause__ is not None:
-        return sentence(error.__cause__)
+        return _said(error.__cause__)
     key = next((f"{line[9:].strip()}: " for line in lines if line.startswith("full_key:")), "")
     return f"{key}{lines[0].rstrip('.')}: {HELP}."
 

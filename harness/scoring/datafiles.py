@@ -13,6 +13,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+from harness.atomic import replacing
 from harness.errors import UserError
 from harness.scoring.hub import PATIENCE
 
@@ -75,15 +76,17 @@ def _member(archive: Path, name: str) -> Path:
     target = _converted() / hashlib.sha256(key.encode()).hexdigest()[:16] / name
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{os.getpid()}")
         try:
-            with zipfile.ZipFile(archive) as opened, opened.open(name) as source:
-                partial.write_bytes(source.read())
+            with (
+                replacing(target) as part,
+                zipfile.ZipFile(archive) as opened,
+                opened.open(name) as source,
+            ):
+                part.write_bytes(source.read())
         except (KeyError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{archive} is no zip file that holds {name}: put the hub's own file there."
             ) from error
-        partial.replace(target)
     return target
 
 

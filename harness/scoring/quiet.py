@@ -3,16 +3,37 @@
 Must not know what runs inside.
 """
 
+import io
 import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 NOWHERE = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process
 outside: list[TextIO] = []
+
+
+class _Log(io.TextIOWrapper):
+    """A file that takes what it can: chatter which a full disk cannot hold stops nothing."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.open("ab"), encoding="utf-8", errors="replace", line_buffering=True)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager
@@ -21,12 +42,7 @@ def into(log: Path) -> Iterator[None]:
     from loguru import logger
 
     outside.append(sys.stderr)
-    with (
-        log.open("a", encoding="utf-8", errors="backslashreplace") as file,
-        redirect_stdout(file),
-        redirect_stderr(file),
-        _handlers(file),
-    ):
+    with _Log(log) as file, redirect_stdout(file), redirect_stderr(file), _handlers(file):
         logger.remove()  # lmms-eval's own sink writes to the terminal
         logger.add(file, level="INFO")
         try:

@@ -9,7 +9,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +46,8 @@ def environment(folder: Path, *, offline: bool) -> Iterator[None]:
         changed["WANDB_API_KEY"] = None  # what is not known cannot be logged
     before = {key: os.environ.get(key) for key in [*changed, "TMPDIR"]}
     home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="wandb-") as scratch:
+    holder = tempfile.TemporaryDirectory(prefix="wandb-", ignore_cleanup_errors=True)
+    with holder as scratch:
         try:
             _set(changed | {"TMPDIR": scratch})
             yield
@@ -103,7 +104,8 @@ def run(
     try:
         yield current
     except BaseException:
-        current.finish(exit_code=1)
+        with suppress(Exception):  # what went wrong before counts
+            current.finish(exit_code=1)
         raise
     current.finish(exit_code=0)
 

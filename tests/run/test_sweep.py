@@ -150,7 +150,7 @@ def test_the_control_sees_a_uniform_image_of_the_same_size(
 def test_budgets_take_the_place_of_ratios(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
 ) -> None:
-    assert call(*overrides, "limit=1", "budgets=[8,16]") == 0
+    assert call(*overrides, "limit=1", "ratios=null", "budgets=[8,16]") == 0
     frame = samples(tmp_path)
     cells = frame[frame["method"] == "restkv"]
     assert sorted(set(cells["budget"])) == [8, 16]
