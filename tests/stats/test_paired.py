@@ -160,7 +160,10 @@ def test_the_question_more_is_of_the_largest_size_where_questions_are_few():
     assert 3.5 < unseen((2.0, 3.0, 4.0), (83.0, 50.0, 191.0)) < 3.8
     # Three of a thousand questions hold nearly all rows: they are few however many there are.
     assert unseen((1.0, 10_000.0), (997.0, 3.0)) == 10_000
-    few, large = paired(-np.ones(9), np.r_[0, 1, 2, 3, 4, 4, 4, 4, 4]), paired(-np.ones(5), range(5))
+    few, large = (
+        paired(-np.ones(9), np.r_[0, 1, 2, 3, 4, 4, 4, 4, 4]),
+        paired(-np.ones(5), range(5)),
+    )
     assert few.upper(0.05) > large.upper(0.05)
 
 
@@ -185,7 +188,9 @@ def test_graded_differences_count_by_their_variance():
     values = rng.normal(0.1, 0.1, 500).clip(-1, 1)
     wald = norm.ppf(0.975) * values.std() / np.sqrt(500)
     low, high = paired(values, np.arange(500)).interval()
-    assert (low, high) == pytest.approx((values.mean() - wald, values.mean() + wald), abs=0.5 * wald)
+    assert (low, high) == pytest.approx(
+        (values.mean() - wald, values.mean() + wald), abs=0.5 * wald
+    )
     assert high - low > 2 * wald
 
 

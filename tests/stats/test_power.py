@@ -58,7 +58,9 @@ def test_questions_needed_have_the_power(lost, gained):
 def test_with_fewer_than_the_least_nothing_can_be_excluded(alpha, margin):
     least = questions_least(changed(3, 3, 0), margin, alpha)
     assert least == ceil(log(alpha) / log(1 - margin))
-    assert changed(least, 0, 0).p_above(-margin) <= alpha < changed(least - 1, 0, 0).p_above(-margin)
+    assert (
+        changed(least, 0, 0).p_above(-margin) <= alpha < changed(least - 1, 0, 0).p_above(-margin)
+    )
 
 
 def test_the_least_of_questions_of_several_sizes_is_that_of_their_own_test():
