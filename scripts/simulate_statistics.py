@@ -5,8 +5,9 @@
 Questions of 2 to 4 rotations, answered by a full cache and by a cell. In a share `together` of the
 questions all rotations come out alike, in the rest each for itself, so that `together` is the
 correlation within a question. A fifth of the full cache's wrong answers are gained, and as many
-right ones lost as the true difference asks for. Prints two Markdown tables; needs numpy, pandas,
-scipy and statsmodels only.
+right ones lost as the true difference asks for. Prints three Markdown tables, the first of exact
+worst-case sizes at few questions (`--only size` prints it alone, in under a minute); needs numpy,
+pandas, scipy and statsmodels only.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from harness.stats.paired import paired
 from harness.stats.plan import Plan
 from harness.stats.power import detectable_loss, questions_needed
 from harness.stats.resampling import ratio_intervals
+from scripts import worst_size
 
 BATCH = 100  # runs that share rotations and resamples
 QUESTIONS = (40, 324)
@@ -146,12 +148,32 @@ def promised(setting: Setting, runs: int, seed: int, plan: Plan) -> dict[str, fl
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=2000, help="simulated sweeps a setting")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=("size", "coverage", "power"), help="one table alone")
     options = parser.parse_args()
     plan = Plan()
+    if options.only in (None, "size"):
+        _sizes(plan)
+    if options.only in (None, "coverage"):
+        _coverage(options, plan)
+    if options.only in (None, "power"):
+        _power(options, plan)
+
+
+def _sizes(plan: Plan) -> None:
+    print(
+        f"Worst case over what may change, exact: how often a loss of just {plan.margin} is called "
+        f"less or more than that at the one-sided level {plan.alpha}.\n"
+    )
+    for line in worst_size.lines(plan.margin, plan.alpha):
+        print(line, flush=True)
+    print()
+
+
+def _coverage(options: argparse.Namespace, plan: Plan) -> None:
     names = ["score", "bootstrap", "width", "bootstrap_width", "at_truth", "margin"]
     names += ["equal", "mcnemar"]
     print(
@@ -168,6 +190,9 @@ def main() -> None:
         rates = measure(Setting(*truth), options.runs, options.seed, plan)
         shares = [f"{100 * rates[n]:.1f}" if "width" in n else f"{rates[n]:.3f}" for n in names]
         print(f"| {' | '.join([*map(str, truth), *shares])} |", flush=True)
+
+
+def _power(options: argparse.Namespace, plan: Plan) -> None:
     print(
         "\nPromises of power (0.8): the stated smallest loss and how often it is shown, the stated "
         f"number of questions for a margin of {plan.margin} and how often that many show it.\n\n"

@@ -99,8 +99,8 @@ def paired(comparisons: pd.DataFrame, labels: Mapping[str, str], plan: Plan) -> 
         for _, row in comparisons.iterrows()
     ]
     header = [
-        "Method", "Ratio", "Score %", "Points from full", "p not worse (Holm)", "p equivalent (Holm)", "Shown",
-        "Lost / gained", "p McNemar (Holm)", "Answers changed %",
+        "Method", "Ratio", "Score %", "Points from full", "p not worse (Holm)",
+        "p equivalent (Holm)", "Shown", "Lost / gained", "p McNemar (Holm)", "Answers changed %",
         "KL nats", "Retained %", "Detectable loss", "In the plan",
     ]  # fmt: skip
     return Table(

@@ -206,7 +206,8 @@ def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan, dtype: str) -> Rulin
     return Ruling(
         SUPPORTED,
         f"It loses less than {margin}: {loss}, at worst {points(row['lower'])}, {level}; "
-        f"{equivalence(row, plan)}; {plan.control} changes the score by {points(control['difference'])} points.",
+        f"{equivalence(row, plan)}; {plan.control} changes the score by "
+        f"{points(control['difference'])} points.",
     )
 
 

@@ -13,7 +13,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
-from harness.atomic import replacing
+from harness.records.atomic import replacing
 from harness.errors import UserError
 from harness.scoring.hub import PATIENCE
 

@@ -52,7 +52,7 @@ def compare(samples: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     rotations; p_mcnemar: McNemar's exact test of them. family: the method asked about, evicting
     more than `plan.above`, not vacuous, with a full cache; `_holm` adjusts over it in each (model,
     task, protocol) group and is nan outside. detectable, questions_least, questions_needed: see
-    `power`, the latter two at the level that the first of the family has to reach. flip_rate: parsed
+    `power`, these two at the level that the first of the family has to reach. flip_rate: parsed
     answers that changed. kl: mean KL(full || cell) of the option logits in nats. retained:
     (accuracy - blank) / (full - blank), what is left of the part that needs the image.
 

@@ -126,7 +126,11 @@ def paired(differences: np.ndarray, questions: np.ndarray, bound: float = 1.0) -
     sizes = np.bincount(codes)
     sums = np.clip(np.bincount(codes, values).round(12), -sizes, sizes) + 0.0
     kinds, counts = np.unique(np.column_stack([sizes, sums]), axis=0, return_counts=True)
-    return Paired(*(tuple(map(float, column)) for column in (*kinds.T, counts)), bound)
+    return Paired(_floats(kinds[:, 0]), _floats(kinds[:, 1]), _floats(counts), bound)
+
+
+def _floats(numbers: np.ndarray) -> Numbers:
+    return tuple(map(float, numbers))
 
 
 def unseen(sizes: Numbers, counts: Numbers) -> float:

@@ -10,6 +10,7 @@ from scipy.stats import binom
 
 from harness.stats.plan import Plan
 from scripts.simulate_statistics import Setting, draw, measure, promised
+from scripts.worst_size import exact
 
 RUNS = 300
 PLAN = Plan(resamples=999)
@@ -45,9 +46,9 @@ def test_the_simulation_does_as_it_says():
 @pytest.mark.parametrize("setting", [Setting(324, 0.9, -0.1, 0.5), Setting(324, 0.8, -0.02, 0.9)])
 def test_many_questions_keep_their_promises_to_the_point(setting):
     rates = measure(setting, RUNS, 1, PLAN)
-    assert least(0.95) <= rates["score"] <= most(0.95)
+    assert least(0.95) <= rates["score"] <= most(0.965)
     assert least(0.945) <= rates["bootstrap"] <= most(0.95)
-    assert least(0.05) <= rates["at_truth"] <= most(0.05)
+    assert least(0.03) <= rates["at_truth"] <= most(0.05)
 
 
 def test_without_a_difference_no_test_finds_one_too_often():
@@ -78,3 +79,12 @@ def test_promises_of_power_are_kept():
     kept = promised(Setting(324, 0.9, 0.0, 0.5), RUNS, 5, PLAN)
     assert least(0.78) <= kept["shown"] <= 0.93
     assert least(0.78) <= kept["kept"] <= 0.93
+
+
+@pytest.mark.parametrize("questions", [5, 12, 20])
+def test_worst_sizes_stay_within_the_level(questions):
+    for sizes in (np.ones(questions, dtype=int), np.resize((2, 3, 4), questions)):
+        assert max(exact(sizes, 0.02, 0.05)) <= 0.05
+    if questions == 5:  # all five gained or lost
+        less, more = exact(np.ones(5, dtype=int), 0.02, 0.05)
+        assert (less, more) == pytest.approx((0.49**5, 0.51**5))
