@@ -6,6 +6,7 @@ is stopped.
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -43,7 +44,7 @@ def tell(error: KeyboardInterrupt) -> None:
     number = getattr(error, "number", signal.SIGINT)
     by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
     with suppress(OSError):  # the terminal is gone
-        os.write(2, f"stopped{by}: the same command goes on from here\n".encode())
+        print(f"stopped{by}: the same command goes on from here", file=sys.stderr, flush=True)
 
 
 def listen(numbers: Sequence[int] = SIGNALS) -> None:
