@@ -13,8 +13,8 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
-from harness.records.atomic import replacing
 from harness.errors import UserError
+from harness.records.atomic import replacing
 from harness.scoring.hub import PATIENCE
 
 ROOT = "EVICTBENCH_DATA"  # names the folder that holds <owner>/<name>/<file>, own copies
