@@ -116,7 +116,10 @@ def register(store: Store, config: Config, asked: Asked, folder: Path) -> Record
         UserError: the folder holds the results of another plan.
     """
     about, decided = subject(config), rules(config, asked)
-    everything = {"methods": asked.parameters, "blank_image": config.blank_image}
+    shown = {
+        name: [task.scorer, task.blank_image, task.invalid] for name, task in config.tasks.items()
+    }
+    everything = {"methods": asked.parameters, "blank_image": config.blank_image, "shown": shown}
     view = json.loads(json.dumps({**about, **decided, **everything}))
     _refuse_other(folder, view)
     number = _digest({"subject": about, "rules": decided})
