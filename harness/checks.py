@@ -79,7 +79,8 @@ def check(config: Config) -> tuple[list[float], list[int]]:
     _check_count("engine.threads", config.engine.threads, max(16, 4 * (os.cpu_count() or 1)))
     _one_of("engine.kernels", config.engine.kernels, KERNELS)
     _check_analysis(config.analysis, config.methods)
-    check_name("run.name", config.run.name)
+    if config.run.name:  # else it is made of what is asked
+        check_name("run.name", config.run.name)
     if config.run.name == "answers":
         raise UserError("run.name=answers is the folder of all answers: choose another name.")
     _check_folder("run.dir", config.run.dir)

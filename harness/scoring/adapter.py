@@ -74,7 +74,6 @@ class Collector(lmms):
         super().__init__()
         self.engine, self.plan, self.store, self.progress = engine, plan, store, progress
         self.computed = 0
-        self._full = {row: str(v["text"]) for row, v in store.read(plan.full).items()}
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """The full cache's text of every request; all cells' answers are in the store then.
@@ -89,7 +88,8 @@ class Collector(lmms):
                 later.append(request)
         for request in later:
             self._answer(request, wait=True)
-        return [GenerationResult(self._full[self._row(request)]) for request in requests]
+        full = self.store.read(self.plan.full)  # by now, whoever computed it
+        return [GenerationResult(str(full[self._row(one)]["text"])) for one in requests]
 
     def _row(self, request: Instance) -> int:
         return self.plan.rows[request.args[3]]
@@ -105,8 +105,6 @@ class Collector(lmms):
             missing = {key: cell for key, cell in self.plan.cells.items() if key not in done}
             if missing:
                 self._compute(request, row, missing)
-            if row not in self._full:  # another run computed it meanwhile
-                self._full[row] = str(self.store.read(self.plan.full)[row]["text"])
         finally:
             self.store.claims.free(claim)
         self.progress(len(missing))
@@ -122,7 +120,6 @@ class Collector(lmms):
         for result in found.values():
             result.text = storable(result.text)
         self._write(row, found)
-        self._full.setdefault(row, found[self.plan.full].text)
         self.computed += 1
 
     def _write(self, row: int, found: Mapping[str, Any]) -> None:
