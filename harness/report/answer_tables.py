@@ -78,8 +78,8 @@ def tests(rows: pd.DataFrame, plan: Plan) -> list[str]:
         "\\* of the plan. p equivalent: of two one-sided tests, that neither a loss nor a gain of "
         "the margin is there. lost, gained: questions of which all rotations were right with the "
         "full cache and no longer are, and the reverse. detectable: the smallest loss in points "
-        "that would have shown. KL: nats, of the option logits from the full cache's. retained: the "
-        "score rescaled between the blank image and the full cache."
+        "that would have shown. KL: nats, of the option logits from the full cache's. retained: "
+        "the score rescaled between the blank image and the full cache."
     )
     return [*markdown.table(header, body), "", note]
 
