@@ -52,7 +52,7 @@ def exact(sizes: np.ndarray, margin: float, level: float) -> tuple[float, float]
     more = np.array([one.p_below(-margin) <= level for one in found])
     worst = np.zeros(2)
     ways = gammaln(pairs + 1) - sum(gammaln(k + 1) for k in (lost, gained, pairs - lost - gained))
-    for share in np.unique(np.r_[np.linspace(loss, (1 + loss) / 2, 101)[:-1], loss + 1e-3]):
+    for share in np.unique(np.r_[np.linspace(loss, (1 + loss) / 2, 101), loss + 1e-3]):
         same = max(0.0, 1 - 2 * share + loss)
         logs = xlogy(lost, share) + xlogy(gained, share - loss) + xlogy(pairs - lost - gained, same)
         chance = np.exp(ways + logs)

@@ -23,7 +23,8 @@ MOST = 10**8  # questions beyond which a number of them says nothing
 def detectable_loss(found: Paired, alpha: float, power: float) -> float:
     """The smallest true loss that a one-sided test at `alpha` shows with probability `power`.
 
-    Such a loss takes whole questions, as well as the changes for better and worse.
+    Such a loss takes whole questions, as well as the changes for better and worse: where it takes
+    rows here and there, a smaller one is shown already.
 
     Returns:
         A fraction of the score; nan where no loss could be shown, and without rows.

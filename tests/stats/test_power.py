@@ -76,7 +76,7 @@ def test_the_least_of_questions_of_several_sizes_is_that_of_their_own_test():
 def test_needed_is_never_less_than_the_least_and_grows_with_what_changed():
     needed = [questions_needed(changed(n, 0, 0), MARGIN, ALPHA, POWER) for n in (3, 40, 324, 10**5)]
     assert needed == sorted(needed, reverse=True)
-    assert needed[-1] == questions_least(changed(3, 0, 0), MARGIN, ALPHA) == 149
+    assert 149 == questions_least(changed(3, 0, 0), MARGIN, ALPHA) <= needed[-1] <= 150
     more = [questions_needed(changed(324, k, k), MARGIN, ALPHA, POWER) for k in (0, 2, 20, 80)]
     assert more == sorted(more)
 

