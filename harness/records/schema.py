@@ -107,7 +107,10 @@ class Table:
 
 _ROW = {"cell_key": "TEXT NOT NULL", "row": "INTEGER NOT NULL"}
 
-RESPONSES = Table("responses", _ROW, {**FIELDS, "origin": "TEXT NOT NULL"})
+#: traces: how many entries of prompts and kept were written with an answer.
+_BESIDE = {"origin": "TEXT NOT NULL", "traces": "INTEGER NOT NULL"}
+
+RESPONSES = Table("responses", _ROW, {**FIELDS, **_BESIDE})
 PROMPTS = Table("prompts", _ROW, PROMPT_FIELDS)
 KEPT = Table("kept", _ROW, {"shares": "BLOB NOT NULL"})
 CELLS = Table("cells", {"cell_key": "TEXT NOT NULL"}, {"description": "TEXT NOT NULL"})

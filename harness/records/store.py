@@ -177,14 +177,21 @@ class Store:
             key: {"shares": each if isinstance(each, bytes) else _packed(each)}
             for key, each in (kept or {}).items()
         }
-        origin = {"origin": self._origin}
+        own = {
+            key: {
+                **each,
+                "origin": self._origin,
+                "traces": (key in (prompts or {})) + (key in shares),
+            }
+            for key, each in answers.items()
+        }
         with self._transaction():
-            self._insert(schema.RESPONSES, _keyed(row, answers, origin))
+            self._insert(schema.RESPONSES, _keyed(row, own))
             self._insert(schema.PROMPTS, _keyed(row, prompts or {}))
             self._insert(schema.KEPT, _keyed(row, shares))
 
     def read(self, key: str) -> dict[int, dict[str, Any]]:
-        """All answers of a cell: row -> the values named in `schema.FIELDS`, and `origin`."""
+        """All answers of a cell: row -> the values named in `schema.FIELDS`, `origin`, `traces`."""
         return self._by_row(schema.RESPONSES, key)
 
     def prompts(self, key: str) -> dict[int, dict[str, Any]]:
@@ -293,9 +300,9 @@ def _at_fault(error: sqlite3.Error) -> bool:
     return name.removeprefix("SQLITE_").startswith(PLACES)
 
 
-def _keyed(row: int, values: Values, more: Mapping[str, object] | None = None) -> list[Any]:
+def _keyed(row: int, values: Values) -> list[dict[str, object]]:
     """The values of each cell with its key and row."""
-    return [{**each, **(more or {}), "cell_key": key, "row": row} for key, each in values.items()]
+    return [{**each, "cell_key": key, "row": row} for key, each in values.items()]
 
 
 def _packed(shares: Sequence[float]) -> bytes:

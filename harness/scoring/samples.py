@@ -60,7 +60,9 @@ def _cell(
     store: Store, benchmark: Benchmark, key: str, cell: Cell, asked: pd.DataFrame
 ) -> pd.DataFrame:
     answers = store.read(key)
-    found = pd.DataFrame([answers[row] for row in benchmark.rows]).drop(columns="token_ids")
+    found = pd.DataFrame([answers[row] for row in benchmark.rows]).drop(
+        columns=["token_ids", "traces"]
+    )
     failed = found["nonfinite_tokens"] > 0
     judged = [
         FAILED if fails else one

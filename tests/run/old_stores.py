@@ -57,7 +57,9 @@ def of_version_2(store: Path, old: Path) -> None:
     """Write what a store of today holds as an earlier run folder held it, without traces."""
     today = sqlite3.connect(store)
     columns = [row[1] for row in today.execute("PRAGMA table_info(responses)")]
-    names = [name for name in columns if name not in ("nonfinite_tokens", "origin", "checksum")]
+    names = [
+        name for name in columns if name not in ("nonfinite_tokens", "origin", "traces", "checksum")
+    ]
     write(old, 2)
     db = sqlite3.connect(old, isolation_level=None)
     for table in ("responses", "cells"):

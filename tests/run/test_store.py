@@ -21,8 +21,8 @@ NAME = "s.sqlite"
 
 
 def bare(found: dict[int, dict]) -> dict[int, dict]:
-    """Answers without what computed them."""
-    return {row: {k: v for k, v in each.items() if k != "origin"} for row, each in found.items()}
+    """Answers without what computed them and stands beside them."""
+    return {row: {name: each[name] for name in FIELDS} for row, each in found.items()}
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -201,6 +201,26 @@ def test_an_edited_row_is_refused_by_name_and_dropped_on_request(
         assert store.lost == 1
         assert list(store.read("k")) == [0, 2]
         assert list(store.read("other")) == ([0, 2] if field == "cell_key" else [0, 1, 2])
+
+
+@pytest.mark.parametrize("table", ["prompts", "kept"])
+def test_an_answer_whose_trace_is_damaged_is_computed_anew(tmp_path: Path, table: str) -> None:
+    path, prompt = tmp_path / NAME, {"segments": "[]", "tokens": None, "images": "[]"}
+    with Store(path) as store:
+        for row in range(3):
+            store.write(row, {"full": ANSWER, "k": ANSWER}, {"full": prompt}, {"k": [0.5]})
+    db = sqlite3.connect(path, isolation_level=None)
+    name, key = ("segments", "full") if table == "prompts" else ("shares", "k")
+    db.execute(f"UPDATE {table} SET {name} = 'x' WHERE row = 1")
+    db.close()
+    with Store(path, mend=True) as store:
+        assert store.done(["full", "k"]) == {
+            0: {"full", "k"},
+            1: {"full", "k"} - {key},
+            2: {"full", "k"},
+        }
+        store.write(1, {key: ANSWER}, {"full": prompt}, {"k": [0.5]})
+        assert list(store.prompts("full")) == list(store.kept("k")) == [0, 1, 2]
 
 
 def test_every_store_begins_with_the_same_page(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_answers_of_earlier_versions_are_taken_over_once(tmp_path: Path, version
             older.absorb(store, tmp_path, "w", told.append)
         assert told == [f"1 answers were taken over from {path}"]
         (answer,) = store.read("k").values()
-        assert list(answer) == [*FIELDS, "origin"]
+        assert list(answer) == [*FIELDS, "origin", "traces"]
         assert store.origins()[answer["origin"]] == {"host": "unknown", "torch": "1.0"}
         assert answer["text"] == "B"
         assert answer["letter_logits"] == "{}"
