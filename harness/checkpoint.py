@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
 from harness import configs, modelfiles
 from harness.configs import from_here, read_config
 from harness.hub import Source
-from harness.mismatch import blanks, differences, poisoned
+from harness.mismatch import differences, poisoned, unset
 from harness.reading import quiet, reading
 
 
@@ -56,7 +56,7 @@ class Checkpoint:
         """The model with its weights; ValueError where they are not what the config asks for."""
         with poisoned():
             model, found = self._read(dtype)
-        self._refuse(differences(model, found) or blanks(model))
+        self._refuse(differences(model, found) or unset(model))
         with reading(self.pretrained, f"moving it to {device}"):
             return model.to(device).eval()
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.modelfiles import listed
@@ -19,7 +18,6 @@ from harness.modelfiles import listed
 # Tables that a model computes when it is built, and what older code saved of them.
 _COMPUTED = re.compile(r"(^|[._])(inv_freq|position_ids)$")
 _LEGACY = re.compile(r"(^|\.)attn\.(masked_)?bias$|(^|\.)mtp\.")
-_SAMPLES = 4096  # numbers of a matrix that are looked at before all of them are
 
 
 @contextmanager
@@ -74,28 +72,12 @@ def _later_layers(config: Any) -> re.Pattern[str]:
     return re.compile(rf"(^|\.)layers\.({numbers})\." if numbers else r"(?!)")
 
 
-def blanks(model: PreTrainedModel) -> str:
-    """Matrices without one number in them, and tables that nothing has filled, in words."""
-    empty = [
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d) and _all_zero(module.weight)
-    ]
-    if empty:
-        return f"nothing but zeros in {len(empty):,} of its matrices ({listed(empty)})"
+def unset(model: PreTrainedModel) -> str:
+    """Tables that nothing has filled, in words."""
     kept = model.state_dict().keys()
-    unset = [
+    found = [
         name
         for name, table in model.named_buffers()
         if name not in kept and table.is_floating_point() and bool(table.isnan().any())
     ]
-    if unset:
-        return f"its code leaves {len(unset):,} tables unset ({listed(unset)})"
-    return ""
-
-
-def _all_zero(weight: Tensor) -> bool:
-    if not weight.is_floating_point() or not weight.numel() or weight.is_meta:
-        return False
-    step = max(1, weight.numel() // _SAMPLES)
-    return not bool(weight.reshape(-1)[::step].any()) and not bool(weight.any())
+    return f"its code leaves {len(found):,} tables unset ({listed(found)})" if found else ""

@@ -33,6 +33,7 @@ _JSON = (
 )
 _TEXT = ("chat_template.jinja", "merges.txt", "vocab.txt")
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".safetensors")
+BLOCK = 1 << 16
 _POINTER = b"version https://git-lfs.github.com/spec/v1"
 _PLAIN = ("F64", "F32", "F16", "BF16")  # other numbers need a scale beside them
 _MASK = re.compile(r"att(entio)?n\.(masked_)?bias$")  # kept with the weights by older code
@@ -205,12 +206,34 @@ def _tensors(path: Path, quantised: bool) -> list[str]:
         raise ValueError(
             f"weight file {path} is damaged or cut short ({_why(start, error)}); {_AGAIN}"
         ) from error
+    if _ends_in_zeros(path):
+        raise ValueError(
+            f"weight file {path} ends in nothing but zeros, as a download leaves it that was not "
+            f"finished; {_AGAIN}"
+        )
     if packed:
         raise ValueError(
             f"{path} holds packed or quantised weights ({listed(packed)}) and {CONFIG} has no "
             "quantization_config; give the config.json that was saved with these weights."
         )
     return names
+
+
+def _ends_in_zeros(path: Path) -> bool:
+    """Whether the last matrix of a file and all behind it hold no other number."""
+    with readable(path), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        held = [one for name, one in json.loads(file.read(length)).items() if name[:2] != "__"]
+        matrices = [one["data_offsets"][0] for one in held if len(one["shape"]) > 1]
+        if not matrices:
+            return False
+        size = file.seek(0, os.SEEK_END)
+        place = 8 + length + max(matrices)
+        file.seek(max(place, size - BLOCK))  # the end first: seldom is more to be read
+        if file.read().strip(b"\0"):
+            return False
+        file.seek(place)
+        return not any(block.strip(b"\0") for block in iter(lambda: file.read(BLOCK), b""))
 
 
 def _is_packed(tensor: Any, name: str) -> bool:

@@ -397,8 +397,8 @@ NAMES: dict[str, tuple[Fault, str]] = {
 }
 # Found when the weights are there.
 READ: dict[str, tuple[Fault, str]] = {
-    "all_zero": (zeroed, "nothing but zeros"),
-    "rest_zero": (lambda f: zeroed(f, 0.9), "nothing but zeros"),
+    "all_zero": (zeroed, "ends in nothing but zeros"),
+    "rest_zero": (lambda f: zeroed(f, 0.9), "ends in nothing but zeros"),
     "other_image_token": (
         settings(CONFIG, lambda c: c.update(image_token_index=5)),
         "image tokens do not match",

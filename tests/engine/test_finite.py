@@ -170,8 +170,15 @@ def test_a_choice_by_scores_that_are_no_numbers_fails_the_cell(llama, value):
     assert counted(run(llama, cells)) == [0, TOKENS, 0, 0, 0]
 
 
+def enlarge(llama) -> None:
+    """Values so large that their distances overflow to the hundredth power."""
+    for layer in llama.model.get_decoder().layers:
+        layer.self_attn.v_proj.weight.data *= 1e4
+
+
 def test_scores_that_overflow_fail_the_cell(llama):
-    cells = [Branch(), Branch(methods.build("restkv", tau=1000), ratio=0.7)]
+    enlarge(llama)
+    cells = [Branch(), Branch(methods.build("restkv", tau=100), ratio=0.7)]
     assert counted(run(llama, cells)) == [0, TOKENS]
 
 
@@ -239,9 +246,10 @@ def test_one_copy_a_step_tells_tokens_and_faults(llama, monkeypatch):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS[::2])
 def test_generate_refuses_to_keep_anything(llama, protocol):
+    enlarge(llama)
     prompt = make_prompt("llama", seed=4)
     with (
-        harness.evict(llama.model, "restkv", ratio=0.7, protocol=protocol, tau=1000) as model,
+        harness.evict(llama.model, "restkv", ratio=0.7, protocol=protocol, tau=100) as model,
         pytest.raises(ValueError, match=r"not finite .* in float32, so what is kept"),
     ):
         model.generate(**prompt.inputs, max_new_tokens=2, do_sample=False)

@@ -42,6 +42,7 @@ WORDS = f"SYSTEM: be brief. USER: {HINT} {ASKS} Options are:\n" + "\n".join(LINE
 def test_tokens_of_parts_of_words_spell_the_texts_they_are_said_to_be(make):
     found = wrap(build_llama())
     found.takes_images, found.tokenizer = False, make()
+    found.model.resize_token_embeddings(len(found.tokenizer))
     found.processor = found.tokenizer
     found.tokenizer.chat_template = (
         "SYSTEM: be brief. {% for m in messages %}USER: {{ m['content'] | trim }}\n{% endfor %}END"
