@@ -206,15 +206,15 @@ def _tensors(path: Path, quantised: bool) -> list[str]:
         raise ValueError(
             f"weight file {path} is damaged or cut short ({_why(start, error)}); {_AGAIN}"
         ) from error
-    if _ends_in_zeros(path):
-        raise ValueError(
-            f"weight file {path} ends in nothing but zeros, as a download leaves it that was not "
-            f"finished; {_AGAIN}"
-        )
     if packed:
         raise ValueError(
             f"{path} holds packed or quantised weights ({listed(packed)}) and {CONFIG} has no "
             "quantization_config; give the config.json that was saved with these weights."
+        )
+    if _ends_in_zeros(path):
+        raise ValueError(
+            f"weight file {path} ends in nothing but zeros, as a download leaves it that was not "
+            f"finished; {_AGAIN}"
         )
     return names
 

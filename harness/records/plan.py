@@ -169,7 +169,7 @@ def _refuse_other(folder: Path, view: Mapping[str, Any]) -> None:
     if changes:
         raise UserError(
             f"{folder} holds the results of another plan ({'; '.join(changes[:4])}): choose "
-            "another run.name, or leave it out; answers are shared, so none is computed twice."
+            "another run.name, or move that folder away; stored answers are used again."
         )
 
 

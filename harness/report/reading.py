@@ -110,9 +110,8 @@ def table(folder: Path, name: str) -> pd.DataFrame:
 
 
 def line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
-    said = next(iter(str(error).splitlines()), "").rstrip(".:")
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    """The first line of what an error says."""
+    return next(iter(str(error).splitlines()), "").rstrip(".:") or type(error).__name__
 
 
 def _sources(folder: Path) -> list[Path]:

@@ -110,9 +110,10 @@ def test_data_put_right_are_other_data(
     (folder / FILE).unlink()
     write(tmp_path / "new", rows())
     (tmp_path / "new" / FILE).rename(folder / FILE)
-    assert call(*asks, on(folder)) == 0
+    assert call(*asks, on(folder)) == 2  # the folder holds results on other data
+    assert call(*asks, on(folder), "run.name=right") == 0
     assert len(engine.calls) > calls  # other data, other answers
-    frame = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    frame = pd.read_parquet(tmp_path / "right" / "samples.parquet")
     assert frame["question_id"].nunique() == 3
 
 

@@ -106,9 +106,9 @@ def test_a_second_task_leaves_the_answers_of_the_first(
     assert call(*overrides) == 0
     first = pd.read_parquet(tmp_path / "run" / "samples.parquet")
     engine.calls.clear()
-    assert call(*two) == 0
+    assert call(*two, "run.name=both") == 0
     assert len(engine.calls) == 2 * 27  # the second task alone
-    both = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    both = pd.read_parquet(tmp_path / "both" / "samples.parquet")
     again = both[both["task"] == "mmbench_mini"].reset_index(drop=True)
     pd.testing.assert_frame_equal(again, first)
 
@@ -125,15 +125,15 @@ def test_strict_reading_needs_no_new_answers(
     assert call(*overrides) == 0
     before = pd.read_parquet(tmp_path / "run" / "samples.parquet")
     engine.calls.clear()
-    assert call(*overrides, "extraction=strict") == 0
+    assert call(*overrides, "extraction=strict", "run.name=strict") == 0
     assert not engine.calls
-    after = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    after = pd.read_parquet(tmp_path / "strict" / "samples.parquet")
     assert after["text"].equals(before["text"])
     assert after["score"].astype("Float64").equals(before["score_other"])
     assert after["score_other"].equals(before["score"].astype("Float64"))
     assert before["score"].mean() > after["score"].mean() == 0
     assert after["unparsed"].all()
-    text = (tmp_path / "run" / "summary.md").read_text()
+    text = (tmp_path / "strict" / "summary.md").read_text()
     assert "Answers are read by VLMEvalKit's exact matching" in text
     assert f"{100 * before['score'].mean():.1f} % of them score otherwise" in text
 
@@ -254,5 +254,5 @@ def test_what_changes_a_prompt_shares_no_answers(
     if changed == "data":
         other = f"tasks.mmbench_mini.overrides.dataset_path={write_mmbench(tmp_path / 'more', 10)}"
         rows += 2  # one more question, of two options
-    assert call(*overrides, other) == 0
+    assert call(*overrides, other, "run.name=other") == 0
     assert len(engine.calls) == 2 * rows
