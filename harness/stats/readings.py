@@ -28,4 +28,6 @@ def other(samples: pd.DataFrame) -> pd.DataFrame | None:
         return None
     renamed = {f"{name}_other": name for name in ("parsed", "unparsed")}
     found = {name: samples[second] for second, name in renamed.items() if second in samples}
+    if "unparsed" in found:
+        found["unparsed"] = found["unparsed"].fillna(False)  # of a failed row, as in the first
     return samples.assign(score=scores, correct=scores >= FULL_SCORE, **found)[read]
