@@ -76,6 +76,9 @@ def _read_twice(
     second = None if decided.empty else stats.other_reading(samples)
     if second is None:
         return decided
+    if second["score"].equals(samples.loc[second.index, "score"]):  # both read every answer alike
+        asked = second[stats.GROUP].drop_duplicates()
+        return verdicts.beside(decided, decided.merge(asked, on=stats.GROUP), samples)
     quick = replace(plan, resamples=min(plan.resamples, 100))  # no verdict rests on the bootstrap
     frames = (
         stats.summarise(second),
