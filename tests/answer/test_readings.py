@@ -69,6 +69,17 @@ def test_where_both_readings_agree_nothing_is_said():
     assert "read by" not in " ".join(answer.verdict(found))
 
 
+def test_where_both_readings_are_equal_the_second_verdict_is_the_first(monkeypatch):
+    samples = chance(study_samples(LOST))
+    samples = samples.assign(score_other=samples["score"])
+    summarised = []
+    plain = stats.summarise
+    monkeypatch.setattr(stats, "summarise", lambda one: summarised.append(1) or plain(one))
+    found = study(samples).verdicts
+    assert len(summarised) == 1  # the second reading costs nothing
+    assert list(found["verdict_other"]) == list(found["verdict"]) == ["supported"]
+
+
 def test_a_task_with_one_reading_has_no_second_verdict(tmp_path):
     samples = study_samples(LOST)
     samples = samples.assign(score=samples["correct"].astype(float), score_other=np.nan)
