@@ -5,6 +5,7 @@ Knows the files; must not know what a report makes of them.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -110,8 +111,9 @@ def table(folder: Path, name: str) -> pd.DataFrame:
 
 
 def line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return next(iter(str(error).splitlines()), "").rstrip(".:") or type(error).__name__
+    """The first line of what an error says, without the names of classes."""
+    said = next(iter(str(error).splitlines()), "")
+    return re.sub(r"\b\w+(Exception|Error)\b:? ?", "", said).rstrip(".:") or "it is damaged"
 
 
 def _sources(folder: Path) -> list[Path]:
