@@ -50,6 +50,8 @@ def _ended(outcome: Outcome, which: signal.Signals, struck: float) -> Verdict:
     """Right where it had ended before or not begun; else a sentence and the signal's exit code."""
     if outcome.code == -which and (outcome.begun is None or struck < outcome.begun + READY):
         return Verdict(RIGHT, "ended by the signal before the program began")
+    if "init_import_site" in outcome.err:  # Python's own start: none of our lines has run
+        return Verdict(RIGHT, "ended by the signal before the program began")
     bad = raw(outcome)
     if bad is not None:
         return bad
