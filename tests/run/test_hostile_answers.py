@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from harness import collect
-from harness.report import __main__ as command
+from harness.report import command
 from harness.scoring.adapter import storable
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine
