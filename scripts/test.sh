@@ -9,7 +9,7 @@ shift
 [ $# -eq 0 ] || exec "$python" -m pytest "$@"
 "$(dirname "$0")/browser.sh" "$python" >/dev/null || exit
 
-numbers=(tests/kernels tests/methods tests/engine tests/stats)
+numbers=(tests/kernels tests/methods tests/engine tests/scoring tests/stats)
 log=$(mktemp)
 trap 'kill $(jobs -p) 2>/dev/null; rm -f "$log"' EXIT
 "$python" -m pytest "${numbers[@]}" -p no:cacheprovider >"$log" 2>&1 &
