@@ -88,9 +88,12 @@ def _run() -> list[Failure]:
             raise
         why = f"{error.filename} cannot be written ({error.strerror}): choose another run.dir."
         return [Failure(why)]
-    except (ValueError, TypeError, RecursionError, ArithmeticError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, ArithmeticError) as error:
         if program.began:
             raise
+        if place := re.search(r"full_key: (\S+)", str(error)):  # what is null takes no mapping
+            key = place[1]
+            return [Failure(f"{key} is nothing yet: set {key}.<name>=<value> one by one.")]
         why = " ".join(str(error).split()) or type(error).__name__
         return [Failure(f"The settings cannot be read ({why[:200]}): {HELP}.")]
     return program.failures

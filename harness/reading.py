@@ -43,16 +43,15 @@ def reading(pretrained: str, part: str, remedy: str = _COMPLETE) -> Iterator[Non
 
 
 def reason(error: BaseException) -> str:
-    """The first sentence of what a library says, with the kind of error where that tells more."""
+    """The first sentence of what a library says, in words and not in names of classes."""
     try:
         words = " ".join(str(error).split())
     except Exception:  # code of a checkpoint may raise anything
         words = ""
     first = re.split(r"(?<=[^.])\.\s", words, maxsplit=1)[0].rstrip(".")[:240]
-    plain = isinstance(error, OSError | ValueError | ImportError)
-    if first and (plain or type(error).__module__ != "builtins"):
-        return first
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    if isinstance(error, KeyError):
+        return f"there is no {first}"
+    return first or "no reason is given"
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -38,7 +38,8 @@ def _said(error: BaseException) -> str:
     if lines[0].startswith("Error merging") and error.__cause__ is not None:
         return _said(error.__cause__)
     key = next((f"{line[9:].strip()}: " for line in lines if line.startswith("full_key:")), "")
-    return f"{key}{lines[0].rstrip('.')}: {HELP}."
+    first = re.sub(r"^\w+(Error|Exception) raised while resolving interpolation: ", "", lines[0])
+    return f"{key}{first.rstrip('.')}: {HELP}."
 
 
 def _unknown_choice(group: str, choice: str) -> str:
