@@ -49,6 +49,8 @@ def reason(error: BaseException) -> str:
     except Exception:  # code of a checkpoint may raise anything
         words = ""
     first = re.split(r"(?<=[^.])\.\s", words, maxsplit=1)[0].rstrip(".")[:240]
+    if isinstance(error, SystemExit):
+        return f"its code ends the program ({first})"
     if isinstance(error, KeyError):
         return f"there is no {first}"
     return first or "no reason is given"
