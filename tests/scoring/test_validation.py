@@ -74,8 +74,6 @@ FAULTS: dict[str, tuple[Spoil, int, str, str]] = {
     "null index": (sets(index=None), 0, "index", "empty"),
     "negative index": (sets(index=-3), 0, "index", "-3"),
     "another right option": (lambda t: t[1].update(answer=t[0]["answer"]), 1, "answer", " is '"),
-    "another set of options": (sets(1, A="fig", B="kiwi", C="date", D="lime"), 1, "D", "are not"),
-    "another question": (sets(1, question="Why?"), 1, "question", "'Why?'"),
     "null question": (sets(question=None), 0, "question", "empty"),
     "NUL": (sets(question="Why\x00?"), 0, "question", "it has '\\x00'"),
     "a bell in an option": (sets(1, D="\x07"), 1, "D", "no spreadsheet"),
@@ -189,6 +187,8 @@ FINE: dict[str, Make] = {
         {**row, **{k: "fig" for k in "ABCD" if k != row["answer"]}} for row in rows()
     ],
     "all secret": changed(slice(0, None), answer=None),
+    "a rotation in other words": changed(1, question="Why?"),
+    "a rotation with other options": changed(1, A="fig", B="kiwi", C="date", D="lime"),
     "an empty column E": lambda: [{**row, "E": None} for row in rows()],
     "a column E of nan": lambda: [{**row, "E": "nan"} for row in rows()],
     "no hint": changed(slice(0, None), hint="nan"),
