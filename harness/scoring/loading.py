@@ -171,9 +171,7 @@ def _in_words(
         why = files.of_folder(folder, config) if folder.is_dir() else None
         why = why or (files.of_lines(listed) if listed else None)
         last = _causes(error)[-1]
-        raise asked.error(
-            why or f"its data cannot be loaded ({type(last).__name__}: {files.said(last)})"
-        ) from error
+        raise asked.error(why or f"its data cannot be loaded ({files.said(last)})") from error
 
 
 def _causes(error: BaseException) -> list[BaseException]:
