@@ -161,9 +161,11 @@ def _alive(record: Mapping[str, Any]) -> bool:
 
 
 def _command(process: Any) -> list[str]:
+    import psutil
+
     try:
         return list(process.cmdline())
-    except Exception:  # it has ended
+    except psutil.Error:  # it has ended
         return []
 
 

@@ -204,7 +204,7 @@ class Benchmark:
         except Exception as error:
             try:
                 return self.task.process_results(document, [""]), True
-            except Exception:
+            except Exception:  # the task's fault, not the answer's: say the first error
                 raise error from None
 
 

@@ -107,7 +107,7 @@ def become(
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except Exception:
+            except Exception:  # the stream is gone
                 code = code or 120  # as Python does
         os._exit(code)
 

@@ -119,7 +119,7 @@ def _asked_for(function: Callable[..., Any], document: Mapping[str, Any]) -> str
     except KeyError as error:
         name = error.args[0] if error.args else None
         return name if isinstance(name, str) and name not in document else None
-    except Exception:
+    except Exception:  # not about a missing column: it is met again where rows are read
         return None
     return None
 
