@@ -9,7 +9,6 @@ from collections.abc import Hashable
 import numpy as np
 import pandas as pd
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from harness.stats.cells import described
 from harness.stats.frame import GROUP, roles
@@ -161,9 +160,11 @@ def _resampled(frame: pd.DataFrame, table: pd.DataFrame, plan: Plan) -> pd.DataF
 
 
 def holm(values: pd.Series, family: pd.Series) -> pd.Series:
-    """Holm's adjusted p-values over the family; nan outside and where there is no p-value."""
-    inside = family & values.notna()
-    adjusted = pd.Series(np.nan, index=values.index)
-    if inside.any():
-        adjusted[inside] = multipletests(values[inside], method="holm")[1]
-    return adjusted
+    """Holm's adjusted p-values over the family; nan outside and where there is no p-value.
+
+    Equal to statsmodels' `multipletests`, which collects the garbage of the whole process at each
+    call: half a second and more where torch and a model are loaded.
+    """
+    inside = values[family & values.notna()].sort_values()
+    stepped = np.maximum.accumulate(inside * np.arange(len(inside), 0, -1))
+    return stepped.clip(upper=1.0).reindex(values.index)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binom
+from statsmodels.stats.multitest import multipletests
 
 from harness import stats
 from harness.stats.comparisons import changed_questions, holm
@@ -145,6 +146,13 @@ def test_holm_by_hand_and_inside_the_family_only():
     assert got[:4].tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert got[4:].isna().all()
     assert holm(values, family & False).isna().all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 50])
+def test_holm_is_that_of_statsmodels(count: int):
+    values = pd.Series(np.random.default_rng(count).beta(0.3, 3, count).round(2))  # with ties
+    wanted = multipletests(values, method="holm")[1]
+    assert holm(values, values.notna()).tolist() == pytest.approx(wanted.tolist(), rel=1e-12)
 
 
 def test_the_family_is_the_method_above_the_share_in_each_group():
