@@ -14,6 +14,10 @@ from transformers.utils import logging
 
 from harness.memory import ran_out
 
+_OWN_NAMES = re.compile(r"^.*\b\w+(?:Error|Exception): ")
+_KINDS = re.compile(
+    r"^unsupported operand type\(s\) for .*?: (.*)$|^.*?('\w+') object (?:is|has).*$"
+)
 _COMPLETE = (
     "give a folder or hub id of a complete image-text or text model with safetensors weights"
 )
@@ -48,6 +52,8 @@ def reason(error: BaseException) -> str:
         words = " ".join(str(error).split())
     except Exception:  # code of a checkpoint may raise anything
         words = ""
+    words = _KINDS.sub(lambda f: f"a value is of the wrong kind ({f[1] or f[2]})", words)
+    words = _OWN_NAMES.sub("", words)
     first = re.split(r"(?<=[^.])\.\s", words, maxsplit=1)[0].rstrip(".")[:240]
     if isinstance(error, SystemExit):
         return f"its code ends the program ({first})"

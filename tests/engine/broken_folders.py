@@ -242,6 +242,7 @@ UNREAD: dict[str, tuple[Fault, str]] = {
     "config_layers_in_words": (text_config(num_hidden_layers="six"), "num_hidden_layers"),
     "config_text_is_a_list": (settings(CONFIG, lambda c: c.update(text_config=[1])), "config.json"),
     "config_odd_dtype": (settings(CONFIG, lambda c: c.update(dtype="float99")), "float99"),
+    "config_heads": (text_config(num_attention_heads=3), r"config\.json: The hidden size \(128\)"),
     "config_kv_heads": (text_config(num_key_value_heads=3), "num_key_value_heads=3"),
     "config_no_kv_heads": (text_config(num_key_value_heads=0), "num_key_value_heads=0"),
     "config_small_vocabulary": (text_config(vocab_size=300), "vocab_size=300"),
@@ -372,6 +373,10 @@ NAMES: dict[str, tuple[Fault, str]] = {
     "head_dim": (text_config(head_dim=16), "of another shape"),
     "kv_heads_1": (text_config(num_key_value_heads=1), r"of another shape.*k_proj"),
     "hidden_size": (text_config(hidden_size=64), "of another shape"),
+    "config_base_in_words": (
+        text_config(rope_parameters={"rope_type": "default", "rope_theta": "x"}),
+        r"a value is of the wrong kind \('str' and 'Tensor'\)",
+    ),
     "more_rows_than_weights": (text_config(vocab_size=512), "of another shape"),
     "wrong_shape": (
         tensors(lambda h: h.update({"lm_head.weight": h["lm_head.weight"][:-1]})),
