@@ -98,6 +98,12 @@ def check_typed(typed: Sequence[str]) -> None:
             f"ratios={both['ratios']} and budgets={both['budgets']} are two ways to say how much "
             "is kept: give one of the two."
         )
+    for name in ("model", "protocol"):
+        if "," in given.get(name, ""):
+            raise UserError(
+                f"{name}={given[name]} chooses several and a run has one: choose one, or give them "
+                "without brackets behind -m for a run each."
+            )
 
 
 def _check_texts(config: Config) -> None:

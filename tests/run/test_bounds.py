@@ -150,3 +150,10 @@ def test_ratios_and_budgets_exclude_each_other(typed: list[str], both: bool):
             checks.check_typed(typed)
     else:
         checks.check_typed(typed)
+
+
+@pytest.mark.parametrize("typed", ["model=[tiny_vlm,tiny_vlm]", "protocol=[replay,paper]"])
+def test_a_run_has_one_model_and_one_protocol(typed: str):
+    with pytest.raises(UserError, match="chooses several and a run has one"):
+        checks.check_typed([typed])
+    checks.check_typed([typed.partition(",")[0].replace("[", "")])
