@@ -5,6 +5,7 @@ Knows Hydra; must not know what a run does.
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness import scratch, stopping
 from harness.config import CONF, register
+from harness.console import fall_silent
 from harness.jobs import Failure, Program
 from harness.scoring import catalog
 from harness.wording import HELP, sentence
@@ -55,13 +57,17 @@ def main() -> int:
 
     Returns:
         The exit code: 0, 2 for a user error, 1 for a fault of the program in some job, and 128 and
-        the number of the signal when stopped: 130, 143 or 129.
+        the number of the signal when stopped: 130, 143, 129, or 141 where nobody reads.
     """
     try:
         with stopping.heard():
             failures = _run()
             for failure in failures:
                 _tell(f"error: {failure}")
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads the help any more
+        fall_silent()
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as error:
         stopping.tell(error)
         scratch.remove()

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness import naming, places, scratch, stopping
 from harness.checks import check_typed
 from harness.config import as_config, register
+from harness.console import say
 from harness.errors import UserError
 from harness.wording import sentence
 
@@ -90,8 +91,7 @@ class Program:
 
     def say(self, number: int, folder: Path, log: Path) -> None:
         """Tell the person at the terminal where a job runs."""
-        print(f"job {number + 1} of {self.total}: {self.names[number]} -> {folder}, log {log}",
-              flush=True)  # fmt: skip
+        say(f"job {number + 1} of {self.total}: {self.names[number]} -> {folder}, log {log}")
 
     def _here(self, cfg: DictConfig) -> Failure | None:
         number = HydraConfig.get().job.num
@@ -101,7 +101,7 @@ class Program:
         if failure is None:
             return None
         others = ", the others go on" if self.total > 1 else ""
-        print(f"{self.title(number)} failed{others}", flush=True)
+        say(f"{self.title(number)} failed{others}")
         log = str(folder / LOG) if (folder / LOG).is_file() else ""
         return replace(failure, job=self.title(number), log=log)
 

@@ -19,3 +19,7 @@ def pytest_collection_finish() -> None:
     """Spare the collector what the imports left: it would walk a million objects at every round."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # nanobind calls what is frozen at the end a leak

@@ -32,7 +32,7 @@ def report(folder: Path) -> None:
     """Write every table, picture and report of a run folder, and print its verdict and paths."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not there: name the folder of a finished run.")
-    with locked(folder, print), places.speaking(folder):
+    with locked(folder, say), places.speaking(folder):
         study = build.read(folder)
         try:
             paths = files.write(study, folder, but=["samples"])
