@@ -90,7 +90,7 @@ def _run() -> list[Failure]:
             traceback.print_exception(error)
         return [*program.failures, Failure(sentence(error))]
     except OSError as error:
-        if program.began:
+        if program.began or isinstance(error, BrokenPipeError):
             raise
         why = f"{error.filename} cannot be written ({error.strerror}): choose another run.dir."
         return [Failure(why)]
