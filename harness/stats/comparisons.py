@@ -166,5 +166,5 @@ def holm(values: pd.Series, family: pd.Series) -> pd.Series:
     call: half a second and more where torch and a model are loaded.
     """
     inside = values[family & values.notna()].sort_values()
-    stepped = np.maximum.accumulate(inside * np.arange(len(inside), 0, -1))
-    return stepped.clip(upper=1.0).reindex(values.index)
+    stepped = (inside * np.arange(len(inside), 0, -1)).cummax().clip(upper=1.0)
+    return stepped.reindex(values.index)
