@@ -49,7 +49,7 @@ def expect_same(model, prompt, variants, protocol="replay"):
         assert got.letter_logits == pytest.approx(wanted.letter_logits, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["qwen", "gemma"])
+@pytest.mark.parametrize("kind", [pytest.param("qwen", marks=pytest.mark.slow), "gemma"])
 def test_answers_are_those_of_plain_torch(kind):
     expect_same(BUILDERS[kind](), make_prompt(kind), GROWING + HOLDING)
 
@@ -58,7 +58,7 @@ def test_a_question_that_is_read_after_the_eviction():
     expect_same(BUILDERS["llava"](), make_prompt("llava"), GROWING + HOLDING[:2], "context")
 
 
-@pytest.mark.parametrize("scaling", ["dynamic", "cohere"])
+@pytest.mark.parametrize("scaling", [pytest.param("dynamic", marks=pytest.mark.slow), "cohere"])
 def test_re_indexed_positions(scaling):
     expect_same(make(scaling), make_prompt("llama"), GROWING[:1] + RE_INDEXED)
 

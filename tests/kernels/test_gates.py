@@ -39,8 +39,8 @@ def test_every_kernel_compiles_for_every_architecture(compiled):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ('"BLOCK": 512, "num_stages": 1', "spills"),
-        ('"BLOCK": 64, "num_stages": 20', "bytes"),
+        pytest.param('"BLOCK": 512, "num_stages": 1', "spills", marks=pytest.mark.slow),
+        pytest.param('"BLOCK": 64, "num_stages": 20', "bytes", marks=pytest.mark.slow),
         ('"BLOCK": 100, "num_stages": 1', "Error"),
     ],
 )

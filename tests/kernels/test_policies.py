@@ -12,6 +12,10 @@ from tests.methods.matrix import VARIANTS
 from tests.methods.views import random_view
 
 BUDGETS = [17, 60]
+slow = pytest.mark.slow
+# Their kernels are compared at more sizes one by one; the interpreter takes 15 seconds for each.
+REPEATED = {"restkv_relative", "restkv_official", "restkv_before", "restkv_wide"}
+ONCE = [pytest.param(name, marks=slow) if name in REPEATED else name for name in VARIANTS]
 
 
 def layer(seed, dtype=torch.float32, **changes):
@@ -39,7 +43,7 @@ def expect_equal(policy, make, rtol=1e-4):
     torch.testing.assert_close(got[finite], wanted[finite], rtol=rtol, atol=float(rtol * size))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ONCE)
 def test_scores_are_those_of_plain_torch(variant):
     name, params = VARIANTS[variant]
     tensors, like, weight = layer(seed=len(variant))
@@ -53,7 +57,16 @@ def test_a_window_that_ends_with_the_question(name):
     expect_equal(policy, lambda: view_of(tensors, like, weight, suffix=6))
 
 
-@pytest.mark.parametrize("name", ["restkv", "snapkv", "h2o", "tova", "criticalkv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "restkv",
+        "h2o",
+        "tova",
+        pytest.param("snapkv", marks=slow),
+        pytest.param("criticalkv", marks=slow),
+    ],
+)
 def test_images_that_look_ahead(name):
     position = torch.arange(97, device=DEVICE)
     image = (position >= 20) & (position < 50)

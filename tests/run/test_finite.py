@@ -41,6 +41,7 @@ def read(folder: Path, name: str) -> pd.DataFrame:
     return pd.read_parquet(folder / "run" / f"{name}.parquet")
 
 
+@pytest.mark.usefixtures("whole_report")
 def test_a_failed_cell_is_named_with_its_rows_and_has_no_score(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:

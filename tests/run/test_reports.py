@@ -25,6 +25,7 @@ def run(call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path)
     return tmp_path / "run"
 
 
+@pytest.mark.usefixtures("whole_report")
 def test_a_report_is_made_again_from_the_files(run: Path, capsys):
     before = {name: (run / name).read_bytes() for name in ANSWERS}
     for name in ANSWERS:

@@ -44,6 +44,7 @@ def count(folder: Path) -> int:
         db.close()
 
 
+@pytest.mark.usefixtures("whole_report")
 def test_a_run_leaves_its_tables_and_nothing_outside_its_folder(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys, monkeypatch
 ) -> None:
