@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.records.atomic import STAGE
 
 SPEAKING = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
     *(errno.EIO, errno.EFBIG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
 }
 FULL = 1 << 20  # bytes: a disk with less than this is as good as full
-STAGE = ".report-"  # where reports are written before they are put in place
 ANSWERS = "all answers so far are kept"
 
 

@@ -73,8 +73,9 @@ def _run(job: Job, began: float) -> None:
         asked = load_benchmarks(job)
         older.absorb(store, run_dir, job.weights, say)
         about = planned(job, asked)
-        record = plan.register(store, job.config, about, job.folder)
-        computed = collect(job.config, asked, store, job.folder, partial(write_config, job))
+        with locked(job.folder, say):
+            record = plan.register(store, job.config, about, job.folder)
+        computed = collect(job.config, asked, store, job.folder, partial(show_config, job))
         with locked(job.folder, say):
             frame = score(job, asked, store)
             write_config(job)
@@ -231,6 +232,12 @@ def submit(one: Asked, frame: "pd.DataFrame", folder: Path) -> None:
         amount = f"n{cell.budget}" if cell.ratio is None else f"{cell.ratio:g}"
         kept = f"-{amount}" if cell.evicts else ""
         one.benchmark.submit(texts, folder / one.task.name / f"{cell.label}{kept}.xlsx")
+
+
+def show_config(job: Job) -> None:
+    """Write the settings for whoever looks while the answers come."""
+    with locked(job.folder, say):
+        write_config(job)
 
 
 def write_config(job: Job) -> None:

@@ -6,6 +6,7 @@ Without a GPU the kernels run in Triton's interpreter, which has to be said befo
 import gc
 import glob
 import os
+import signal
 
 import pytest
 
@@ -15,6 +16,9 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not glob.glob("/dev/nvidia[0-9]*"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# In the background or under nohup these are ignored, and a child inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,9 +1,12 @@
 """Files that are written whole or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+STAGE = ".report-"  # begins the name of a folder in which reports are written before they count
 
 
 @contextmanager
@@ -16,3 +19,11 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # what went wrong before counts
             part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written; the caller is the folder's only writer."""
+    for part in [*folder.glob(".*.part"), *folder.glob("*/.*.part")]:
+        part.unlink(missing_ok=True)
+    for stage in folder.glob(f"{STAGE}*"):
+        shutil.rmtree(stage, ignore_errors=True)

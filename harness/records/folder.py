@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.records.atomic import sweep
 
 
 @contextmanager
 def locked(folder: Path, waiting: Callable[[str], object]) -> Iterator[None]:
     """Hold the folder for this process, after another one that holds it.
+
+    What a killed process left half written there goes.
 
     Args:
         folder: made where it is not there.
@@ -37,6 +40,7 @@ def locked(folder: Path, waiting: Callable[[str], object]) -> Iterator[None]:
         except BlockingIOError:
             waiting(f"waiting for another run that writes to {folder}")
             fcntl.flock(handle, fcntl.LOCK_EX)
+        sweep(folder)
         yield
     finally:
         os.close(handle)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.places import STAGE
+from harness.records.atomic import STAGE
 from harness.report import answer, heatmap, page, plots, summary, tables
 from harness.report.study import Study
 

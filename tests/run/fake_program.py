@@ -45,7 +45,15 @@ def take_note(config: Config) -> None:
     Path(scratch.folder(), "copy").write_text("")
     (place / f"began-{config.seed}").write_text(str(os.getpid()))
     if config.seed == DIER:
+        _wait_for_the_first()  # joblib ends the jobs beside one that dies
         os.kill(os.getpid(), signal.SIGKILL)
     for _ in range(600 if config.seed == SLEEPER else 0):
         time.sleep(0.1)
     (place / f"ended-{config.seed}").write_text("")
+
+
+def _wait_for_the_first() -> None:
+    for _ in range(600):
+        if any('"ended"' in path.read_text() for path in Path(".multirun").glob("*/job-1.json")):
+            return
+        time.sleep(0.05)

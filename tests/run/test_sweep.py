@@ -13,6 +13,7 @@ import yaml
 from harness import collect
 from harness.grid import BLANK_IMAGE
 from harness.records import provenance
+from harness.records.atomic import STAGE
 from harness.records.store import Store
 from harness.scoring.samples import COLUMNS
 from tests.run.conftest import Program, store_of
@@ -214,6 +215,21 @@ def test_killed_at_any_moment_the_tables_come_out_the_same(
     pd.testing.assert_frame_equal(samples(here), samples(calm))
     cells = [pd.read_parquet(place / "run" / "cells.parquet") for place in (calm, here)]
     pd.testing.assert_frame_equal(*cells)
+
+
+def test_what_a_killed_run_left_half_written_goes(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
+) -> None:
+    stage = tmp_path / "run" / f"{STAGE}abc"
+    images = tmp_path / "run" / "images"
+    for folder in (stage, images):
+        folder.mkdir(parents=True)
+    parts = [tmp_path / "run" / ".plan.json.7.part", images / ".t-1.png.7.part"]
+    for path in (stage / "samples.parquet", *parts):
+        path.write_text("half")
+    assert call(*overrides, "limit=1") == 0
+    left = [path.name for path in (tmp_path / "run").rglob(".*")]
+    assert left == [".lock"]
 
 
 def test_two_runs_at_once_share_the_work_and_both_finish(
