@@ -100,7 +100,7 @@ def _run() -> list[Failure]:
         if place := re.search(r"full_key: (\S+)", str(error)):  # what is null takes no mapping
             key = place[1]
             return [Failure(f"{key} is nothing yet: set {key}.<name>=<value> one by one.")]
-        why = " ".join(str(error).split()) or type(error).__name__
+        why = " ".join(str(error).split()).replace("NoneType", "null") or type(error).__name__
         return [Failure(f"The settings cannot be read ({why[:200]}): {HELP}.")]
     return program.failures
 

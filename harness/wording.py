@@ -27,9 +27,10 @@ def _said(error: BaseException) -> str:
         return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
     if isinstance(error, OverrideParseException):
+        why = "" if re.match(r"\w+Exception: ", lines[0]) else f" ({lines[0]})"
         return (
-            f"The setting {error.override!r} cannot be read ({lines[0]}): write name=value, and "
-            "lists in quotes, such as 'ratios=[0.5,0.9]'."
+            f"The setting {error.override!r} cannot be read{why}: write name=value, and lists in "
+            "quotes, such as 'ratios=[0.5,0.9]'."
         )
     if missing := re.search(r"Could not (?:find|load) '(.+)/([^/']+)'", str(error)):
         return _unknown_choice(*missing.groups())

@@ -42,3 +42,19 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure() -> None:
     gc.unfreeze()  # nanobind calls what is frozen at the end a leak
+
+
+@pytest.fixture
+def whole_report() -> None:
+    """Asked for by tests that read the page or a picture."""
+
+
+@pytest.fixture
+def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that only say what they would be in place of page and pictures: half of a small run."""
+    if "whole_report" not in request.fixturenames:
+        from harness.report import heatmap, page, plots  # late: not every test draws
+
+        monkeypatch.setattr(page, "write", lambda study, path, *_: path.write_text("a page"))
+        for drawing in (plots, "curve"), (heatmap, "heatmap"):
+            monkeypatch.setattr(*drawing, lambda rows, path: path.write_text("a picture"))

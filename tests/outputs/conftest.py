@@ -83,6 +83,11 @@ def make_sweep() -> SamplesFactory:
     return sweep
 
 
+@pytest.fixture(autouse=True)
+def quick(quick_report: None) -> None:
+    """See `quick_report`."""
+
+
 SPOKEN = ("name", "question", "caveat", "told")
 
 

@@ -106,6 +106,7 @@ def test_the_terminal_shows_a_group_by_its_mean(make_sweep):
     assert max(map(len, shown.splitlines())) <= 100
 
 
+@pytest.mark.usefixtures("whole_report")
 def test_rows_of_a_length_and_a_depth_are_drawn_as_a_grid(make_sweep, tmp_path, write_report):
     frame = make_sweep()
     places = frame["row"].to_numpy()

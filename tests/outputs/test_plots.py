@@ -7,6 +7,7 @@ from PIL import Image
 from harness import stats
 from harness.report import plots, tables
 
+pytestmark = pytest.mark.usefixtures("whole_report")
 META = {
     "name": "demo", "command": "make sweep 'ratios=[0.5,0.9]'", "seed": 7,
     "versions": {"torch": "9.9.9"}, "caveat": "The model is a stand-in.",

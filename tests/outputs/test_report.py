@@ -41,6 +41,7 @@ def test_files_hold_the_tables(make_sweep, tmp_path, write_report):
     assert len(pd.read_parquet(paths["abilities"])) == 8 * 3
 
 
+@pytest.mark.usefixtures("whole_report")
 def test_output_is_repeatable(make_sweep, tmp_path, write_report):
     for name in ("one", "two"):
         write_report(make_sweep(), tmp_path / name, META)
@@ -207,6 +208,7 @@ def test_doubts_are_spelled_out(make_sweep, make_cell):
     assert text(full).startswith("This table holds no compressed cell")
 
 
+@pytest.mark.usefixtures("whole_report")
 def test_hostile_text_cannot_change_the_page(make_sweep, tmp_path, write_report):
     samples = make_sweep(methods=("a|b<i>", "$x_1^"))
     method = stats.roles(samples) == "method"

@@ -6,7 +6,6 @@ import pytest
 
 from harness import __main__ as program
 from harness import collect
-from harness.report import heatmap, page, plots
 from tests.run.fakes import FakeEngine, write_mmbench
 
 Program = Callable[..., int]
@@ -40,18 +39,9 @@ def overrides(data: Path, weights: Path, tmp_path: Path) -> list[str]:
     ]
 
 
-@pytest.fixture
-def whole_report() -> None:
-    """Asked for by tests that read the page or a picture."""
-
-
 @pytest.fixture(autouse=True)
-def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that only say what they would be in place of page and pictures: half of a small run."""
-    if "whole_report" not in request.fixturenames:
-        monkeypatch.setattr(page, "write", lambda study, path, *_: path.write_text("a page"))
-        for drawing in (plots, "curve"), (heatmap, "heatmap"):
-            monkeypatch.setattr(*drawing, lambda rows, path: path.write_text("a picture"))
+def quick(quick_report: None) -> None:
+    """See `quick_report`."""
 
 
 @pytest.fixture
