@@ -10,8 +10,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -20,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness import scratch, stopping
 from harness.config import CONF, register
 from harness.console import fall_silent
+from harness.errors import UserError
 from harness.jobs import Failure, Program
 from harness.scoring import catalog
 from harness.wording import HELP, sentence
@@ -40,6 +43,17 @@ def _free(typed: str) -> str:
     return (
         f"++{typed}" if re.match(r"tasks\.[^.=]+\.(overrides|generation|data)\.", typed) else typed
     )
+
+
+def _check_flags(arguments: Sequence[str]) -> None:
+    """UserError for flags that Hydra does not have; it would print its usage, and no remedy."""
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}: {HELP}.")
+
+    parser = get_args_parser()
+    parser.error = refuse
+    parser.parse_args(arguments)
 
 
 def _named(name: str) -> dict[str, object]:
@@ -84,8 +98,9 @@ def _run() -> list[Failure]:
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda typed: typed not in MULTIRUN)
     program = Program()
     try:
+        _check_flags(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(program)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("EVICTBENCH_TRACEBACK") == "1":
             traceback.print_exception(error)
         return [*program.failures, Failure(sentence(error))]

@@ -19,7 +19,7 @@ from lmms_eval.tasks import TaskManager
 from harness import scratch
 from harness.config import TaskConfig
 from harness.errors import UserError
-from harness.scoring import catalog, datafiles, mmbench
+from harness.scoring import catalog, datafiles, mmbench, taskfields
 from harness.scoring.hub import require_dataset
 from harness.scoring.validation import faults, files, pictures, texts
 from harness.scoring.validation import mmbench as options
@@ -196,19 +196,14 @@ def load(
     Raises:
         UserError: the task or its data is not there or does not fit.
     """
-    merged = settings(config)
     asked = Asked(name, label or name, config.invalid)
+    taskfields.check(asked.label, config.overrides)
+    merged = settings(config)
     if (merged.get("dataset_kwargs") or {}).get("data_files"):
         merged["dataset_kwargs"] = datafiles.local(name, merged["dataset_kwargs"])
     else:
         require_dataset(name, str(merged["dataset_path"]))
-    try:
-        task = CheckedTask(asked, merged, config.scorer, too_long)
-    except TypeError as error:
-        raise UserError(
-            f"tasks.{name}.overrides names a field that no task of lmms-eval has ({error}): use "
-            "those of the task's YAML."
-        ) from error
+    task = CheckedTask(asked, merged, config.scorer, too_long)
     if task.OUTPUT_TYPE != "generate_until" or (task.config.repeats or 1) != 1:
         raise UserError(
             f"task={name} asks for {task.OUTPUT_TYPE}, {task.config.repeats} times a row: only "

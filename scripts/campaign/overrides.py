@@ -121,20 +121,27 @@ def _judge(bench: Bench, outcome: Outcome, argv: list[str], must: bool) -> Verdi
 def _scored(bench: Bench, folder: Path) -> Verdict | None:
     """Whether the tables say what was said; rows of whole questions where fewer were asked."""
     frame = scene.samples(folder)
+    data = bench.shared / "data"
     if set(frame["metric"]) != {"accuracy"} or set(frame["task"]) != {scene.TASK}:
         return None
-    return scene.checked(folder, scene.asked(folder, bench.shared / "data"))
+    if str(data) not in (folder / "config.yaml").read_text():  # the case asks about other data
+        return None
+    return scene.checked(folder, scene.asked(folder, data))
 
 
 def _held(folder: Path, argv: list[str]) -> Verdict | None:
     """Whether the settings on record are those that were typed: nothing may be dropped."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    for text in argv:
-        key, given, value = text.partition("=")
+    taken_back = {text.lstrip("~").partition("=")[0] for text in argv if text.startswith("~")}
+    last = {text.partition("=")[0]: text for text in argv}
+    for key, text in last.items():
+        value = text.partition("=")[2]
         node: Any = config
         for name in key.lstrip("+").split("."):
             node = node.get(name, KeyError) if isinstance(node, Mapping) else KeyError
-        if not given or node is KeyError or key in ("method", "task", "protocol", "model"):
+        if "=" not in text or node is KeyError or key in taken_back:
+            continue
+        if key in ("method", "task", "protocol", "model"):
             continue
         try:
             meant = yaml.safe_load(value)

@@ -173,6 +173,7 @@ def short_plan():
     )
 
 
+@pytest.mark.slow
 def test_the_training_command_runs_from_nothing(tmp_path):
     train(tmp_path, seed=3, plan=short_plan())
     model = AutoModelForImageTextToText.from_pretrained(tmp_path)
@@ -183,6 +184,7 @@ def test_the_training_command_runs_from_nothing(tmp_path):
     assert list(record["parts"]) == list(PARTS)
 
 
+@pytest.mark.slow
 def test_a_part_begins_from_the_folder_of_the_part_before(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     train(first, seed=3, plan=short_plan(), parts=("pictures",))

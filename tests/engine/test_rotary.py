@@ -22,6 +22,10 @@ from harness.models import Prompt
 TOKENS = 9
 
 
+def slow(kind: str):
+    return pytest.param(kind, marks=pytest.mark.slow)
+
+
 class FirstLayer:
     """Sees the keys of the first layer, which no position but their own has influenced."""
 
@@ -237,7 +241,9 @@ def test_a_long_cache_has_a_place_for_every_key(monkeypatch):
     assert moved_cells("default", Protocol(), prompt, branches, monkeypatch) == len(branches)
 
 
-@pytest.mark.parametrize("kind", ["default", "yarn", "dynamic", "longrope", "phi", "cohere"])
+@pytest.mark.parametrize(
+    "kind", ["dynamic", "longrope", *map(slow, ("default", "yarn", "phi", "cohere"))]
+)
 def test_a_reindexed_cell_alone_equals_the_cell_among_many(kind, monkeypatch):
     """Other lengths in the batch change nothing, nor does splitting the cells into batches."""
     prompt, branches = make_prompt("llama", seed=52), cells([30, 25, 19, 12, 8])
@@ -267,7 +273,7 @@ def test_finished_cells_leave_the_reindexed_ones_undisturbed(monkeypatch):
 
 
 @pytest.mark.parametrize("protocol", ["replay", "paper"])
-@pytest.mark.parametrize("kind", ["default", "yarn", "dynamic", "phi"])
+@pytest.mark.parametrize("kind", ["dynamic", "phi", *map(slow, ("default", "yarn"))])
 def test_generate_inside_evict_reindexes_as_the_engine_does(kind, protocol):
     prompt = make_prompt("llama", seed=54)
     branches = [

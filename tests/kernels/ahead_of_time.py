@@ -2,13 +2,16 @@
 
 `python -m tests.kernels.ahead_of_time` prints a row a kernel, architecture and dtype: registers,
 spilled bytes, shared memory and its limit, and exits 1 where one does not compile, spills or needs
-more shared memory than there is. Needs a process in which TRITON_INTERPRET is not set.
+more shared memory than there is. Needs a process in which TRITON_INTERPRET is not set. With
+`--record` it keeps that in compiled.txt, under a digest of all that it depends on; tests compile
+anew only where the digest is another one.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import importlib
 import io
 import re
@@ -17,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +31,8 @@ from triton.compiler import ASTSource
 from methods.kernels.launch import recording
 from tests.kernels import OPERATIONS
 
+HERE = Path(__file__).parent
+RECORD = HERE / "compiled.txt"
 SHARED = {80: 166_912, 89: 101_376, 90: 232_448}  # most bytes a block may have
 HEADS = {  # head sizes of each dtype
     torch.bfloat16: (64, 128, 256),
@@ -44,6 +50,16 @@ _TYPES = {
     torch.uint8: "*u8",
     torch.bool: "*i1",
 }
+
+
+def digest() -> str:
+    """Of the kernels, of what the operations launch, and of Triton's version."""
+    kernels = sorted((HERE.parents[1] / "methods" / "kernels").glob("*.py"))
+    launches = [HERE / f"test_{name}.py" for name in OPERATIONS]
+    found = hashlib.sha256(triton.__version__.encode())
+    for path in [*kernels, *launches, HERE / "oracles.py", Path(__file__)]:
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -192,19 +208,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--operations", nargs="+", default=OPERATIONS, choices=OPERATIONS)
     parser.add_argument("--arch", nargs="+", type=int, default=list(SHARED), choices=list(SHARED))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--record", action="store_true", help=f"keep it in {RECORD.name}")
     args = parser.parse_args(argv)
     started = time.perf_counter()
     failed = total = 0
+    rows = [digest()]
     for one in compile_all(args.operations, args.arch, args.processes):
         total += 1
         failed += bool(one.wrong)
         state = f"WRONG: {one.wrong}" if one.wrong else "ok"
-        print(
+        rows.append(
             f"{one.name:28} sm_{one.capability} {one.label:10} {one.registers:4} registers "
-            f"{one.spilled:4} spilled {one.shared:7} bytes shared  {state}",
-            flush=True,
+            f"{one.spilled:4} spilled {one.shared:7} bytes shared  {state}"
         )
+        print(rows[-1], flush=True)
     print(f"{total - failed} of {total} compiled well in {time.perf_counter() - started:.0f} s")
+    if args.record:
+        RECORD.write_text("\n".join([*rows, ""]))
     return bool(failed)
 
 

@@ -14,7 +14,7 @@ import torch
 from methods import kernels
 from methods.kernels import window_lse
 from tests.kernels import OPERATIONS
-from tests.kernels.ahead_of_time import HEADS, SHARED, Compiled
+from tests.kernels.ahead_of_time import HEADS, RECORD, SHARED, Compiled, digest
 from tests.kernels.oracles import assert_close, causal, draw, logits
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,11 @@ def test_every_kernel_compiles_for_every_architecture(compiled):
     assert {90, 89, 80} == set(SHARED)
     assert set(HEADS) == {torch.float32, torch.float16, torch.bfloat16}
     assert said.count(" ok\n") > 3 * len(OPERATIONS)  # a launch an operation and architecture
+
+
+def test_the_record_is_of_these_kernels():
+    """Make it anew with `python -m tests.kernels.ahead_of_time --record`, and read what changed."""
+    assert RECORD.read_text().splitlines()[0] == digest()
 
 
 @pytest.mark.parametrize(
