@@ -9,6 +9,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 
+from harness.errors import UserError
 from harness.watch import Watched
 
 
@@ -27,5 +28,8 @@ class EvictbenchSweeper(BasicSweeper):
 
     def setup(self, **given: Any) -> None:
         """Put a watch on the launcher that is chosen."""
+        most = self.max_batch_size
+        if most is not None and (not isinstance(most, int) or most < 1):
+            raise UserError(f"hydra.sweeper.max_batch_size={most} runs no job: use at least 1.")
         super().setup(**given)
         self.launcher = Watched(self.launcher, self, **given)
