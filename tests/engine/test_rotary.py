@@ -193,7 +193,7 @@ PROTOCOLS = {
 }
 # Several tokens in one pass share the frequencies of the last one, which the oracle does not know.
 CASES = [
-    (kind, protocol)
+    pytest.param(kind, protocol, marks=[pytest.mark.slow] * (kind in ("yarn", "stablelm")))
     for kind in ("default", "yarn", "dynamic", "phi", "stablelm")
     for protocol in PROTOCOLS
     if (kind, protocol) != ("dynamic", "suffix")

@@ -71,7 +71,7 @@ BAD = [
     ("tasks.mmbench_mini.overrides.process_docs=nope", "process_docs='nope'", "function"),
     ("--nope", "unrecognized arguments: --nope", "--help"),
     ("task=null", "null", "--help"),
-    ("ratios=[０.５]", "cannot be read: write", "lists in quotes"),
+    ("ratios=[\uff10.\uff15]", "cannot be read: write", "lists in quotes"),
     ("tasks.mmbench_mini.generation.num_beams=2", "num_beams=2", "1"),
     ("+tasks.mmbench_mini.speed=2", "tasks.mmbench_mini.speed", "lmms_task"),
     ("extraction=foo", "extraction=foo", "strict"),

@@ -243,7 +243,14 @@ def test_options_of_generated_data_are_checked(
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("changed", ["data", "model.max_length=2000", "model.max_prompt=1000"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "data",
+        "model.max_length=2000",
+        pytest.param("model.max_prompt=1000", marks=pytest.mark.slow),
+    ],
+)
 def test_what_changes_a_prompt_shares_no_answers(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, changed: str
 ) -> None:

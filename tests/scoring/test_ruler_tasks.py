@@ -136,7 +136,14 @@ def test_a_template_that_shows_no_user_is_refused(form: str) -> None:
         TokenCounter(made)
 
 
-@pytest.mark.parametrize("task", ["niah_multikey_2", "niah_multikey_3", "cwe", "fwe", "vt"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "niah_multikey_3",
+        "cwe",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("niah_multikey_2", "fwe", "vt")),
+    ],
+)
 def test_long_prompts_are_full(task: str, sources: dict[str, str]) -> None:
     rows = draw(task, 32768, sources, "words", samples=3)
     assert all(0.93 * 32768 < row["length"] <= 32768 for row in rows)
