@@ -127,4 +127,4 @@ CASES: tuple[Case, ...] = (
     *(_read(text, f"task={CHINESE}", STRICT, english=False) for text in OTHER),
 )
 COUNT = len(CASES)
-SAMPLE = (4,)
+SAMPLE = ()  # tests of the run hold these
