@@ -63,7 +63,8 @@ class Checkpoint:
     def _read(self, dtype: torch.dtype, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         """The model and what from_pretrained could not match."""
         kind = AutoModelForImageTextToText if self.takes_images else AutoModelForCausalLM
-        with reading(self.pretrained, self._files()), quiet():
+        part = f"{self._files()} as a {self.config.model_type} model"
+        with reading(self.pretrained, part), quiet():
             return kind.from_pretrained(
                 self.source.name,
                 dtype=dtype,

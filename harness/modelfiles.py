@@ -80,6 +80,11 @@ def check_weights(folder: Path) -> int:
                     "both again."
                 )
             held[name] = path
+    if lost := sorted(_listed(folder, config).keys() - held.keys()):
+        raise ValueError(
+            f"{folder / _chosen(config, folder)} names tensors that its files do not hold "
+            f"({listed(lost)}); {_AGAIN}"
+        )
     return len(held)
 
 
@@ -105,15 +110,11 @@ def quantisation(config: Mapping[str, Any]) -> Any:
 
 def weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
     """The files that the weights are read from, by the rules of from_pretrained."""
-    named = config.get("transformers_weights")
-    names = [named] if isinstance(named, str) else [WEIGHTS, INDEX]
-    chosen = next((name for name in names if os.path.lexists(folder / name)), None)
-    if chosen is None:
-        raise Missing(_absent(folder, " or ".join(names)))
+    chosen = _chosen(config, folder)
     if not chosen.endswith(".index.json"):
         return [folder / chosen]
-    shards = read(folder / chosen).get("weight_map")
-    if not isinstance(shards, dict) or not shards or not all(map(_inside, shards.values())):
+    shards = _listed(folder, config)
+    if not shards or not all(map(_inside, shards.values())):
         raise ValueError(f"{folder / chosen} names no weight files of its folder; {_AGAIN}")
     paths = [folder / name for name in sorted(set(shards.values()))]
     lost = [path.name for path in paths if not os.path.lexists(path)]
@@ -123,6 +124,23 @@ def weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
             "them, or save the model again."
         )
     return paths
+
+
+def _chosen(config: Mapping[str, Any], folder: Path) -> str:
+    """The name of the weights, or of the list of their shards."""
+    named = config.get("transformers_weights")
+    names = [named] if isinstance(named, str) else [WEIGHTS, INDEX]
+    chosen = next((name for name in names if os.path.lexists(folder / name)), None)
+    if chosen is None:
+        raise Missing(_absent(folder, " or ".join(names)))
+    return chosen
+
+
+def _listed(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The file of each tensor by the list of shards; empty where there is none."""
+    chosen = _chosen(config, folder)
+    shards = read(folder / chosen).get("weight_map") if chosen.endswith(".index.json") else None
+    return shards if isinstance(shards, dict) else {}
 
 
 def listed(names: list[str], shown: int = 3) -> str:

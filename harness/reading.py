@@ -14,9 +14,13 @@ from transformers.utils import logging
 
 from harness.memory import ran_out
 
-_OWN_NAMES = re.compile(r"^.*\b\w+(?:Error|Exception): ")
-_KINDS = re.compile(
-    r"^unsupported operand type\(s\) for .*?: (.*)$|^.*?('\w+') object (?:is|has).*$"
+_PLAIN = (  # what Python calls a thing, and what a reader does
+    (r"^unsupported operand type\(s\) for .*?: (.*)$", r"a value is of the wrong kind (\1)"),
+    (r"^.*?('\w+') object (?:is|has).*$", r"a value is of the wrong kind (\1)"),
+    (r"module '([\w.]+)' has no attribute", r"\1 has no"),
+    (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
+    (r"NoneType", "null"),
+    (r"^.*\b\w+(?:Error|Exception): ", ""),
 )
 _COMPLETE = (
     "give a folder or hub id of a complete image-text or text model with safetensors weights"
@@ -52,8 +56,8 @@ def reason(error: BaseException) -> str:
         words = " ".join(str(error).split())
     except Exception:  # code of a checkpoint may raise anything
         words = ""
-    words = _KINDS.sub(lambda f: f"a value is of the wrong kind ({f[1] or f[2]})", words)
-    words = _OWN_NAMES.sub("", words)
+    for pattern, plain in _PLAIN:
+        words = re.sub(pattern, plain, words)
     first = re.split(r"(?<=[^.])\.\s", words, maxsplit=1)[0].rstrip(".")[:240]
     if isinstance(error, SystemExit):
         return f"its code ends the program ({first})"

@@ -54,7 +54,7 @@ CONFIG = (
     config("vision_config.image_size", 64),
     config("vision_config", ...),
     config("vision_feature_layer", 99),
-    config("vision_feature_layer", -2, "either"),
+    config("vision_feature_layer", -2, "other"),
     config("vision_feature_select_strategy", "nope", "refuse", "nope|vision_feature"),
     config("vision_feature_select_strategy", "full"),
     config("image_token_index", 5, "either"),
@@ -83,7 +83,7 @@ PROCESSOR = (
         for key, value, want in (
             ("patch_size", 8, "refuse"), ("patch_size", 0, "refuse"),
             ("patch_size", None, "refuse"),
-            ("num_additional_image_tokens", 0, "either"), ("image_token", "<nope>", "refuse"),
+            ("num_additional_image_tokens", 0, "either"), ("image_token", "<nope>", "either"),
             ("processor_class", "Nope", "either"), ("processor_class", "CLIPProcessor", "either"),
             ("image_processor.image_processor_type", "Nope", "refuse"),
             ("image_processor.size", {"height": 0, "width": 0}, "refuse"),
@@ -112,7 +112,7 @@ TOKENIZER = (
         Folder(f"tokenizer_config {key} = {value!r}",
                set_value("tokenizer_config.json", key, value), want)
         for key, value, want in (
-            ("tokenizer_class", "NopeTokenizer", "either"), ("bos_token", None, "either"),
+            ("tokenizer_class", "NopeTokenizer", "either"), ("bos_token", None, "other"),
             ("bos_token", 3, "either"), ("image_token", "<nope>", "either"),
             ("model_max_length", 10, "either"), ("model_max_length", "x", "either"),
             ("padding_side", "nope", "either"), ("eos_token", "<nope>", "either"),
