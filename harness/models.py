@@ -202,7 +202,8 @@ class LoadedModel:
         except Exception as error:  # whatever PIL, numpy or code of the checkpoint raises
             raise ValueError(
                 f"the processor of {self.name} cannot read a prompt with {len(said.images)} images:"
-                f" {reason(error)}; give the processor and tokenizer files of this model."
+                f" {reason(error)}; give the chat template, processor and tokenizer files of this "
+                "model."
             ) from error
 
     def _read(self, rendered: str, said: Chat) -> Mapping[str, Any]:

@@ -141,7 +141,7 @@ TEMPLATES = (
     template("{% include 'x' %}"),
     template("\ud83d".encode("utf-8", "surrogatepass").decode("utf-8", "replace") + "{{ x"),
     Folder("template: missing", replaced("chat_template.jinja", lambda c: None), "either"),
-    Folder("template: in tokenizer_config", template_inside, "right"),
+    Folder("template: in tokenizer_config", template_inside, "either"),
     Folder(
         "template: with a comment",
         replaced("chat_template.jinja", lambda c: b"{# x #}" + c),

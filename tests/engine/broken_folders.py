@@ -187,6 +187,10 @@ UNREAD: dict[str, tuple[Fault, str]] = {
         shards(lambda _, index: index.update({LAYER + "x": "model-9.safetensors"})),
         "model-9.safetensors",
     ),
+    "index_names_too_much": (
+        shards(lambda _, index: index.update(mine=shard(1))),
+        r"names tensors that its files do not hold \(mine\)",
+    ),
     "index_empty": (shards(lambda _, index: index.clear()), "names no weight files"),
     "index_outside": (
         shards(lambda _, index: index.update({"x": "../../etc/passwd"})),
@@ -242,6 +246,9 @@ UNREAD: dict[str, tuple[Fault, str]] = {
     "config_layers_in_words": (text_config(num_hidden_layers="six"), "num_hidden_layers"),
     "config_text_is_a_list": (settings(CONFIG, lambda c: c.update(text_config=[1])), "config.json"),
     "config_odd_dtype": (settings(CONFIG, lambda c: c.update(dtype="float99")), "float99"),
+    "config_layers_of_nothing": (text_config(num_hidden_layers=None), r"got null"),
+    "config_dtype": (settings(CONFIG, lambda c: c.update(dtype="nope")), "torch has no 'nope'"),
+    "config_rope_is_a_number": (text_config(rope_parameters=3), "rope_parameters' with value 3"),
     "config_heads": (text_config(num_attention_heads=3), r"config\.json: The hidden size \(128\)"),
     "config_kv_heads": (text_config(num_key_value_heads=3), "num_key_value_heads=3"),
     "config_no_kv_heads": (text_config(num_key_value_heads=0), "num_key_value_heads=0"),
