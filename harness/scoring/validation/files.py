@@ -169,7 +169,7 @@ def _surrogate(row: Mapping[str, Any]) -> str | None:
 def said(error: BaseException) -> str:
     """The first line of what a library says, for a sentence."""
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text[:LINE].rstrip(".")
