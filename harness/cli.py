@@ -25,7 +25,7 @@ from harness.console import fall_silent
 from harness.errors import UserError
 from harness.jobs import Failure, Program
 from harness.scoring import catalog
-from harness.wording import HELP, sentence
+from harness.wording import HELP, sentence, unknown_choice
 
 MULTIRUN = ("-m", "--multirun")  # argparse wants them before or after all settings, not between
 
@@ -45,8 +45,8 @@ def _free(typed: str) -> str:
     )
 
 
-def _check_flags(arguments: Sequence[str]) -> None:
-    """UserError for flags that Hydra does not have; it would print its usage, and no remedy."""
+def _check_typed(arguments: Sequence[str]) -> None:
+    """UserError for what Hydra would answer with its usage, or in words of its own."""
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}: {HELP}.")
@@ -54,6 +54,10 @@ def _check_flags(arguments: Sequence[str]) -> None:
     parser = get_args_parser()
     parser.error = refuse
     parser.parse_args(arguments)
+    for typed in arguments:
+        group, _, choice = typed.partition("=")
+        if group in ("model", "task", "protocol", "method") and choice in ("null", "~"):
+            raise UserError(unknown_choice(group, choice))
 
 
 def _named(name: str) -> dict[str, object]:
@@ -98,7 +102,7 @@ def _run() -> list[Failure]:
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda typed: typed not in MULTIRUN)
     program = Program()
     try:
-        _check_flags(sys.argv[1:])
+        _check_typed(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(program)()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("EVICTBENCH_TRACEBACK") == "1":

@@ -62,8 +62,8 @@ def check_data(tasks: Sequence[Task]) -> None:
             _fetch(task)
             continue
         fields = catalog.settings(task.config.lmms_task) | task.config.overrides
-        path, options = str(fields.get("dataset_path")), fields.get("dataset_kwargs") or {}
-        if options.get("data_files"):
+        path, options = str(fields.get("dataset_path")), fields.get("dataset_kwargs")
+        if isinstance(options, Mapping) and options.get("data_files"):
             datafiles.local(task.name, options)
         elif path not in known and "class" not in fields:
             known.add(path)

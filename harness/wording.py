@@ -33,7 +33,7 @@ def _said(error: BaseException) -> str:
             "quotes, such as 'ratios=[0.5,0.9]'."
         )
     if missing := re.search(r"Could not (?:find|load) '(.+)/([^/']+)'", str(error)):
-        return _unknown_choice(*missing.groups())
+        return unknown_choice(*missing.groups())
     if lines[0].startswith("Could not override"):
         return _unknown_setting(lines[0].split("'")[1])
     if lines[0].startswith("Error merging") and error.__cause__ is not None:
@@ -43,7 +43,7 @@ def _said(error: BaseException) -> str:
     return f"{key}{first.rstrip('.')}: {HELP}."
 
 
-def _unknown_choice(group: str, choice: str) -> str:
+def unknown_choice(group: str, choice: str) -> str:
     options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     other = ", or name any task or group of lmms-eval" if group == "task" else ""
     return f"{group}={choice} is not there: choose from {', '.join(options) or 'nothing'}{other}."
