@@ -44,6 +44,7 @@ def _said(error: BaseException) -> str:
 
 
 def unknown_choice(group: str, choice: str) -> str:
+    """That conf/<group>/ has no such choice, and which there are."""
     options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     other = ", or name any task or group of lmms-eval" if group == "task" else ""
     return f"{group}={choice} is not there: choose from {', '.join(options) or 'nothing'}{other}."
