@@ -27,7 +27,7 @@ LENGTH = 120  # characters; a longer name is cut and told apart by a digest
 def default_name(cfg: DictConfig, typed: Sequence[str]) -> str:
     """Such as tiny_vlm-mmbench_mini-replay-seed0, or the same with -limit=20 behind it.
 
-    Two runs whose answers or verdicts could differ have different names.
+    Two runs whose answers or verdicts could differ have different names; order makes no other run.
 
     Args:
         cfg: the composed settings.
@@ -39,11 +39,11 @@ def default_name(cfg: DictConfig, typed: Sequence[str]) -> str:
     methods = usual.methods
     if chosen["method"] is not None:
         methods = _compose([text for text in asked if not text.startswith("method=")]).methods
-    parts = [cfg.model.name, "+".join(cfg.tasks), cfg.protocol.name, f"seed{cfg.seed}"]
+    parts = [cfg.model.name, "+".join(sorted(cfg.tasks)), cfg.protocol.name, f"seed{cfg.seed}"]
     if chosen["experiment"] not in (None, "null"):
         parts.insert(0, str(chosen["experiment"]))
-    if list(cfg.methods) != list(methods):
-        parts.append("+".join(cfg.methods))
+    if set(cfg.methods) != set(methods):
+        parts.append("+".join(sorted(cfg.methods)))
     changes = dict(_changes(cfg, usual))
     whole = "-".join([*parts, *(f"{name}={value}" for name, value in changes.items())])
     shown = {name: value.rpartition("/")[2] for name, value in changes.items()}
@@ -65,7 +65,7 @@ def _compose(overrides: list[str]) -> DictConfig:
 
 def _changes(cfg: DictConfig, usual: DictConfig) -> Iterator[tuple[str, str]]:
     """("limit", "20") for every setting whose value is not the usual one."""
-    now, before = (dict(_flat(OmegaConf.to_container(one))) for one in (cfg, usual))
+    now, before = (_settings(one) for one in (cfg, usual))
     tasks = len(cfg.tasks)
     for name in sorted({*now, *before}):
         if now.get(name) == before.get(name) or LEFT_OUT.match(name):
@@ -74,6 +74,21 @@ def _changes(cfg: DictConfig, usual: DictConfig) -> Iterator[tuple[str, str]]:
         if tasks == 1:
             short = re.sub(r"^tasks\.[^.]+\.", "", short)
         yield short, _said(now.get(name))
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    """Every setting by its dotted name; amounts in order, since the same ones ask the same."""
+    found = dict(_flat(OmegaConf.to_container(cfg)))
+    for name in ("ratios", "budgets"):
+        if isinstance(found[name], list):
+            found[name] = sorted(found[name], key=_amount)
+    return found
+
+
+def _amount(value: object) -> tuple[bool, Any]:
+    """Numbers by their size, and what is none behind them."""
+    number = isinstance(value, int | float)
+    return not number, value if number else str(value)
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
