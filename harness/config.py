@@ -178,6 +178,10 @@ def as_config(cfg: DictConfig) -> Config:
     except OverflowError as error:
         raise UserError(f"A number among the settings is too large ({error}).") from error
     assert isinstance(config, Config)
+    for name, usual in vars(Config()).items():  # a reference to another setting may be anything
+        found = getattr(config, name)
+        if (isinstance(usual, dict) or is_dataclass(usual)) and not isinstance(found, type(usual)):
+            raise UserError(f"{name}={found!r} is no group of settings: leave it out.")
     _refuse_unknown(config, OmegaConf.to_container(cfg, resolve=True), "")
     return config
 

@@ -67,7 +67,7 @@ def _odd(bench: Bench) -> tuple[str, Verdict]:
     key = bench.random.choice(_keys(job, ""))
     value = bench.random.choice(override_cases.ODD)
     argv = [f"{key}={value}"]
-    more = [] if key.split(".")[0] != "methods" else [f"method=[random,restkv,{key.split('.')[1]}]"]
+    more = [] if not key.startswith("methods.") else [f"method=[random,restkv,{key.split('.')[1]}]"]
     if "restkv]" in "".join(more) and key.split(".")[1] in ("restkv", "random"):
         more = []
     said = f"{key}={value!r:.60}"

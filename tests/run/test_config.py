@@ -70,6 +70,7 @@ BAD = [
     ("tasks.mmbench_mini.overrides.speed=2", "speed", "YAML"),
     ("tasks.mmbench_mini.overrides.process_docs=nope", "process_docs='nope'", "function"),
     ("--nope", "unrecognized arguments: --nope", "--help"),
+    ("tasks='${seed}'", "tasks=0 is no group", "leave it out"),
     ("task=null", "task=null is not there", "mmbench_mini"),
     ("tasks.mmbench_mini.overrides.dataset_kwargs=3", "dataset_kwargs=3", "a mapping"),
     ("ratios=[\uff10.\uff15]", "cannot be read: write", "lists in quotes"),

@@ -5,6 +5,7 @@ datasets library reads them, and files of JSON lines; must not know tasks.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -172,4 +173,5 @@ def said(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
+    text = re.sub(r"\b\w+(?:Error|Exception): ", "", text)
     return text[:LINE].rstrip(".")
