@@ -62,7 +62,8 @@ def _shards(second: dict[str, pa.DataType] | None, spoil: bool = False) -> Calla
         rows = tables.rows()
         tables.write(folder, rows[:6])
         path = folder / "en" / "dev-00001-of-00002.parquet"
-        tables.parquet(path, rows[6:], second)
+        later = [{**row, "index": str(row["index"])} for row in rows[6:]] if second else rows[6:]
+        tables.parquet(path, later, second)
         if spoil:
             path.write_bytes(path.read_bytes()[:200])
         return folder
