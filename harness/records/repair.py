@@ -14,16 +14,6 @@ from harness.records import schema
 from harness.records.schema import TABLES, Table
 
 PAGE = 4096
-# An answer whose traces are lost is computed anew: they come with it only.
-UNTRACED = """
-DELETE FROM responses WHERE traces > 0 AND traces > (
-    SELECT count(*) FROM prompts AS p
-    WHERE p.cell_key = responses.cell_key AND p.row = responses.row
-) + (
-    SELECT count(*) FROM kept AS k
-    WHERE k.cell_key = responses.cell_key AND k.row = responses.row
-)
-"""
 SIZES = slice(28, 40)  # numbers of pages in the header; without them SQLite looks at the file
 
 
@@ -84,7 +74,8 @@ def _save(path: Path, fresh: sqlite3.Connection) -> tuple[int, int]:
                     if table.holds(row):
                         fresh.execute(table.add, row)
                         saved += 1
-            saved -= fresh.execute(UNTRACED).rowcount
+            # An answer whose traces are lost is computed anew: they come with it only.
+            saved -= fresh.execute(f"DELETE FROM responses WHERE {schema.UNTRACED}").rowcount
             fresh.execute("COMMIT")
     return seen, saved
 

@@ -128,6 +128,15 @@ PLANS = Table(
     },
 )
 NOTES = Table("notes", {"name": "TEXT NOT NULL"}, {"value": "TEXT NOT NULL"})
+
+#: Which answers came with traces that are gone.
+UNTRACED = """traces > 0 AND traces > (
+    SELECT count(*) FROM prompts AS p
+    WHERE p.cell_key = responses.cell_key AND p.row = responses.row
+) + (
+    SELECT count(*) FROM kept AS k
+    WHERE k.cell_key = responses.cell_key AND k.row = responses.row
+)"""
 TABLES = (RESPONSES, PROMPTS, KEPT, CELLS, ORIGINS, PLANS, NOTES)
 
 

@@ -191,7 +191,15 @@ class Store:
             self._insert(schema.KEPT, _keyed(row, shares))
 
     def read(self, key: str) -> dict[int, dict[str, Any]]:
-        """All answers of a cell: row -> the values named in `schema.FIELDS`, `origin`, `traces`."""
+        """All answers of a cell: row -> the values named in `schema.FIELDS`, `origin`, `traces`.
+
+        Raises:
+            UserError: an answer, or what was recorded with it, is not what was written.
+        """
+        lost = f"SELECT cell_key, row FROM responses WHERE cell_key = ? AND {schema.UNTRACED}"
+        with self._reading():
+            for row in self._db.execute(lost, (key,)):
+                raise self._damaged(schema.KEPT, row)
         return self._by_row(schema.RESPONSES, key)
 
     def prompts(self, key: str) -> dict[int, dict[str, Any]]:

@@ -223,6 +223,18 @@ def test_an_answer_whose_trace_is_damaged_is_computed_anew(tmp_path: Path, table
         assert list(store.prompts("full")) == list(store.kept("k")) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("table", ["prompts", "kept"])
+def test_a_trace_that_lies_under_another_key_is_missed(tmp_path: Path, table: str) -> None:
+    path, prompt = tmp_path / NAME, {"segments": "[]", "tokens": None, "images": "[]"}
+    with Store(path) as store:
+        store.write(0, {"full": ANSWER, "k": ANSWER}, {"full": prompt}, {"k": [0.5]})
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute(f"UPDATE {table} SET cell_key = 'l'")
+    db.close()
+    with Store(path) as store, pytest.raises(UserError, match=r"store\.repair=true"):
+        store.read("full" if table == "prompts" else "k")
+
+
 def test_every_store_begins_with_the_same_page(tmp_path: Path) -> None:
     """A repair puts a new store's first page in place of a damaged one."""
     _filled(tmp_path / "a.sqlite")
