@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from broken_folders import INTACT, NAMES, OUR_CODE, RAISES, READ, UNREAD, Fault, remote, tensors
+from broken_folders import INTACT, NAMES, READ, UNREAD
+from folder_faults import OUR_CODE, RAISES, Fault, remote, tensors
 from tiny_models import build_llama, make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, dynamic_module_utils
 
