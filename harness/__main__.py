@@ -2,12 +2,12 @@
 
 import sys
 
-from harness import stopping
+from harness.process import stopping
 
 
 def main() -> int:
-    """Run the command line; returns the exit code, see `harness.cli.main`."""
-    from harness.cli import main as run  # late: a stop while this loads is one sentence too
+    """Run the command line; returns the exit code, see `harness.run.cli.main`."""
+    from harness.run.cli import main as run  # late: a stop while this loads is one sentence too
 
     return run()
 

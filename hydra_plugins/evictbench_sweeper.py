@@ -1,4 +1,4 @@
-"""Hydra's own sweeper with a launcher that is watched, see `harness.watch`.
+"""Hydra's own sweeper with a launcher that is watched, see `harness.run.watch`.
 
 It lies in this package, since Hydra takes plugins from nowhere else.
 """
@@ -10,7 +10,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweepe
 from hydra.core.config_store import ConfigStore
 
 from harness.errors import UserError
-from harness.watch import Watched
+from harness.run.watch import Watched
 
 
 @dataclass

@@ -18,13 +18,14 @@ from random import Random
 import torch
 
 import methods
-from harness import models
+from harness.drawing.render import render
+from harness.drawing.world import sample_scene
 from harness.embedded import TINY_VLM
-from harness.embedded.drawing import render
 from harness.embedded.questions import KINDS, ask, prompt
-from harness.embedded.world import sample_scene
 from harness.engine import Branch, BranchResult, Engine, Generation
-from harness.models import LoadedModel, Prompt
+from harness.models import loading
+from harness.models.loaded import LoadedModel
+from harness.models.prompts import Prompt
 
 RATIOS = (0.5, 0.7, 0.8, 0.9, 0.95)
 POLICIES = ("random", "snapkv", "h2o", "tova", "lacache", "restkv")
@@ -151,7 +152,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
-    loaded = models.load(args.model)
+    loaded = loading.load(args.model)
     engine, cells = Engine(loaded), branches()
     engine.run(prompts(loaded, 1)[0], cells, GENERATION, LETTERS)  # warm up
     device = torch.cuda.get_device_name() if loaded.device.type == "cuda" else "CPU"

@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, PretrainedConfig, 
 
 import harness
 import methods
-from harness.models import device_of
+from harness.models.devices import device_of
 from harness.records.atomic import replacing
 from methods import LayerView, kernels
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 import methods
-from harness import models
 from harness.embedded import TINY_VLM
 from harness.engine import Branch, Engine, Generation, Protocol
-from harness.models import Prompt
+from harness.models import devices, loading
+from harness.models.prompts import Prompt
 from scripts.bench_branching import long_prompt, prompts
 
 HOLDING = ("h2o", "tova", "streaming_llm", "lacache", "random")
@@ -143,8 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args(argv)
-    loaded = models.load(args.model)
-    models.use_threads(loaded, "auto")
+    loaded = loading.load(args.model)
+    devices.use_threads(loaded, "auto")
     engine = free_running(Engine(loaded, Protocol("paper")))
     device = torch.cuda.get_device_name() if loaded.device.type == "cuda" else "CPU"
     print(f"{device}, torch {torch.__version__}, {torch.get_num_threads()} threads, {loaded.dtype}")

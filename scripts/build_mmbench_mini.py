@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, Value
 
+from harness.drawing.render import render
+from harness.drawing.world import Scene, sample_scene
 from harness.embedded import MMBENCH_MINI
-from harness.embedded.drawing import render
 from harness.embedded.questions import KINDS, Question, ask
-from harness.embedded.world import Scene, sample_scene
 
 SEED = 20_260_901
 ROTATION = 1_000_000

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from harness.embedded import world
-from harness.embedded.world import Item, Scene
+from harness.drawing import world
+from harness.drawing.world import Item, Scene
 
 INSTANCE = "finegrained_perception (instance-level)"
 CROSS = "finegrained_perception (cross-instance)"

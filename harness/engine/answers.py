@@ -6,23 +6,41 @@ Must not know how a prompt is prefilled or how policies select.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from harness.engine import branch as branching
 from harness.engine.branch import Cell, Kept, Sequel
-from harness.engine.decode import Decoded
+from harness.engine.decode import Decoded, Decoder
 from harness.engine.inputs import grids
 from harness.engine.prefill import Prefill, clock
 from harness.engine.rotary import forget_lengths
 from harness.engine.settings import BranchResult, Generation, Shown
-from harness.memory import ran_out
+from harness.engine.settings import Protocol as EvictionProtocol
+from harness.models.memory import ran_out
 
 if TYPE_CHECKING:
-    from harness.engine.session import Engine
-    from harness.models import Prompt
+    from transformers import PreTrainedModel
+
+    from harness.engine.layout import Layout
+    from harness.models.loaded import LoadedModel
+    from harness.models.prompts import Prompt
+
+
+class Decoding(Protocol):
+    """What answers need of an engine. cells_per_batch: None until a batch did not fit."""
+
+    loaded: LoadedModel
+    model: PreTrainedModel
+    layout: Layout
+    decoder: Decoder
+    protocol: EvictionProtocol
+    cells_per_batch: int | None
+
+    def batch_size(self, filled: Prefill, cells: int) -> int:
+        """How many cells to decode together."""
 
 
 class Answers:
@@ -30,7 +48,7 @@ class Answers:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Decoding,
         prompt: Prompt,
         positions: Tensor,
         modality: Tensor,

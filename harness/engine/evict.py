@@ -27,8 +27,8 @@ from harness.engine.layout import Layout, prepare
 from harness.engine.prefill import Capture, forward
 from harness.engine.rotary import Rotary, forget_lengths
 from harness.engine.settings import PROTOCOLS, Branch, NotFinite
-from harness.models import modality
-from harness.precision import rerun
+from harness.models.precision import rerun
+from harness.models.prompts import modality
 from methods.kernels import require, using
 
 _REFUSED = ("past_key_values", "inputs_embeds", "assistant_model", "prompt_lookup_num_tokens")

@@ -20,12 +20,13 @@ from harness.engine.layout import prepare
 from harness.engine.prefill import Capture, Prefill, prefill
 from harness.engine.rotary import Rotary, forget_lengths, moves_frequencies
 from harness.engine.settings import Branch, BranchResult, Generation, NotFinite, Protocol
-from harness.memory import ran_out
-from harness.precision import stopped
+from harness.models.memory import ran_out
+from harness.models.precision import stopped
 from methods.kernels import require, using
 
 if TYPE_CHECKING:
-    from harness.models import LoadedModel, Prompt
+    from harness.models.loaded import LoadedModel
+    from harness.models.prompts import Prompt
     from methods import Policy
 
 TRACED = 16_384  # tokens of the longest prompt that is traced: nobody looks at more

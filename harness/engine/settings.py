@@ -177,8 +177,8 @@ class BranchResult:
     letter_logits: at the first answer token. timings: seconds of prefill, score, compact and
     decode, the batch's cost divided by its branches. truncated_tokens: what the prompt lost to fit
     the model's context before any of this. segments: what the prompt's tokens belong to, see
-    harness.segments. Of prompts that are traced, else None: kept_shares, for each of the L tokens
-    the share of compressed layers and KV heads whose cache kept it at the eviction; shown.
+    harness.models.segments. Of prompts that are traced, else None: kept_shares, for each of the L
+    tokens the share of compressed layers and KV heads whose cache kept it at the eviction; shown.
     nonfinite_tokens: answer tokens that were chosen by logits that are no numbers (a NaN or +inf
     among them, or nothing but -inf); all of them where the prompt's own pass, or the scores by
     which the cell was evicted, are none. Above 0 the answer means nothing.

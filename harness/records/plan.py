@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.config import Config
 from harness.errors import UserError
 from harness.records.atomic import replacing
 from harness.records.store import Store
+from harness.settings.config import Config
 
 if TYPE_CHECKING:
     from harness.stats.plan import Plan

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from harness.grid import Cell
+from harness.settings.grid import Cell
 
 PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "evictbench")
 MODULES = ("checkpoint.py", "models.py", "prompts.py", "chat.py")

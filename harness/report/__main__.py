@@ -2,7 +2,7 @@
 
 import sys
 
-from harness import stopping
+from harness.process import stopping
 
 if __name__ == "__main__":
     stopping.listen()

@@ -10,9 +10,10 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import places, stopping
-from harness.console import say
 from harness.errors import UserError
+from harness.process import stopping
+from harness.process.console import say
+from harness.records import places
 from harness.records.folder import locked
 from harness.report import answer, build, files, reading
 
@@ -47,7 +48,7 @@ def report(folder: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Report each folder; 2 where one cannot be reported, and as `harness.cli` when stopped."""
+    """Report each folder; 2 where one cannot be reported, and as `harness.run.cli` when stopped."""
     parser = argparse.ArgumentParser(prog="python -m harness.report", description=__doc__)
     parser.add_argument(
         "folder",

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from harness import precision, stats
+from harness import stats
+from harness.models import precision
 from harness.report import tables
 from harness.report.tables import percent, points
 from harness.stats.plan import Plan

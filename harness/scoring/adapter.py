@@ -15,9 +15,9 @@ from lmms_eval.api.model import lmms
 
 from harness.engine import NotFinite
 from harness.errors import UserError
-from harness.grid import BLANK_IMAGE, Cell
+from harness.models.segments import Texts
 from harness.records.store import Store
-from harness.segments import Texts
+from harness.settings.grid import BLANK_IMAGE, Cell
 
 Messages = list[dict[str, Any]]
 

@@ -14,13 +14,14 @@ from typing import Any
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
 
-from harness.config import TaskConfig
+from harness.models.segments import Texts
 from harness.scoring import generic, loading, mmbench_submission
 from harness.scoring.fingerprint import fingerprint
-from harness.scoring.scorers import Judgement, Question, scorer_for
+from harness.scoring.judgement import Judgement, Question
+from harness.scoring.scorers import scorer_for
 from harness.scoring.validation import faults
 from harness.scoring.validation.texts import TooLong
-from harness.segments import Texts
+from harness.settings.config import TaskConfig
 
 EXHIBITS = 8  # questions whose prompts are shown
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import methods
-from harness import models
-from harness.config import EngineConfig, ModelConfig, ProtocolConfig
 from harness.engine import (
     Branch,
     BranchResult,
@@ -20,9 +18,11 @@ from harness.engine import (
     check_device,
 )
 from harness.errors import UserError
-from harness.grid import Cell
-from harness.memory import ran_out
-from harness.segments import Texts
+from harness.models import devices, loading
+from harness.models.memory import ran_out
+from harness.models.segments import Texts
+from harness.settings.config import EngineConfig, ModelConfig, ProtocolConfig
+from harness.settings.grid import Cell
 
 
 class Bridge:
@@ -44,8 +44,8 @@ class Bridge:
         engine = engine or EngineConfig()
         self.max_length, self.max_prompt = model.max_length, model.max_prompt
         try:
-            check_device(models.device_of(device), engine.kernels, engine.cuda_graphs)
-            self.loaded = models.load(
+            check_device(devices.device_of(device), engine.kernels, engine.cuda_graphs)
+            self.loaded = loading.load(
                 model.pretrained,
                 revision=model.revision,
                 device=device,
@@ -59,7 +59,7 @@ class Bridge:
             )
         except (OSError, ValueError) as error:
             raise UserError(f"model={model.name}: {error}") from error
-        models.use_threads(self.loaded, engine.threads)
+        devices.use_threads(self.loaded, engine.threads)
         if model.images and not self.loaded.takes_images:
             raise UserError(
                 f"model={model.name} takes no images although its settings say so: set "

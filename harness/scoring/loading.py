@@ -16,15 +16,15 @@ from lmms_eval import utils
 from lmms_eval.api.task import ConfigurableMessagesTask, ConfigurableTask
 from lmms_eval.tasks import TaskManager
 
-from harness import scratch
-from harness.config import TaskConfig
 from harness.errors import UserError
+from harness.process import scratch
 from harness.scoring import catalog, datafiles, mmbench, taskfields
 from harness.scoring.hub import require_dataset
 from harness.scoring.validation import faults, files, pictures, texts
 from harness.scoring.validation import mmbench as options
 from harness.scoring.validation.faults import Asked, Fault
 from harness.scoring.validation.texts import TooLong
+from harness.settings.config import TaskConfig
 
 PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors of the disk, not of the data
 

@@ -8,8 +8,8 @@ from typing import Any
 from lmms_eval.api.task import ConfigurableMessagesTask
 from omegaconf import OmegaConf
 
-from harness.config import CONF, TaskConfig, register
 from harness.scoring.loading import settings
+from harness.settings.config import CONF, TaskConfig, register
 
 
 class MMBenchMini(ConfigurableMessagesTask):

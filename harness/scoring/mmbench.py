@@ -13,11 +13,11 @@ from typing import Any
 from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
 from lmms_eval.tasks.mmbench.en_utils import mmbench_evaluator
 
-from harness.config import EXTRACTIONS
 from harness.errors import UserError
+from harness.models.segments import Texts
 from harness.scoring import strict
-from harness.scoring.scorers import Document, Judgement, Question
-from harness.segments import Texts
+from harness.scoring.judgement import Document, Judgement, Question
+from harness.settings.config import EXTRACTIONS
 
 ROTATION = 1_000_000
 OPTIONS = "ABCD"

@@ -8,10 +8,10 @@ from math import nan
 
 import pandas as pd
 
-from harness.grid import Cell
 from harness.records.store import Store
 from harness.scoring.benchmark import Benchmark
-from harness.scoring.scorers import Judgement
+from harness.scoring.judgement import Judgement
+from harness.settings.grid import Cell
 
 COLUMNS = (
     "model", "task", "group", "protocol", "method", "ratio", "budget", "control", "cell_key",

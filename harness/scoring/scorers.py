@@ -5,72 +5,20 @@ special to one family of tasks sits in its own file (`mmbench.py`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from lmms_eval.api.metrics import mean
 
-from harness.config import SCORERS, TaskConfig
 from harness.errors import UserError
-from harness.scoring import generic
+from harness.models.segments import Texts
+from harness.scoring import generic, mmbench
+from harness.scoring.judgement import Document, Judgement, Question, Scorer
 from harness.scoring.judges import judge_of
-from harness.segments import Texts
+from harness.settings.config import SCORERS, TaskConfig
 
-Document = Mapping[str, Any]
 ROWS = 20  # that tell which metric every row of a task has
 QUESTIONS = ("question", "input")  # columns that hold a row's question
 SHOWN = 500  # characters of the beginning and of the end of a long question
-
-
-@dataclass(frozen=True)
-class Question:
-    """What the tables show of a row; rows with one question_id are rotations of one question."""
-
-    index: int
-    question_id: int
-    category: str | None
-    l2_category: str | None
-    text: str
-    answer: str
-    letters: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The answer as the task reads it, its score in [0, 1], and whether it could not be read.
-
-    The score is nan where the right answer is secret. other: by another published reading of the
-    same answer, where there is one.
-    """
-
-    parsed: str | None
-    score: float
-    unparsed: bool = False
-    other: "Judgement | None" = None
-
-    @property
-    def correct(self) -> bool:
-        """Whether the answer has the full score; ROUGE's own falls short of 1 by a billionth."""
-        return self.score >= 1 - 1e-6
-
-
-class Scorer(Protocol):
-    """The task-specific part of scoring."""
-
-    metric: str  # the metric of lmms-eval's task that a cell's score must equal
-    shown: str  # what tables call the score
-
-    def question(self, task: Any, document: Document, row: int) -> Question:
-        """Describe a row of the data set."""
-
-    def texts(self, task: Any, document: Document) -> Texts:
-        """What is known of the text of a prompt."""
-
-    def judge(self, document: Document, metrics: Mapping[str, Any]) -> Judgement:
-        """Read a hit from what the task's process_results returned for one answer."""
-
-    def total(self, questions: Sequence[Question], judged: Sequence[Judgement]) -> float | None:
-        """What lmms-eval's aggregation of a cell must come to; None where its rule is unknown."""
 
 
 class Scores:
@@ -144,8 +92,6 @@ def shortened(text: str) -> str:
 
 def scorer_for(config: TaskConfig, task: Any) -> Scorer:
     """The scorer that a task's settings name; UserError when there is none of that name."""
-    from harness.scoring import mmbench
-
     if config.scorer == "mmbench" or mmbench.fits(task):
         return mmbench.MMBench(config.extraction or "lmms_eval")
     if config.scorer == "auto":

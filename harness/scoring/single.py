@@ -10,13 +10,13 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
-from harness.config import EngineConfig, ModelConfig, ProtocolConfig
 from harness.engine import NotFinite
 from harness.errors import UserError
-from harness.grid import FULL, Cell
-from harness.precision import rerun
+from harness.models.precision import rerun
 from harness.scoring.bridge import Bridge
-from harness.variants import variant
+from harness.settings.config import EngineConfig, ModelConfig, ProtocolConfig
+from harness.settings.grid import FULL, Cell
+from harness.settings.variants import variant
 
 
 class EvictBench(lmms):
@@ -137,7 +137,7 @@ def single_cell(
 
 def amounts(ratio: float | None, budget: int | None) -> tuple[float | None, int | None]:
     """Check one ratio or budget by the rules of the sweep."""
-    from harness import checks
+    from harness.settings import checks
 
     ratios, budgets = checks.amounts(
         None if ratio is None else [ratio], None if budget is None else [budget]

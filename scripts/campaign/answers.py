@@ -6,7 +6,7 @@ The engine names the right letter with the full cache and a wrong one in all oth
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.grid import Cell
+from harness.settings.grid import Cell
 from scripts.campaign import scene, tables
 from scripts.campaign.bench import Bench
 from scripts.campaign.engine import Scripted

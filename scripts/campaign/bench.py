@@ -31,10 +31,10 @@ LIBRARIES = (
     "lmms_eval.evaluator", "lmms_eval.tasks.mmbench.en_utils", "openpyxl",
     "statsmodels.stats.contingency_tables", "plotly.graph_objects", "jinja2", "scipy.stats",
     "matplotlib.pyplot",
-    "harness.sweep", "harness.outcome", "harness.collect", "harness.scoring.bridge",
+    "harness.run.sweep", "harness.run.outcome", "harness.run.collect", "harness.scoring.bridge",
     "harness.scoring.benchmark", "harness.scoring.samples", "harness.scoring.adapter",
-    "harness.scoring.generators", "harness.tokenizer", "harness.report.files",
-    "harness.report.build", "harness.traces", "harness.tracking", "harness.report.__main__",
+    "harness.scoring.generators", "harness.models.tokenizer", "harness.report.files",
+    "harness.report.build", "harness.run.traces", "harness.tracking", "harness.report.__main__",
 )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ class Recording:
 
 def install(engine: Any, folder: Path, pause: float) -> None:
     """Let every load of the model be on record; None stands for the real one."""
-    from harness import collect
+    from harness.run import collect
 
     real = collect.load_engine
 
@@ -58,13 +58,12 @@ def install(engine: Any, folder: Path, pause: float) -> None:
 
 def _check_device(config: Any) -> None:
     """What the real engine refuses before it loads a model."""
-    from harness import models
     from harness.engine import check_device
     from harness.errors import UserError
+    from harness.models.devices import device_of
 
     try:
-        device = models.device_of(config.device)
-        check_device(device, config.engine.kernels, config.engine.cuda_graphs)
+        check_device(device_of(config.device), config.engine.kernels, config.engine.cuda_graphs)
     except ValueError as error:
         raise UserError(f"model={config.model.name}: {error}") from error
 

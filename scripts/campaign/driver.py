@@ -15,7 +15,7 @@ class _Late:
         self.folder, self.pause = folder, pause
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if not hasattr(sys.modules.get("harness.collect"), "load_engine"):
+        if not hasattr(sys.modules.get("harness.run.collect"), "load_engine"):
             return
         sys.meta_path.remove(self)  # type: ignore[arg-type]
         from pathlib import Path

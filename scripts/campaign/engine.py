@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.grid import Cell
+from harness.settings.grid import Cell
 from tests.run.fakes import result
 
 PROMPT = 100  # tokens that could be kept

@@ -16,8 +16,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from harness.embedded import questions, texts, world
-from harness.embedded.drawing import CELL, SIDE
+from harness.drawing import world
+from harness.drawing.render import CELL, SIDE
+from harness.embedded import questions, texts
 from harness.embedded.words import PATTERN
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<image>")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from harness.embedded import world
+from harness.drawing import world
 from harness.embedded.questions import KINDS
 from scripts.tiny_vlm import attention_hints, lessons
 from scripts.tiny_vlm.attention_hints import Hint

@@ -14,8 +14,8 @@ from random import Random
 import torch
 from torch import Tensor
 
+from harness.drawing.world import Scene
 from harness.embedded.questions import KINDS, Question, ask, prompt
-from harness.embedded.world import Scene
 from scripts.tiny_vlm.build import tokenizer
 
 PREFIX_TEXT = "USER: "

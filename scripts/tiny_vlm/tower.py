@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.embedded import world
-from harness.embedded.drawing import render
-from harness.embedded.world import Scene
+from harness.drawing import world
+from harness.drawing.render import render
+from harness.drawing.world import Scene
 from scripts.tiny_vlm.build import vocabulary
 
 # What a cell can hold. The first four concern the item in it and are "none" on empty cells.

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from harness import models
 from harness.embedded import TINY_VLM
 from harness.engine import Engine
+from harness.models import loading
 from scripts import bench_branching as bench
 
 
 @pytest.fixture(scope="module")
 def engine():
-    return Engine(models.load(str(TINY_VLM), device="cpu"))
+    return Engine(loading.load(str(TINY_VLM), device="cpu"))
 
 
 def test_both_ways_are_timed_and_give_the_same_answers(engine):

@@ -2,16 +2,16 @@
 
 import pytest
 
-from harness import models
 from harness.embedded import TINY_VLM
 from harness.engine import Engine, Protocol
+from harness.models import loading
 from scripts import bench_decoding as bench
 from scripts.bench_branching import prompts
 
 
 @pytest.fixture(scope="module")
 def engine():
-    loaded = models.load(str(TINY_VLM), device="cpu")
+    loaded = loading.load(str(TINY_VLM), device="cpu")
     return bench.free_running(Engine(loaded, Protocol("paper")))
 
 

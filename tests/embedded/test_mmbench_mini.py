@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from harness.drawing.render import CELL, RGB, render
+from harness.drawing.world import sample_scene
 from harness.embedded import MMBENCH_MINI, world
-from harness.embedded.drawing import CELL, RGB, render
 from harness.embedded.questions import KINDS, ask, prompt
-from harness.embedded.world import sample_scene
 from scripts.build_mmbench_mini import ROTATION, build
 
 SHIPPED = MMBENCH_MINI / "en" / "dev-00000-of-00001.parquet"

@@ -8,7 +8,7 @@ import pytest
 
 from harness.embedded import HOME, MMBENCH_MINI, TINY_VLM, haystacks, longbench_prompts, texts
 from harness.embedded.words import KEYS, LABELS, NAMES, TYPES, VALUES, pieces
-from harness.models import load
+from harness.models.loading import load
 from harness.scoring.ruler.prompts import doc_to_messages
 from scripts.build_text_mini import DEPTHS, LENGTHS, NEEDLES, ROWS, SEED
 from scripts.build_text_mini import build as build_text_mini

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 import methods
-from harness import models
 from harness.embedded import HOME, TINY_VLM, longbench_prompts
 from harness.engine import Branch, Engine, Generation
+from harness.models import loading
 from harness.scoring.longbench import metrics
 from harness.scoring.ruler import prompts
 from harness.scoring.ruler.metrics import process_results_all
@@ -23,7 +23,7 @@ LONGBENCH = {
 
 @pytest.fixture(scope="module")
 def engine():
-    return Engine(models.load(str(TINY_VLM), device="cpu"))
+    return Engine(loading.load(str(TINY_VLM), device="cpu"))
 
 
 def rows(family, name, length=None, every=1):

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from harness.drawing.world import Item, Scene
 from harness.embedded import MMBENCH_MINI, TINY_VLM, texts
 from harness.embedded.questions import Question, prompt
-from harness.embedded.world import Item, Scene
 from scripts.build_mmbench_mini import ROTATION
 from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
 from scripts.build_text_mini import SEED as TEXT_BENCHMARK_SEED

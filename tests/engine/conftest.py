@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny_models import BUILDERS, wrap
 
-from harness.models import LoadedModel
+from harness.models.loaded import LoadedModel
 
 
 @pytest.fixture(scope="session")

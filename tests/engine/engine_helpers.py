@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.engine import Branch, BranchResult, Engine, Generation
 from harness.engine import decode as decode_module
-from harness.models import Prompt
+from harness.models.prompts import Prompt
 from methods import LayerView, Selection
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol
-from harness.models import LoadedModel, Prompt
+from harness.models.loaded import LoadedModel
+from harness.models.prompts import Prompt
 from methods import ladder
 from methods.budgets import pyramid
 from tests.engine.engine_helpers import Trace

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from harness.models import Prompt
+from harness.models.prompts import Prompt
 
 # kept[layer] is bool [Hkv, boundary], what queries from the boundary on see of the prompt, or bool
 # [Hkv, rows, length], all that each of them sees.

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 from tiny_models import build_llama, make_tokenizer
 
-from harness import chat
-from harness.config import ModelConfig, ProtocolConfig
 from harness.errors import UserError
-from harness.grid import Cell
-from harness.models import LoadedModel, load
+from harness.models import chat
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load
 from harness.scoring.bridge import Bridge
+from harness.settings.config import ModelConfig, ProtocolConfig
+from harness.settings.grid import Cell
 
 TEMPLATE = (
     "<s> {% for m in messages %}{{ m['role'] }} {{ m['content'] }} </s> {% endfor %}"

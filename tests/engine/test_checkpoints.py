@@ -18,9 +18,10 @@ from tiny_models import build_llama, make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, dynamic_module_utils
 
 import harness
-from harness import checkpoint, hub, rehearsal
-from harness.checkpoint import Checkpoint
-from harness.models import LoadedModel, load
+from harness.models import checkpoint, hub, rehearsal
+from harness.models.checkpoint import Checkpoint
+from harness.models.loaded import LoadedModel
+from harness.models.loading import load
 
 TINY_VLM = Path(harness.__file__).parent / "embedded" / "tiny_vlm"
 Copied = Callable[[Fault], Path]

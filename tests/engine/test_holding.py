@@ -15,7 +15,7 @@ import harness
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol
 from harness.engine import cache as cache_module
-from harness.models import Prompt
+from harness.models.prompts import Prompt
 
 TOKENS = 9
 HOLDING = {

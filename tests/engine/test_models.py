@@ -13,9 +13,11 @@ from transformers import AutoProcessor, LlavaProcessor
 from transformers.models.clip import CLIPImageProcessorPil
 
 import methods
-from harness import hub
 from harness.engine import Branch, Engine, Generation
-from harness.models import load, modality, use_threads
+from harness.models import hub
+from harness.models.devices import use_threads
+from harness.models.loading import load
+from harness.models.prompts import modality
 
 TEMPLATE = (
     "<s> {% for m in messages %}{{ m['role'] }} {% for p in m['content'] %}"

@@ -36,7 +36,7 @@ from transformers import (
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol
 from harness.engine.layout import prepare
-from harness.models import Prompt
+from harness.models.prompts import Prompt
 
 SMALL = {
     "vocab_size": 160,

@@ -17,7 +17,7 @@ from harness.engine import Branch, Engine, Generation, Protocol
 from harness.engine.attention import listening
 from harness.engine.layout import prepare
 from harness.engine.rotary import Rotary
-from harness.models import Prompt
+from harness.models.prompts import Prompt
 
 TOKENS = 9
 

@@ -11,7 +11,7 @@ from transformers import GlmConfig, GPT2Config, HunYuanDenseV1Config, OPTConfig
 import harness
 import methods
 from harness.engine import Branch, Engine, Generation
-from harness.models import Prompt
+from harness.models.prompts import Prompt
 
 SMALL = {"vocab_size": 160, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 REFUSED = {

@@ -9,8 +9,8 @@ import torch
 from segment_helpers import ask, told
 from tiny_models import IMAGE, build_llama, build_llava, make_tokenizer, wrap
 
-from harness import chat
-from harness.segments import Encoded, Texts, segments
+from harness.models import chat
+from harness.models.segments import Encoded, Texts, segments
 
 QUESTION, OPTIONS = "w40 w41", ("A w42", "B w43 w44")
 TEXT = f"{QUESTION} w50 {OPTIONS[0]} {OPTIONS[1]} w60 w61"

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from harness.embedded import TINY_VLM
-from harness.models import load
-from harness.segments import Texts
+from harness.models.loading import load
+from harness.models.segments import Texts
 
 
 def byte_level() -> PreTrainedTokenizerFast:

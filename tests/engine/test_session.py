@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol, attention
-from harness.models import Prompt
+from harness.models.prompts import Prompt
 
 
 def grid(*names: str, ratios=(0.5, 0.9)) -> list[Branch]:

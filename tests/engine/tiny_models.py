@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from harness.engine import Protocol
-from harness.models import LoadedModel, Prompt
+from harness.models.loaded import LoadedModel
+from harness.models.prompts import Prompt
 
 VOCAB = 160
 IMAGE = 150

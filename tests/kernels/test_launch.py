@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from harness.config import KERNELS
+from harness.settings.config import KERNELS
 from methods import kernels
 from methods.kernels import launch
 from tests.kernels.oracles import draw

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness import __main__ as program
-from harness import collect
+from harness.run import collect
 from tests.run.fakes import FakeEngine, write_mmbench
 
 Program = Callable[..., int]

@@ -3,7 +3,8 @@
 import sys
 from functools import partial
 
-from harness import cli, stopping
+from harness.process import stopping
+from harness.run import cli
 from tests.run.fake_program import FakeProgram, install
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import collect, scratch, sweep
-from harness.config import Config
 from harness.errors import UserError
-from harness.jobs import Program
+from harness.process import scratch
+from harness.run import collect, sweep
+from harness.run.jobs import Program
+from harness.settings.config import Config
 
 SLEEPER, DIER = 8, 9  # seeds
 

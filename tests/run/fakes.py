@@ -14,9 +14,9 @@ from datasets import Image as Picture
 from PIL import Image
 
 from harness.engine import NotFinite
-from harness.grid import FULL, Cell
-from harness.precision import stopped
-from harness.segments import Texts
+from harness.models.precision import stopped
+from harness.models.segments import Texts
+from harness.settings.grid import FULL, Cell
 
 COLORS = ("red", "green", "blue", "yellow")
 FRONT = """---

@@ -8,10 +8,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness import checks, variants
-from harness.config import CONF, Config, as_config, register
 from harness.errors import UserError
-from harness.wording import sentence
+from harness.settings import checks, variants
+from harness.settings.config import CONF, Config, as_config, register
+from harness.settings.wording import sentence
 
 CHOSEN = "method=[restkv,snapkv,h2o,tova,lacache,streaming_llm,random,criticalkv]"
 

@@ -8,8 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import methods
-from harness import sweep
-from harness.config import CONF, SWEEP_WIDE
+from harness.run import sweep
+from harness.run.validate import Job
+from harness.settings.config import CONF, SWEEP_WIDE
 from tests.run.conftest import Program
 
 # What is typed, and what the sentence must name: the value, then what is allowed.
@@ -135,11 +136,11 @@ def test_a_hub_id_without_network_is_refused_before_anything_heavy_is_imported()
 @pytest.fixture
 def compose(
     call: Program, overrides: list[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., sweep.Job]:
+) -> Callable[..., Job]:
     """The validated job of a command line; what it gives replaces what `overrides` gives."""
 
-    def job(*typed: str) -> sweep.Job:
-        found: list[sweep.Job] = []
+    def job(*typed: str) -> Job:
+        found: list[Job] = []
         monkeypatch.setattr(sweep, "run", lambda config: found.append(sweep.validate(config)))
         names = {one.split("=")[0] for one in typed}
         if "experiment" in names:
@@ -150,7 +151,7 @@ def compose(
     return job
 
 
-def parameters_of(job: sweep.Job) -> dict[str, dict[str, object]]:
+def parameters_of(job: Job) -> dict[str, dict[str, object]]:
     return {cell.label: dict(cell.params) for cell in job.cells(blank=True) if cell.evicts}
 
 
@@ -166,7 +167,7 @@ WIDE = {
 
 @pytest.mark.parametrize("name", SWEEP_WIDE)
 def test_a_sweep_wide_value_replaces_the_parameter_in_every_method_that_has_it(
-    compose: Callable[..., sweep.Job], name: str
+    compose: Callable[..., Job], name: str
 ) -> None:
     value, having = WIDE[name]
     own = f"methods.{max(having)}.{name}={methods.parameters(max(having))[name]}"
@@ -181,7 +182,7 @@ def test_a_sweep_wide_value_replaces_the_parameter_in_every_method_that_has_it(
 
 
 def test_sweep_wide_values_go_together(
-    compose: Callable[..., sweep.Job],
+    compose: Callable[..., Job],
 ) -> None:
     both = parameters_of(compose(CHOSEN, "budget=pyramid", "protect=text"))["h2o"]
     assert (both["budget"], both["protect"], both["decode"]) == ("pyramid", "text", "hold")
@@ -198,7 +199,7 @@ def test_a_window_on_the_question_needs_a_protocol_that_has_read_it(
     assert told.count("\n") == 1
 
 
-def test_what_a_label_sets_itself_stands_and_is_told(compose: Callable[..., sweep.Job]) -> None:
+def test_what_a_label_sets_itself_stands_and_is_told(compose: Callable[..., Job]) -> None:
     typed = ("budget=adaptive", "methods.tova.budget=pyramid", "methods.h2o.budget=uniform")
     job = compose("method=[snapkv,snapkv_pyramid,tova,h2o,lacache]", *typed)
     rules = {label: params.get("budget") for label, params in parameters_of(job).items()}
@@ -270,7 +271,7 @@ def test_each_variant_spells_out_the_parameters_and_defaults_of_its_method(path:
         assert all(known[k] != v for k, v in node.items())  # it names what it changes
 
 
-def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., sweep.Job]) -> None:
+def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job]) -> None:
     nodes = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in METHOD_FILES}
     bases = {n: node.get("defaults", [n])[0].partition("@")[0] for n, node in nodes.items()}
     job = compose(f"method=[{','.join(nodes)}]", "seed=3")
@@ -287,7 +288,7 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., swe
 
 
 @pytest.mark.parametrize("name", [path.stem for path in (CONF / "experiment").glob("*.yaml")])
-def test_the_experiments_are_sound(compose: Callable[..., sweep.Job], name: str) -> None:
+def test_the_experiments_are_sound(compose: Callable[..., Job], name: str) -> None:
     job = compose(f"experiment={name}")
     assert job.folder.name.startswith(f"{name}-tiny_vlm-mmbench_mini-")
     assert job.config.protocol.name == ("paper" if name == "paper_protocol" else "replay")
@@ -302,7 +303,7 @@ def test_the_experiments_are_sound(compose: Callable[..., sweep.Job], name: str)
     ],
 )
 def test_an_experiment_varies_one_parameter_of_each_method(
-    compose: Callable[..., sweep.Job],
+    compose: Callable[..., Job],
     experiment: str,
     parameter: str,
     values: set[str],

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from harness.embedded import TINY_VLM
 from harness.errors import UserError
-from harness.grid import BLANK_IMAGE, Cell
 from harness.records import older
 from harness.records.store import Store
 from harness.report import build
 from harness.scoring.single import EvictBench
+from harness.settings.grid import BLANK_IMAGE, Cell
 from harness.tracking import groups, shown
 from tests.run import old_stores
 from tests.run.conftest import Program, store_of

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from harness.grid import Cell, Variant, cell_key, expand
+from harness.settings.grid import Cell, Variant, cell_key, expand
 
 CONTEXT = {"weights": "w", "data": "d", "protocol": "replay", "seed": 0, "generation": {"n": 8}}
 BASE = Cell("snapkv", "snapkv", (("kernel", 5), ("window", 32)), ratio=0.5)

@@ -9,8 +9,8 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from harness import collect
 from harness.report import command
+from harness.run import collect
 from harness.scoring.adapter import storable
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine

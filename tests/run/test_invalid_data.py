@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness import collect
+from harness.run import collect
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine
 from tests.scoring.faulty import FILE, changed, half, noisy, rows, shows, write

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.config import CONF
+from harness.settings.config import CONF
 
 ROOT = CONF.parent
 LAUNCHERS = {
@@ -140,7 +140,7 @@ def test_a_stop_while_it_loads_is_one_sentence(tmp_path: Path, module: str, mome
 # Runs a module as -m does, and tells when its first lines have run.
 WAITING = """
 import runpy, sys
-from harness import stopping
+from harness.process import stopping
 module, place = sys.argv[1:]
 listen = stopping.listen
 stopping.listen = lambda: (listen(), open(place, "w").close())

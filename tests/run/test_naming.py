@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness import sweep
+from harness.run import sweep
 from tests.run.conftest import Program
 
 BASE = "tiny_vlm-mmbench_mini-replay-seed0"

@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.config import AnalysisConfig, Config, ProtocolConfig, TaskConfig
 from harness.errors import UserError
 from harness.records import plan
 from harness.records.plan import Asked
 from harness.records.store import Store
+from harness.settings.config import AnalysisConfig, Config, ProtocolConfig, TaskConfig
 from tests.run.conftest import Program, store_of
 from tests.run.fakes import FakeEngine
 

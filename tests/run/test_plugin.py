@@ -122,7 +122,7 @@ def test_batches_are_refused() -> None:
 
 
 def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
-    from harness.config import ModelConfig, ProtocolConfig
+    from harness.settings.config import ModelConfig, ProtocolConfig
 
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="cannot be loaded") as refused:

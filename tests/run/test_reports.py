@@ -10,7 +10,7 @@ import pytest
 
 from harness import stats
 from harness.report import build, command, flips, reading
-from harness.variants import factors, variant
+from harness.settings.variants import factors, variant
 from scripts import publish
 from tests.outputs.conftest import sweep
 from tests.run.conftest import Program

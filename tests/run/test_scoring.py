@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from harness.config import TaskConfig
 from harness.errors import UserError
 from harness.scoring.benchmark import Benchmark, choose
+from harness.scoring.judgement import Judgement, Question
 from harness.scoring.mmbench import MMBench, mmbench_evaluator
-from harness.scoring.scorers import Judgement, Question, Scores
+from harness.scoring.scorers import Scores
+from harness.settings.config import TaskConfig
 from tests.run.fakes import write_mmbench
 
 # Answers as models write them: letters, forms, option texts, refusals, and traps for an extraction.

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.grid import Cell
 from harness.records import schema
 from harness.records.claims import Claims
 from harness.records.folder import locked
 from harness.records.schema import FIELDS
 from harness.records.store import Store, place_of
 from harness.scoring.adapter import stored
+from harness.settings.grid import Cell
 from tests.run.fakes import result
 
 ANSWER = stored(result("B", Cell("a", "restkv", ratio=0.5), "AB"))

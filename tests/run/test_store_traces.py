@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.grid import Cell
 from harness.records import older
 from harness.records.schema import FIELDS
 from harness.records.store import Store
 from harness.scoring.adapter import stored
+from harness.settings.grid import Cell
 from tests.run import old_stores
 from tests.run.fakes import result
 

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from harness import collect
-from harness.grid import BLANK_IMAGE
 from harness.records import provenance
 from harness.records.atomic import STAGE
 from harness.records.store import Store
+from harness.run import collect
 from harness.scoring.samples import COLUMNS
+from harness.settings.grid import BLANK_IMAGE
 from tests.run.conftest import Program, store_of
 from tests.run.fakes import FakeEngine
 

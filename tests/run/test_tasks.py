@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from harness import tasks
-from harness.config import Config, ModelConfig, TaskConfig
 from harness.errors import UserError
+from harness.run import tasks
+from harness.settings.config import Config, ModelConfig, TaskConfig
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine, write_mmbench
 
@@ -149,7 +149,7 @@ def test_a_text_model_is_refused_an_image_task_by_what_the_task_shows(
 
 
 def test_every_task_file_names_what_there_is() -> None:
-    from harness.config import CONF, register
+    from harness.settings.config import CONF, register
 
     register()
     for path in sorted((CONF / "task").glob("*.yaml")):

@@ -11,11 +11,11 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from harness import collect, traces
-from harness.grid import BLANK_IMAGE, Cell
 from harness.records import older
 from harness.records.store import Store
 from harness.report import flips
+from harness.run import collect, traces
+from harness.settings.grid import BLANK_IMAGE, Cell
 from tests.run import old_stores
 from tests.run.conftest import Program, store_of
 from tests.run.fakes import FakeEngine

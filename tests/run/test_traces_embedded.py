@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 
 from harness import __main__ as program
 from harness.embedded import TINY_VLM
+from harness.models.segments import Texts
 from harness.scoring.mmbench import MMBench
 from harness.scoring.scorers import Scores
-from harness.segments import Texts
 
 POST = "Answer with the option's letter from the given choices directly."
 

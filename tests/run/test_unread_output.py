@@ -17,7 +17,8 @@ def unread(*arguments: str) -> tuple[int, str]:
 
 
 def test_a_run_goes_on_without_a_reader():
-    code = "import sys; from harness.console import say; say('a'); say('b'); sys.exit('went on')"
+    code = "import sys; from harness.process.console import say; say('a'); say('b'); "
+    code += "sys.exit('went on')"
     assert unread("-c", code) == (1, "went on\n")
 
 

@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as Picture
 from PIL import Image
 
-from harness.config import TaskConfig
+from harness.settings.config import TaskConfig
 from tests.run.fakes import FRONT
 
 Row = dict[str, Any]

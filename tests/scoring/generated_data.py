@@ -9,8 +9,8 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from harness.config import EMBEDDED
 from harness.scoring.ruler.words import listed
+from harness.settings.config import EMBEDDED
 from scripts.bench_ruler import byte_level
 
 TOKENIZERS = ("bpe", "bpe_chat", "bytes", "words", "tiny_vlm")

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.config import TaskConfig
 from harness.errors import UserError
 from harness.scoring import quiet
 from harness.scoring.benchmark import Benchmark
+from harness.settings.config import TaskConfig
 from tests.scoring.faulty import FILE, half, rows, task, write
 from tests.scoring.tasks import own_data
 

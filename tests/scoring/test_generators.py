@@ -18,9 +18,9 @@ import pytest
 from datasets import load_dataset
 from omegaconf import OmegaConf
 
-from harness.config import CONF
 from harness.errors import UserError
 from harness.scoring import catalog, generators, sources
+from harness.settings.config import CONF
 from tests.scoring import generated_data
 from tests.scoring.generated_data import tokenizer
 from tests.scoring.lmms_tasks import build, results

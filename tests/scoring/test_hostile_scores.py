@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from harness.config import TaskConfig
 from harness.scoring.benchmark import Benchmark
 from harness.scoring.infinitebench import metrics
 from harness.scoring.needle import visual
+from harness.settings.config import TaskConfig
 from tests.run.fakes import write_mmbench
 from tests.run.test_hostile_answers import HOSTILE
 from tests.scoring.longbench_data import CASES, write_longbench

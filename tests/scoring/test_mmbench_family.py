@@ -14,9 +14,9 @@ from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
 from omegaconf import OmegaConf
 
 from harness import stats
-from harness.config import CONF
 from harness.scoring import catalog, mmbench_tasks
 from harness.scoring.mmbench import MMBench, fits
+from harness.settings.config import CONF
 from tests.scoring import mmbench_data
 from tests.scoring.lmms_tasks import results
 from tests.scoring.mmbench_data import made

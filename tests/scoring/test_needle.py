@@ -11,8 +11,8 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from harness.embedded.drawing import render
-from harness.embedded.world import COLORS, SHAPES
+from harness.drawing.render import render
+from harness.drawing.world import COLORS, SHAPES
 from harness.errors import UserError
 from harness.scoring import generators
 from harness.scoring.needle import visual

@@ -9,10 +9,10 @@ import zipfile
 
 import pytest
 
-from harness.config import ModelConfig, ProtocolConfig, TaskConfig
-from harness.grid import Cell
 from harness.scoring.benchmark import Benchmark
 from harness.scoring.bridge import Bridge
+from harness.settings.config import ModelConfig, ProtocolConfig, TaskConfig
+from harness.settings.grid import Cell
 from tests.scoring.longbench_data import row
 from tests.scoring.scripted_llama import write
 from tests.scoring.tasks import own_data, settings

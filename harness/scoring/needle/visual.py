@@ -13,8 +13,8 @@ from typing import Any
 
 from datasets import Features, Image, List, Value
 
-from harness.embedded.drawing import render
-from harness.embedded.world import Scene, sample_scene
+from harness.drawing.render import render
+from harness.drawing.world import Scene, sample_scene
 from harness.scoring.needle import grid
 from harness.scoring.ruler.lengths import generator
 

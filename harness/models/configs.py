@@ -1,0 +1,80 @@
+"""A model's config: read, and refused where nothing could be built from it.
+
+Must not know weights or prompts.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+from transformers.quantizers import AutoHfQuantizer
+
+from harness.models import modelfiles
+from harness.models.hub import Source
+from harness.models.reading import quiet, reading
+
+
+def read_config(pretrained: str, source: Source, trust_remote_code: bool) -> Any:
+    """The config of a model; ValueError, one sentence, where it is none."""
+    with reading(pretrained, "config.json"), quiet():
+        if source.folder is not None:
+            said = modelfiles.read(source.folder / modelfiles.CONFIG)
+            if not said.get("model_type") and not said.get("auto_map"):
+                raise ValueError("it names no model_type")  # else the folder's name would decide
+        return AutoConfig.from_pretrained(source.name, **from_here(source, trust_remote_code))
+
+
+def from_here(source: Source, trust_remote_code: bool) -> dict[str, Any]:
+    """What every from_pretrained is told about where the files are."""
+    return {
+        "trust_remote_code": trust_remote_code,
+        "local_files_only": source.local,
+        **({"revision": source.commit} if source.commit else {}),
+    }
+
+
+def check_heads(pretrained: str, config: Any) -> None:
+    """Refuse heads that cannot share keys evenly."""
+    with reading(pretrained, "config.json"):
+        text = config.get_text_config(decoder=True)
+        heads, shared = (getattr(text, f"num_{k}_heads", None) for k in ("attention", "key_value"))
+        if not isinstance(heads, int) or not isinstance(shared, int):
+            return
+        if shared < 1 or heads % shared:
+            raise ValueError(
+                f"num_attention_heads={heads} is not a multiple of num_key_value_heads={shared}"
+            )
+
+
+def check_special(folder: Path | None, tokenizer: Any) -> None:
+    """ValueError for a template that writes a token which nothing names: it would write none."""
+    files = ("tokenizer_config.json", "special_tokens_map.json")
+    paths = [] if folder is None else [folder / name for name in files]
+    said = {key for path in paths if path.is_file() for key in modelfiles.read(path)}
+    for name in ("bos_token", "eos_token"):
+        written = name in str(getattr(tokenizer, "chat_template", None))
+        if folder and written and getattr(tokenizer, name) is None and name not in said:
+            raise ValueError(f"the chat template writes {name} and {files[0]} does not say what")
+
+
+def check_layers(pretrained: str, config: Any, tensors: int) -> None:
+    """Refuse more layers than the files can hold, which would take for ever to build."""
+    with reading(pretrained, "config.json"):
+        parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+        for part in parts:
+            for name in ("num_hidden_layers", "depth"):
+                layers = getattr(part, name, None)
+                if isinstance(layers, int) and layers > tensors:
+                    raise ValueError(f"{name}={layers:,} and the weights are {tensors:,} tensors")
+
+
+def check_quantisation(pretrained: str, config: Any) -> None:
+    """Refuse quantised weights that transformers cannot read here; it would skip unknown kinds."""
+    with reading(pretrained, "quantization_config of config.json"), quiet():
+        said = modelfiles.quantisation(config.to_dict())
+        if said:
+            quantizer = AutoHfQuantizer.from_config(copy.deepcopy(said), pre_quantized=True)
+            quantizer.validate_environment(device_map=None, weights_only=True)

@@ -1,0 +1,256 @@
+"""A loaded model with its processor: what it says of itself, and prompts built from a chat.
+
+Knows tokenizers and processors. Must not know model folders, eviction, tasks or scoring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from harness.models import chat
+from harness.models.chat import Chat, Messages
+from harness.models.prompts import Prompt, modality
+from harness.models.reading import reason
+from harness.models.segments import Encoded, Texts, segments
+
+
+@dataclass(frozen=True)
+class Unloaded:
+    """Stands where the model will be until its weights are there."""
+
+    config: Any
+    generation_config: Any
+
+
+@dataclass
+class LoadedModel:
+    """A model with its processor; tokenizer and processor are one object for text models."""
+
+    model: PreTrainedModel
+    processor: Any
+    tokenizer: Any
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+    takes_images: bool
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+        ends = self.model.generation_config.eos_token_id
+        several = ends if isinstance(ends, list | tuple) else [ends]
+        known = [i for i in [*several, self.tokenizer.eos_token_id] if isinstance(i, int)]
+        return frozenset(i for i in known if self.rows is None or 0 <= i < self.rows)
+
+    @property
+    def rows(self) -> int | None:
+        """How many token ids the model has embeddings for, by its config."""
+        return getattr(self.model.config.get_text_config(decoder=True), "vocab_size", None)
+
+    def letter_ids(self, letters: Sequence[str]) -> list[int]:
+        """The last token id of each letter (some tokenizers write a space token before it)."""
+        return [self.tokenizer.encode(x, add_special_tokens=False)[-1] for x in letters]
+
+    def ending_ids(self, stops: Sequence[str]) -> frozenset[int]:
+        """The last token id of each text; a text that the tokenizer drops has none."""
+        encoded = [self.tokenizer.encode(stop, add_special_tokens=False) for stop in stops]
+        return frozenset(ids[-1] for ids in encoded if ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids without special tokens."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Each token as text by itself, special ones too."""
+        return [self.tokenizer.decode([token]) for token in ids]
+
+    @property
+    def context_limit(self) -> int | None:
+        """The longest prompt and answer together by the model's own settings, in tokens."""
+        text = self.model.config.get_text_config(decoder=True)
+        return getattr(text, "max_position_embeddings", None)
+
+    def prompt(
+        self,
+        messages: Messages,
+        room: int | None = None,
+        longest: int | None = None,
+        texts: Texts | None = None,
+    ) -> Prompt:
+        """Build the prompt of chat messages in lmms-eval's protocol, see `chat.read`.
+
+        A final assistant message is continued. A text of more than `longest` tokens, and a prompt
+        of more than `room`, lose their middle where the messages allow it. ValueError, one
+        sentence, for images where the model takes none, and for a prompt that does not fit.
+        texts: what the prompt's segments tell apart.
+        """
+        said = chat.read(messages)
+        if said.images and not self.takes_images:
+            raise ValueError(
+                f"{self.name} takes no images and the prompt has {len(said.images)}; choose an "
+                "image-text model."
+            )
+        rendered = self._render(said)
+        encoded = self._encode(rendered, said)
+        length = _length(encoded)
+        if longest is not None and said.cuttable:
+            said = self._halves(said, longest)
+            rendered = self._render(said)
+            encoded = self._encode(rendered, said)
+        if room is not None and _length(encoded) > room:
+            said, rendered, encoded = self._shortened(said, _length(encoded), room)
+        cut = length - _length(encoded)
+        return self._prompt(said, rendered, encoded, cut, texts or Texts())
+
+    def rendered(self, messages: Messages) -> str:
+        """The text of a prompt before it is split into tokens."""
+        return self._render(chat.read(messages))
+
+    def _halves(self, said: Chat, count: int) -> Chat:
+        """The first and the last half of `count` tokens of the user text, if it has more.
+
+        As LongBench cuts before the template (arXiv 2308.14508, the released pred.py).
+        """
+        text = said.only_user_text() or ""
+        ids = self.tokenizer(text).input_ids
+        if len(ids) <= count:
+            return said
+        half = count // 2
+        return said.with_user_text(self.decode(ids[:half]) + self.decode(ids[-half:]))
+
+    def _prompt(
+        self, said: Chat, rendered: str, encoded: Mapping[str, Any], cut: int, texts: Texts
+    ) -> Prompt:
+        self._check_ids(encoded["input_ids"][0])
+        inputs = {name: self._place(value) for name, value in encoded.items()}
+        ids = inputs["input_ids"]
+        kinds = modality(self.model.config, ids[0])
+        marked = said.context.strip() or None if said.context else None
+        plain = self._plain(rendered)
+        ends = self._trailing(rendered, [said.last_user_text, marked], plain)
+        found = kinds.nonzero()
+        after_images = ids.shape[1] - (int(found[-1]) + 1 if len(found) else 0)
+        # A text before the last image ends later than that: images are counted unexpanded there.
+        behind = [end for end in (ends[1], after_images if len(found) else None) if end is not None]
+        context = ids.shape[1] - min(behind) if behind else None
+        suffix = min(ends[0] or 0, after_images)
+        parts = segments(rendered, said, texts, ids[0].tolist(), kinds.tolist(), plain)
+        return Prompt(inputs, kinds, suffix, context, cut, parts)
+
+    def _shortened(self, said: Chat, length: int, room: int) -> tuple[Chat, str, Mapping[str, Any]]:
+        """The chat without the middle of its user text; text decoded from tokens can come out
+        longer, so it is cut until it fits.
+        """
+        text = said.only_user_text()
+        if not said.cuttable or text is None:
+            raise ValueError(
+                f"a prompt of {length:,} tokens does not fit the {room:,} that {self.name} takes "
+                "beside its answer; choose a task with shorter prompts or a model with a longer "
+                "context, or set model.max_length if it is longer than its settings say."
+            )
+        wanted = room - (length - len(self.tokenizer(text).input_ids))
+        while wanted > 1:
+            shorter = self._halves(said, wanted)
+            rendered = self._render(shorter)
+            encoded = self._encode(rendered, shorter)
+            excess = _length(encoded) - room
+            if excess <= 0:
+                return shorter, rendered, encoded
+            wanted -= excess
+        raise ValueError(
+            f"the chat template of {self.name} leaves no room for text in {room:,} tokens; set a "
+            "larger model.max_length."
+        )
+
+    def _render(self, said: Chat) -> str:
+        """The prompt as text; a text model without a chat template gets the plain text."""
+        if not said.template or (not self.takes_images and self.tokenizer.chat_template is None):
+            return said.plain()
+        messages = said.asked
+        if not self.takes_images:
+            messages = [
+                {**m, "content": "".join(p["text"] for p in m["content"])} for m in messages
+            ]
+        try:
+            rendered = self.processor.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # whatever jinja or the template itself raises
+            raise ValueError(
+                f"the chat template of {self.name} cannot be used: {reason(error)}; give the "
+                "chat_template.jinja or tokenizer_config.json that came with this model."
+            ) from error
+        return rendered + said.prefix
+
+    def _encode(self, rendered: str, said: Chat) -> Mapping[str, Any]:
+        try:
+            return self._read(rendered, said)
+        except Exception as error:  # whatever PIL, numpy or code of the checkpoint raises
+            raise ValueError(
+                f"the processor of {self.name} cannot read a prompt with {len(said.images)} images:"
+                f" {reason(error)}; give the chat template, processor and tokenizer files of this "
+                "model."
+            ) from error
+
+    def _read(self, rendered: str, said: Chat) -> Mapping[str, Any]:
+        if not self.takes_images:
+            plain = not said.template or self.tokenizer.chat_template is None
+            return self.tokenizer(rendered, return_tensors="pt", add_special_tokens=plain)
+        bos = self.tokenizer.bos_token
+        return self.processor(
+            text=[rendered],
+            images=said.images or None,
+            return_tensors="pt",
+            add_special_tokens=not (bos and rendered.startswith(bos)),
+        )
+
+    def _check_ids(self, ids: Tensor) -> None:
+        """ValueError for a token of the text that the model has no embedding for."""
+        text = ids[modality(self.model.config, ids) == 0]
+        highest = int(text.max()) if len(text) else 0
+        if self.rows is not None and highest >= self.rows:
+            raise ValueError(
+                f"the tokenizer of {self.name} writes {self.tokenizer.decode([highest])!r} as "
+                f"token {highest:,} and the model has {self.rows:,} tokens; give the tokenizer "
+                "files that were saved with this model."
+            )
+
+    def _place(self, value: Tensor) -> Tensor:
+        value = value.to(self.device)
+        return value.to(self.dtype) if value.is_floating_point() else value
+
+    def _plain(self, rendered: str) -> Encoded | None:
+        """The tokens of a text with their offsets, which only a fast tokenizer tells."""
+        if not self.tokenizer.is_fast:
+            return None
+        found = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        return Encoded(found["input_ids"], found["offset_mapping"])
+
+    def _trailing(
+        self, rendered: str, texts: Sequence[str | None], plain: Encoded | None
+    ) -> list[int | None]:
+        """How many tokens follow the last occurrence of each text; None where it does not occur."""
+        starts = [
+            None if text is None or (at := rendered.rfind(text)) < 0 else at + len(text)
+            for text in texts
+        ]
+        if plain is None:
+            tails = [None if start is None else rendered[start:] for start in starts]
+            count = self.tokenizer.encode
+            return [None if t is None else len(count(t, add_special_tokens=False)) for t in tails]
+        return [
+            None if start is None else sum(begin >= start for begin, _ in plain.offsets)
+            for start in starts
+        ]
+
+
+def _length(encoded: Mapping[str, Any]) -> int:
+    return int(encoded["input_ids"].shape[1])

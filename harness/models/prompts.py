@@ -1,0 +1,42 @@
+"""One prompt as a model takes it, and which of its tokens are images.
+
+Must not know chats, templates or model folders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+
+
+@dataclass
+class Prompt:
+    """One prompt as the model takes it.
+
+    inputs: arguments of forward, input_ids [1, L] among them. modality [L]: 0 text, 1 image.
+    suffix: trailing tokens that follow the last user text. context: tokens up to the end of the
+    last image or of the text marked with `"context": True`, whichever is later; None without
+    either. cut: tokens that were taken from the middle of the text to fit the model's context.
+    segments: what the tokens belong to, see `harness.models.segments`.
+    """
+
+    inputs: dict[str, Tensor]
+    modality: Tensor
+    suffix: int
+    context: int | None
+    cut: int = 0
+    segments: list[tuple[str, int]] = field(default_factory=list)
+
+
+def modality(config: Any, input_ids: Tensor) -> Tensor:
+    """0 for text and 1 for image or video placeholders, int64 [L], of input_ids [L]."""
+    known = {getattr(config, name, None) for name in _PLACEHOLDERS} - {None}
+    kinds = torch.zeros_like(input_ids)
+    for placeholder in known:
+        kinds |= input_ids == placeholder
+    return kinds

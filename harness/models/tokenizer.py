@@ -1,0 +1,94 @@
+"""A model's tokenizer and context without its weights, for data made to a length in tokens.
+
+Knows model folders and the hub; must not know tasks.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from harness.errors import UserError
+from harness.models.configs import from_here, read_config
+from harness.models.hub import locate
+from harness.models.reading import quiet, reading
+from harness.settings.config import ModelConfig
+
+
+@cache
+def load(pretrained: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, str]:
+    """The tokenizer and 16 hex digits of how it splits text.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    try:
+        source = locate(pretrained, revision)
+        with reading(pretrained, "its tokenizer files"), quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.name, **from_here(source, trust_remote_code)
+            )
+    except ValueError as error:
+        raise UserError(
+            f"The tokenizer that the task's prompts are made with cannot be had: {error}"
+        ) from error
+    return tokenizer, fingerprint(tokenizer)
+
+
+@cache
+def context(pretrained: str, revision: str | None, trust_remote_code: bool) -> int | None:
+    """The longest prompt and answer by the model's own settings, in tokens; None without any.
+
+    Raises:
+        UserError: the config cannot be read.
+    """
+    try:
+        config = read_config(pretrained, locate(pretrained, revision), trust_remote_code)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    text = config.get_text_config(decoder=True)
+    return getattr(text, "max_position_embeddings", None)
+
+
+def too_long(model: ModelConfig) -> Callable[[str, int], str | None]:
+    """A function that says why the model cannot take a text and an answer of so many tokens.
+
+    It counts the text alone, so it may say nothing of a prompt that its template and images make
+    too long. Only texts with more bytes than the model takes tokens are split into tokens.
+    """
+    given = (model.pretrained, model.revision, model.trust_remote_code)
+
+    @cache
+    def room() -> int | None:
+        try:
+            return model.max_length or context(*given)
+        except Exception:  # whatever is wrong with the model is said when it is loaded
+            return None
+
+    def why(text: str, answer: int) -> str | None:
+        most = room()
+        if most is None or len(text.encode()) + answer <= most:
+            return None
+        try:
+            length = len(load(*given)[0](text, add_special_tokens=False).input_ids)
+        except UserError:
+            return None
+        if length + answer <= most:
+            return None
+        return (
+            f"its prompt has {length:,} tokens and its answer may have {answer:,}, and "
+            f"{model.name} takes {most:,} together; shorten it, or set model.max_length if that is "
+            "too low"
+        )
+
+    return why
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """16 hex digits over the rules of a fast tokenizer, or the words of a slow one."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(rules.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""One run from settings to files: the command line, jobs, sweep, answers, tables and traces."""

@@ -1,0 +1,164 @@
+"""Answering: every task's missing rows through one loaded model, into the store.
+
+Knows the engine's bridge, lmms-eval's adapter and the store; must not score or report.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+from harness.process import stopping
+from harness.process.console import say
+from harness.records import provenance
+from harness.records.store import Store
+from harness.run.tasks import Task
+from harness.settings.config import Config
+from harness.settings.grid import Cell
+
+if TYPE_CHECKING:
+    from harness.scoring.adapter import Engine
+    from harness.scoring.benchmark import Benchmark
+
+LOG = "libraries.log"
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task with its questions, its cells by key, and the settings that are in the keys."""
+
+    task: Task
+    benchmark: "Benchmark"
+    context: Mapping[str, object]
+    cells: Mapping[str, Cell]
+
+    def missing(self, store: Store) -> int:
+        """Rows for which the store lacks some cell."""
+        done = store.done(self.cells)
+        return sum(len(done.get(row, ())) < len(self.cells) for row in self.benchmark.rows)
+
+    @property
+    def questions(self) -> int:
+        """How many questions are asked, their rotations taken together."""
+        return len({question.question_id for question in self.benchmark.questions})
+
+    def answered(self, store: Store) -> int:
+        """How many questions some cell has answered by now, the full cache and control aside."""
+        done = store.done(key for key, cell in self.cells.items() if cell.evicts)
+        pairs = zip(self.benchmark.rows, self.benchmark.questions, strict=True)
+        return len({question.question_id for row, question in pairs if row in done})
+
+
+def collect(
+    config: Config,
+    asked: Sequence[Asked],
+    store: Store,
+    folder: Path,
+    starting: Callable[[], None],
+) -> int:
+    """Answer what the store lacks; returns the number of rows that this process computed.
+
+    `starting` is called once, when the model is loaded and the first answers are about to come.
+    """
+    missing = {one.task.name: one.missing(store) for one in asked}
+    for one in asked:
+        refuse_unsupported(one)
+        say(_size(one, missing[one.task.name]))
+    total = sum(missing.values())
+    if not total:
+        say("all answers are in the store, nothing to compute")
+        return 0
+    say(f"{total:,} rows to compute, loading {config.model.name}")
+    engine = load_engine(config, folder, asked[0].context)
+    store.computed_by(provenance.origin(asked[0].context))
+    starting()
+    computed = 0
+    with progress(total) as tick:
+        for one in asked:
+            if missing[one.task.name]:
+                describe(one, store)
+                computed += answer_all(engine, one, store, folder, config.seed, tick)
+    return computed
+
+
+def _size(one: Asked, missing: int) -> str:
+    size = f"{one.task.name}: {len(one.cells)} cells x {len(one.benchmark.rows):,} rows"
+    return f"{size}, {missing:,} to compute" if missing else f"{size}, all in the store"
+
+
+def describe(one: Asked, store: Store) -> None:
+    """Note in the store what the cell keys of a task stand for."""
+    what = {key: provenance.description(cell, one.context) for key, cell in one.cells.items()}
+    store.describe(what)
+
+
+def refuse_unsupported(one: Asked) -> None:
+    """Raise UserError for generation arguments that the engine does not honour."""
+    from harness.engine import Generation
+
+    try:
+        Generation.from_kwargs(one.benchmark.generation)
+    except ValueError as error:
+        raise UserError(
+            f"The generation arguments of task={one.task.name} cannot be used: {error}"
+        ) from error
+
+
+def load_engine(config: Config, folder: Path, context: Mapping[str, object]) -> "Engine":
+    """Load the model; it must come out as the cell keys say."""
+    from harness.scoring import quiet
+
+    with quiet.into(folder / LOG):
+        from harness.scoring.bridge import Bridge
+
+        bridge = Bridge(config.model, config.protocol, config.device, config.dtype, config.engine)
+    loaded = str(bridge.loaded.dtype).removeprefix("torch.")
+    if loaded != context["dtype"]:
+        raise RuntimeError(f"the model runs in {loaded} and its cells are keyed {context['dtype']}")
+    return bridge
+
+
+def answer_all(
+    engine: "Engine",
+    one: Asked,
+    store: Store,
+    folder: Path,
+    seed: int,
+    tick: Callable[[int], None],
+) -> int:
+    """Let lmms-eval send every request of a task through the engine; the rows computed here."""
+    from harness.scoring import quiet
+    from harness.scoring.adapter import Collector, Plan
+    from harness.scoring.benchmark import evaluate
+
+    asked = one.benchmark
+    letters = [question.letters for question in asked.questions]
+    plan = Plan(one.cells, asked.rows, letters, asked.texts, asked.shown, one.task.name)
+    with quiet.into(folder / LOG):
+        model = Collector(engine, plan, store, tick)
+        evaluate(model, one.benchmark, folder / "lmms_eval", seed)
+        one.benchmark.task._instances = None  # they hold every prompt
+    return model.computed
+
+
+@contextmanager
+def progress(rows: int) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and time left, at most 100 columns; few lines where there is no terminal."""
+    from tqdm import tqdm
+
+    stream = sys.stderr  # taken now: lmms-eval runs with its output redirected
+    pause = 0.2 if stream.isatty() else 30.0
+    with tqdm(
+        total=rows, unit="row", ncols=WIDTH - 1, file=stream, mininterval=pause, desc="sweep"
+    ) as bar:
+
+        def tick(cells: int) -> None:
+            bar.set_postfix_str(f"{cells} cells/row", refresh=False)
+            bar.update()
+            stopping.check()
+
+        yield tick

@@ -1,0 +1,145 @@
+"""What a finished run leaves: its manifest, the tables and reports, the runs in wandb, the paths.
+
+Knows the job and what was scored; must not load models or answer anything.
+"""
+
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from harness.records import plan, provenance
+from harness.records.atomic import replacing
+from harness.records.plan import Record
+from harness.records.store import Store
+from harness.run.collect import WIDTH, Asked, say
+from harness.run.validate import Job
+from harness.settings.config import EMBEDDED, Config
+from harness.settings.variants import factors, window_weights
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LOGGED = "logged.json"
+
+
+def write(
+    job: Job,
+    asked: Sequence[Asked],
+    store: Store,
+    frame: "pd.DataFrame",
+    record: Record,
+    computed: int,
+    seconds: float,
+) -> None:
+    """Write the tables, log to wandb where something is new, print the table and the paths."""
+    from harness import tracking
+    from harness.report import answer, build, files, flips, reading, tables
+    from harness.run import traces
+
+    config = job.config
+    facts = manifest(job, asked, store, frame, record) | {"samples": build.digest(frame)}
+    session = {"rows computed this time": computed, "seconds this time": round(seconds)}
+    study = build.study(frame, facts, session)
+    names = {"model": config.model.name, "protocol": config.protocol.name}
+    traces.write(store, asked, names, job.folder, flips.rows_shown(study))
+    study = build.traced(study, facts, job.folder)
+    paths = files.write(study, job.folder)
+    with replacing(job.folder / build.MANIFEST) as part:  # last: it makes the run a finished one
+        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    reading.seal(job.folder)
+    cells = study.cells
+    say(f"\n{tables.console_table(cells, study.means)}\n")
+    say("\n".join([*(textwrap.fill(said, WIDTH) for said in answer.verdict(study)), ""]))
+    said = {"runs": tracking.identities(study, config.run.name), **asdict(config.wandb)}
+    if config.wandb.mode != "disabled" and _logged(job.folder) != said:
+        logged = tracking.log(
+            study,
+            _pictures(asked),
+            OmegaConf.to_container(OmegaConf.structured(config), resolve=True),
+            job.folder,
+            config.wandb.mode,
+            project=config.wandb.project,
+            group=config.run.name,
+        )
+        with replacing(job.folder / "wandb" / LOGGED) as part:
+            part.write_text(json.dumps(said), encoding="utf-8")
+        paths |= {"wandb": logged[0].parent} if logged else {}
+    pictures = [path for path in paths.values() if path.suffix == ".png"]
+    if len(pictures) > 1:
+        say(f"pictures     {job.folder}/*.png, {len(pictures)} files")
+    paths["answers"] = store.path
+    for name, path in paths.items():
+        if path not in pictures or len(pictures) == 1:
+            say(f"{name:<12} {path}")
+
+
+def _logged(folder: Path) -> object:
+    """What was logged to wandb last, as `write` notes it; None where that cannot be read."""
+    try:
+        return json.loads((folder / "wandb" / LOGGED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def manifest(
+    job: Job, asked: Sequence[Asked], store: Store, frame: "pd.DataFrame", record: Record
+) -> dict[str, Any]:
+    """What a report needs to know beside the samples; the same for the same answers."""
+    config = job.config
+    known, counts = store.origins(), frame["origin"].value_counts()
+    origins = [(known.get(origin, {}), int(count)) for origin, count in counts.items()]
+    facts = {
+        "name": config.run.name,
+        "question": question(config),
+        "caveat": config.model.caveat if is_embedded(config) else None,
+        "told": [*job.told, *(said for one in asked for said in one.benchmark.told)],
+        "left_out": _left_out(asked),
+        "plan": asdict(plan.plan_of(config)),
+        "registered": record.stands,
+        "registration": record.sentence(),
+        "methods": config.methods,
+        "factors": factors(job.variants),
+        "window_weights": window_weights(job.variants),
+        "weights": job.weights,
+        "data": {one.task.name: one.context["data"] for one in asked},
+        "provenance": provenance.facts(
+            job.weights,
+            {one.task.name: one.context for one in asked},
+            origins,
+            job.cells(blank=False),
+        ),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _left_out(asked: Sequence[Asked]) -> dict[str, Any] | None:
+    """The questions that could not be scored, by task; None where there are none."""
+    found = {one.task.name: one.benchmark.left_out for one in asked}
+    return {task: left for task, left in found.items() if left} or None
+
+
+def is_embedded(config: Config) -> bool:
+    """Whether the model is the one that the caveat of its settings is about."""
+    return Path(config.model.pretrained).resolve().is_relative_to(EMBEDDED)
+
+
+def question(config: Config) -> str | None:
+    """What a run without MMBench asks; None for the question that the others ask."""
+    if any(task.scorer == "mmbench" for task in config.tasks.values()):
+        return None
+    names = ", ".join(config.tasks)
+    return (
+        f"How much of its score on {names} does {config.model.name} keep when its KV cache is "
+        "evicted, by which method?"
+    )
+
+
+def _pictures(asked: Sequence[Asked]) -> Any:
+    """The image of a task's row, asked by task name and row."""
+    benchmarks = {one.task.name: one.benchmark for one in asked}
+    return lambda task, row: benchmarks[task].image(row)

@@ -1,0 +1,195 @@
+"""One run from settings to tables: validate, load, answer what is missing, score, write, log.
+
+The only module that knows all rooms; it must not hold what belongs in one of them.
+"""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from harness.records import older, places, plan
+from harness.records.atomic import replacing
+from harness.records.folder import locked
+from harness.records.store import Store, place_of
+from harness.run import outcome, tasks
+from harness.run.collect import LOG, Asked, collect, say
+from harness.run.tasks import Task
+from harness.run.validate import Job, validate
+from harness.settings.checks import refuse_images
+from harness.settings.config import Config
+from harness.settings.grid import cell_key
+from harness.settings.variants import factors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(config: Config) -> Path:
+    """Answer, score and report one run.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: the settings, the model, the data or the run folder do not allow it.
+    """
+    began = time.monotonic()
+    job = validate(config)
+    with places.speaking(job.folder):
+        with locked(job.folder, say):
+            pass  # the folder can be written: known before anything is loaded
+        _run(job, began)
+    return job.folder
+
+
+def _run(job: Job, began: float) -> None:
+    run_dir = Path(job.config.run.dir)
+    with Store(place_of(run_dir, job.weights), job.config.store.repair) as store:
+        tell_repair(store)
+        asked = load_benchmarks(job)
+        older.absorb(store, run_dir, job.weights, say)
+        about = planned(job, asked)
+        with locked(job.folder, say):
+            record = plan.register(store, job.config, about, job.folder)
+        computed = collect(job.config, asked, store, job.folder, partial(show_config, job))
+        with locked(job.folder, say):
+            frame = score(job, asked, store)
+            write_config(job)
+            spent = time.monotonic() - began
+            outcome.write(job, asked, store, frame, record, computed, spent)
+            plan.reported(store, record, job.config, about)
+
+
+def tell_repair(store: Store) -> None:
+    """Say what a repair dropped and where the damaged file is."""
+    if store.aside is not None:
+        say(
+            f"note: the store was damaged: {store.lost:,} entries were dropped and are computed "
+            f"anew, all others are kept; the damaged file is {store.aside}"
+        )
+
+
+def planned(job: Job, asked: Sequence[Asked]) -> plan.Asked:
+    """What the plan is about beside the settings."""
+    return plan.Asked(
+        settings={one.task.name: one.context for one in asked},
+        questions={one.task.name: (one.questions, one.answered) for one in asked},
+        parameters={one.label: {"method": one.method, **dict(one.params)} for one in job.variants},
+        compared=tuple(factors(job.variants)),
+    )
+
+
+def load_benchmarks(job: Job) -> list[Asked]:
+    """Load every task with lmms-eval's output kept in the run folder."""
+    names = ", ".join(job.config.tasks)
+    count = len(job.cells(blank=False)) - 1
+    say(f"{job.folder}: {count} compressed cells, loading {names} with lmms-eval")
+    for sentence in job.told:
+        say(f"note: {sentence}")
+    from harness.scoring import quiet
+
+    with quiet.into(job.folder / LOG):
+        asked = [_asked(job, task) for task in job.tasks]
+    for sentence in [said for one in asked for said in one.benchmark.told]:
+        say(f"note: {sentence}")
+    return asked
+
+
+def _asked(job: Job, task: Task) -> Asked:
+    from harness.models import tokenizer
+    from harness.scoring.benchmark import Benchmark
+
+    config = tasks.with_data(task, job.config)
+    too_long = tokenizer.too_long(job.config.model)
+    benchmark = Benchmark(task.name, config, job.config.limit, task.label, too_long)
+    images = benchmark.shows_images
+    if images:
+        refuse_images(task.name, job.config.model)
+    context = settings_of(job, config.lmms_task, benchmark)
+    blank = config.blank_image
+    if blank is None:
+        blank = job.config.blank_image
+    cells = {cell_key(cell, context): cell for cell in job.cells(images and blank)}
+    return Asked(task, benchmark, context, cells)
+
+
+def settings_of(job: Job, lmms_task: str, benchmark: Any) -> dict[str, object]:
+    """Every setting that can change an answer, besides the cell itself.
+
+    Library versions are left out on purpose: they go into the run's notes, and an upgrade does not
+    throw away what was computed.
+    """
+    import torch
+
+    config = job.config
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = device.partition(":")[0]
+    dtype = config.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if kind == "cuda" else "float32"
+    limits = {name: getattr(config.model, name) for name in ("max_length", "max_prompt")}
+    return {
+        "weights": job.weights,
+        "data": benchmark.fingerprint,
+        "task": lmms_task,
+        "protocol": config.protocol.name,
+        "tail": config.protocol.tail if config.protocol.name == "replay" else None,
+        "generation": benchmark.generation,
+        "device": kind,
+        "dtype": dtype,
+        "seed": config.seed,
+        **{name: value for name, value in limits.items() if value is not None},
+    }
+
+
+def score(job: Job, asked: Sequence[Asked], store: Store) -> "pd.DataFrame":
+    """Score every stored answer; lmms-eval's own aggregate of the full cache must agree."""
+    import pandas as pd
+
+    from harness.scoring import quiet, samples
+
+    frames = []
+    with quiet.into(job.folder / LOG):
+        for one in asked:
+            names = {
+                "model": job.config.model.name,
+                "task": one.task.name,
+                "group": one.task.group,
+                "protocol": job.config.protocol.name,
+            }
+            frame = samples.table(store, one.benchmark, one.cells, names)
+            full = frame[frame["cell_key"] == next(iter(one.cells))]
+            one.benchmark.verify(list(full["text"]), job.folder / "lmms_eval")
+            if (
+                frame.loc[~frame["failed"], "score"].isna().any()
+            ):  # only a server knows what is right
+                submit(one, frame, job.folder / "submissions")
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def submit(one: Asked, frame: "pd.DataFrame", folder: Path) -> None:
+    """Write a file a cell for a task whose right answers only its server knows."""
+    for key, cell in one.cells.items():
+        texts = list(frame[frame["cell_key"] == key]["text"])
+        amount = f"n{cell.budget}" if cell.ratio is None else f"{cell.ratio:g}"
+        kept = f"-{amount}" if cell.evicts else ""
+        one.benchmark.submit(texts, folder / one.task.name / f"{cell.label}{kept}.xlsx")
+
+
+def show_config(job: Job) -> None:
+    """Write the settings for whoever looks while the answers come."""
+    with locked(job.folder, say):
+        write_config(job)
+
+
+def write_config(job: Job) -> None:
+    """Put the resolved settings beside the results, whole or not at all."""
+    with replacing(job.folder / "config.yaml") as part:
+        part.write_text(OmegaConf.to_yaml(OmegaConf.structured(job.config), resolve=True))

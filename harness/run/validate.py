@@ -1,0 +1,65 @@
+"""A run's settings, checked by whatever needs no model, as the job that they ask for.
+
+Must not load models or data, nor answer anything.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.models.identity import identify
+from harness.run import tasks
+from harness.run.tasks import Task
+from harness.settings.checks import check
+from harness.settings.config import Config
+from harness.settings.grid import Cell, Variant, expand
+from harness.settings.variants import check_anchors, sweep_wide, untouched, variants
+
+
+@dataclass(frozen=True)
+class Job:
+    """A validated run: its tasks and cells, the weights they are about, what to tell about them."""
+
+    config: Config
+    tasks: Sequence[Task]
+    variants: Sequence[Variant]
+    ratios: Sequence[float]
+    budgets: Sequence[int]
+    weights: str
+    folder: Path
+    told: list[str]
+
+    def cells(self, blank: bool) -> list[Cell]:
+        """The cells of a task, with the blank image or without."""
+        return expand(self.variants, self.ratios, self.budgets, blank)
+
+
+def validate(config: Config) -> Job:
+    """Check everything that needs no model, cheapest first."""
+    ratios, budgets = check(config)
+    chosen_tasks = tasks.expand(config)
+    tasks.check_data(chosen_tasks)
+    check_machine(config)
+    weights = identify(config.model.pretrained, config.model.revision)
+    chosen = variants(config.methods, sweep_wide(config))
+    check_anchors(chosen, config.protocol)
+    effective = {one.label: {"method": one.method, **dict(one.params)} for one in chosen}
+    config = replace(config, methods=effective)
+    told = untouched(chosen, sweep_wide(config))
+    folder = Path(config.run.dir) / config.run.name
+    return Job(config, chosen_tasks, chosen, ratios, budgets, weights, folder, told)
+
+
+def check_machine(config: Config) -> None:
+    """Raise UserError for a device or kernels that this machine does not have."""
+    plain = config.device in ("auto", "cpu") and config.engine.kernels != "triton"
+    if plain and not config.engine.cuda_graphs:
+        return
+    from harness.engine import check_device  # late: only some settings need to know
+    from harness.models.devices import device_of
+
+    try:
+        check_device(device_of(config.device), config.engine.kernels, config.engine.cuda_graphs)
+    except ValueError as error:
+        raise UserError(f"{str(error).rstrip('.')}.") from error

@@ -1,0 +1,203 @@
+"""Typed settings, as Hydra composes them; `harness.settings.checks` says what their values may be.
+
+Knows Hydra; must not know the methods, lmms-eval, the engine or the store.
+"""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from harness.errors import UserError
+
+PROTOCOLS = ("replay", "context", "paper")
+TAILS = ("last_token", "suffix")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+KERNELS = ("auto", "triton", "torch")
+WANDB_MODES = ("offline", "online", "disabled")
+SCORERS = ("auto", "mmbench")
+EXTRACTIONS = ("lmms_eval", "strict")
+INVALID = ("refuse", "skip")
+SWEEP_WIDE = ("decode", "budget", "positions", "protect", "window_anchor")
+HOME = Path(__file__).resolve().parents[2]
+EMBEDDED = HOME / "harness" / "embedded"
+CONF = HOME / "conf"
+
+
+@dataclass
+class ModelConfig:
+    """A transformers checkpoint: a local folder or a hub id; `caveat` goes into the summary of the
+    embedded one.
+
+    max_length: the longest prompt and answer together, in tokens; null: what the model's own
+    settings say. max_prompt: tokens to which the text of a task that may be cut is cut before the
+    chat template, LongBench's max_length; null: what max_length leaves.
+    """
+
+    name: str = MISSING
+    pretrained: str = MISSING
+    revision: str | None = None
+    images: bool = True
+    trust_remote_code: bool = False
+    caveat: str | None = None
+    max_length: int | None = None
+    max_prompt: int | None = None
+
+
+@dataclass
+class TaskConfig:
+    """A task or a group of tasks of lmms-eval, and what this harness changes in it.
+
+    lmms_task: its name in lmms-eval, one of this project's own tasks among them. images: whether
+    its prompts show images; null: as the task itself says. overrides: replaces fields of the
+    task's YAML, such as dataset_path. generation: merged into its generation arguments. scorer:
+    how an answer becomes a score. extraction: how MMBench answers are read. data: the generator of
+    its data and what that takes; `lengths` in it makes a task of each. blank_image: the control;
+    null: as the run's. invalid: what to do with rows that cannot be scored: refuse the data, or
+    skip their questions.
+    """
+
+    lmms_task: str = MISSING
+    images: bool | None = None
+    scorer: str = "auto"
+    extraction: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] | None = None
+    blank_image: bool | None = None
+    invalid: str = "refuse"
+
+
+@dataclass
+class ProtocolConfig:
+    """When the cache is compacted; `tail` matters for `replay` only."""
+
+    name: str = MISSING
+    tail: str = "last_token"
+
+
+@dataclass
+class RunConfig:
+    """Where the results go: the folder `dir`/`name`; name empty: made of what is asked."""
+
+    name: str = ""
+    dir: str = "results/runs"
+
+
+@dataclass
+class StoreConfig:
+    """The answers store. repair: drop what is damaged in it and compute that anew."""
+
+    repair: bool = False
+
+
+@dataclass
+class EngineConfig:
+    """How many cells decode as one batch, and CPU threads: "auto" or a count each.
+
+    kernels: who computes the policies: "auto", "triton" or "torch". cuda_graphs: replay decoding
+    steps of batches in which no cell holds its budget.
+    """
+
+    cells_per_batch: Any = "auto"
+    threads: Any = "auto"
+    kernels: str = "auto"
+    cuda_graphs: bool = False
+
+
+@dataclass
+class AnalysisConfig:
+    """The plan of the analysis, recorded before the first answer.
+
+    method: the label that the question is about. control: the label whose loss shows that a setting
+    can tell methods apart. margin: points of the score that may be lost. alpha: one-sided level.
+    power: at which detectable losses are stated. above: evicted fraction above which settings
+    belong to the question. resamples: of the bootstrap.
+    """
+
+    method: str = "restkv"
+    control: str = "random"
+    margin: float = 2.0
+    alpha: float = 0.05
+    power: float = 0.8
+    above: float = 0.5
+    resamples: int = 9999
+
+
+@dataclass
+class WandbConfig:
+    """Where the tables go besides the run folder."""
+
+    mode: str = "offline"
+    project: str = "evictbench"
+
+
+@dataclass
+class Config:
+    """Everything a run depends on; `methods` maps a label to {method, parameters...}.
+
+    The names of SWEEP_WIDE are for every chosen method that has them and sets nothing else,
+    `extraction` for every MMBench task that sets none.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    methods: dict[str, Any] = field(default_factory=dict)
+    ratios: Any = None
+    budgets: Any = None
+    limit: int | None = None
+    blank_image: bool = True
+    extraction: str = "lmms_eval"
+    decode: str | None = None
+    budget: Any = None
+    positions: str | None = None
+    protect: str | None = None
+    window_anchor: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+def register() -> None:
+    """Make the schema and the resolver `embedded` known to Hydra."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("embedded", lambda name: str(EMBEDDED / name), replace=True)
+
+
+def as_config(cfg: DictConfig) -> Config:
+    """Turn composed settings into the dataclass; UserError for names that no field has."""
+    try:
+        config = OmegaConf.to_object(cfg)
+    except OverflowError as error:
+        raise UserError(f"A number among the settings is too large ({error}).") from error
+    assert isinstance(config, Config)
+    for name, usual in vars(Config()).items():  # a reference to another setting may be anything
+        found = getattr(config, name)
+        if (isinstance(usual, dict) or is_dataclass(usual)) and not isinstance(found, type(usual)):
+            raise UserError(f"{name}={found!r} is no group of settings: leave it out.")
+    _refuse_unknown(config, OmegaConf.to_container(cfg, resolve=True), "")
+    return config
+
+
+def _refuse_unknown(node: Any, given: Any, prefix: str) -> None:
+    known = {f.name for f in fields(node)}
+    for name, value in given.items():
+        if name not in known:
+            raise UserError(
+                f"{prefix}{name} is not a setting: {prefix.rstrip('.') or 'the top level'} takes "
+                f"{', '.join(sorted(known))}."
+            )
+        own = getattr(node, name)
+        if is_dataclass(own):
+            _refuse_unknown(own, value, f"{prefix}{name}.")
+        elif isinstance(own, dict) and any(map(is_dataclass, own.values())):
+            for key, inner in own.items():
+                _refuse_unknown(inner, value[key], f"{prefix}{name}.{key}.")

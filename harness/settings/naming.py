@@ -1,0 +1,114 @@
+"""The name of a run's folder, made of what is asked and of what differs from the defaults.
+
+Knows Hydra; must not know what a setting does.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from harness.settings.config import CONF
+
+GROUPS = ("model", "task", "protocol", "experiment")
+#: What changes no answer and no verdict, or stands in the name anyhow.
+LEFT_OUT = re.compile(
+    r"(run|wandb|engine|store|hydra)\.|seed$|model\.(name|caveat)$|protocol\.name$|"
+    r"analysis\.resamples$|methods\.[^.]+\.method$|tasks\.[^.]+\.lmms_task$"
+)
+SHORT = re.compile(r"^(methods|analysis|model|protocol)\.")
+LENGTH = 120  # characters; a longer name is cut and told apart by a digest
+
+
+def default_name(cfg: DictConfig, typed: Sequence[str]) -> str:
+    """Such as tiny_vlm-mmbench_mini-replay-seed0, or the same with -limit=20 behind it.
+
+    Two runs whose answers or verdicts could differ have different names; order makes no other run.
+
+    Args:
+        cfg: the composed settings.
+        typed: what they were composed from.
+    """
+    chosen = {name: _choice(typed, name) for name in (*GROUPS, "method")}
+    asked = [f"{name}={value}" for name, value in chosen.items() if value is not None]
+    usual = _compose(asked)
+    methods = usual.methods
+    if chosen["method"] is not None:
+        methods = _compose([text for text in asked if not text.startswith("method=")]).methods
+    parts = [cfg.model.name, "+".join(sorted(cfg.tasks)), cfg.protocol.name, f"seed{cfg.seed}"]
+    if chosen["experiment"] not in (None, "null"):
+        parts.insert(0, str(chosen["experiment"]))
+    if set(cfg.methods) != set(methods):
+        parts.append("+".join(sorted(cfg.methods)))
+    changes = dict(_changes(cfg, usual))
+    whole = "-".join([*parts, *(f"{name}={value}" for name, value in changes.items())])
+    shown = {name: value.rpartition("/")[2] for name, value in changes.items()}
+    return _safe("-".join([*parts, *(f"{name}={value}" for name, value in shown.items())]), whole)
+
+
+def _choice(typed: Sequence[str], group: str) -> str | None:
+    """The last choice that was typed for a group."""
+    found = [text.partition("=")[2] for text in typed if text.lstrip("+").startswith(f"{group}=")]
+    return found[-1] if found else None
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    if GlobalHydra.instance().is_initialized():
+        return compose("config", overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def _changes(cfg: DictConfig, usual: DictConfig) -> Iterator[tuple[str, str]]:
+    """("limit", "20") for every setting whose value is not the usual one."""
+    now, before = (_settings(one) for one in (cfg, usual))
+    tasks = len(cfg.tasks)
+    for name in sorted({*now, *before}):
+        if now.get(name) == before.get(name) or LEFT_OUT.match(name):
+            continue
+        short = SHORT.sub("", name)
+        if tasks == 1:
+            short = re.sub(r"^tasks\.[^.]+\.", "", short)
+        yield short, _said(now.get(name))
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    """Every setting by its dotted name; amounts in order, since the same ones ask the same."""
+    found = dict(_flat(OmegaConf.to_container(cfg)))
+    for name in ("ratios", "budgets"):
+        if isinstance(found[name], list):
+            found[name] = sorted(found[name], key=_amount)
+    return found
+
+
+def _amount(value: object) -> tuple[bool, Any]:
+    """Numbers by their size, and what is none behind them."""
+    number = isinstance(value, int | float)
+    return not number, value if number else str(value)
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for name, value in node.items():
+            yield from _flat(value, f"{prefix}{name}.")
+    else:
+        yield prefix.rstrip("."), node
+
+
+def _said(value: object) -> str:
+    if isinstance(value, list):
+        return "+".join(dict.fromkeys(map(_said, value)))
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _safe(name: str, whole: str) -> str:
+    """The name in characters that any file system takes, with a digest where some were lost."""
+    plain = re.sub(r"[^A-Za-z0-9._=+-]", "_", name)
+    if plain == whole and len(name) <= LENGTH:
+        return name
+    digest = hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{plain[:LENGTH].rstrip('-.')}-{digest}"

@@ -1,0 +1,189 @@
+"""The chosen methods with every parameter filled in, checked before any model loads.
+
+Knows settings and the names of the methods; must not know models, tasks or the engine.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.errors import UserError
+from harness.settings.checks import check_name, shortened
+from harness.settings.config import SWEEP_WIDE, Config, ProtocolConfig
+from harness.settings.grid import Variant
+
+
+def sweep_wide(config: Config) -> dict[str, object]:
+    """The parameters that are given for the whole sweep."""
+    given = {name: getattr(config, name) for name in SWEEP_WIDE}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def variants(chosen: Mapping[str, Any], wide: Mapping[str, object]) -> list[Variant]:
+    """Turn the `methods` mapping into variants with every parameter filled in.
+
+    Args:
+        chosen: a label to {method, parameters...}.
+        wide: parameters for every variant that has them and does not set them otherwise.
+
+    Raises:
+        UserError: an unknown method or parameter, a value out of range, a parameter in `wide` that
+            no variant takes, or two labels alike.
+    """
+    if not chosen:
+        raise UserError(
+            "method=[] chooses nothing to compare: name at least one, such as 'method=[restkv]'."
+        )
+    found = _replaced([variant(label, node) for label, node in chosen.items()], wide)
+    seen: dict[tuple[object, ...], str] = {}
+    for one in found:
+        other = seen.setdefault((one.method, one.params), one.label)
+        if other != one.label:
+            raise UserError(
+                f"methods.{other} and methods.{one.label} are the same method with the same "
+                f"parameters{_because(wide)}: leave one out, or change a parameter."
+            )
+    return found
+
+
+def _because(wide: Mapping[str, object]) -> str:
+    given = ", ".join(f"{name}={value}" for name, value in wide.items())
+    return f" ({given} given)" if given else ""
+
+
+def _replaced(found: Sequence[Variant], wide: Mapping[str, object]) -> list[Variant]:
+    """The variants with what is given for the whole sweep, where they set nothing of their own."""
+    import methods
+
+    for name, value in wide.items():
+        if any(name in _usual(one) for one in found):
+            continue
+        able = [method for method in methods.names() if name in methods.parameters(method)]
+        raise UserError(
+            f"{name}={value} applies to none of the chosen methods, which lack it or set a value "
+            f"of their own: leave it out, or choose one that has it, of {', '.join(able)}."
+        )
+    replaced = []
+    for one in found:
+        own = dict(one.params) | {name: wide[name] for name in _usual(one) if name in wide}
+        replaced.append(variant(one.label, {"method": one.method, **own}))
+    return replaced
+
+
+def _usual(one: Variant) -> list[str]:
+    """The parameters of a variant that have their method's default."""
+    import methods
+
+    defaults = methods.parameters(one.method)
+    return [name for name, value in one.params if value == defaults[name]]
+
+
+def untouched(chosen: Sequence[Variant], wide: Mapping[str, object]) -> list[str]:
+    """A sentence for each sweep-wide value that some of the variants do not have."""
+    told = []
+    for name, value in wide.items():
+        without = [one.label for one in chosen if dict(one.params).get(name) != value]
+        if without:
+            told.append(f"{name}={value} does not apply to {', '.join(without)}.")
+    return told
+
+
+def check_anchors(chosen: Sequence[Variant], protocol: ProtocolConfig) -> None:
+    """Raise UserError for a window on the question where that is read after the eviction."""
+    for one in chosen:
+        if protocol.name == "context" and dict(one.params).get("window_anchor") == "question":
+            raise UserError(
+                f"methods.{one.label}.window_anchor=question watches the question, which "
+                "protocol=context reads after the eviction: use window_anchor=end, or another "
+                "protocol."
+            )
+
+
+def variant(label: str, node: Any) -> Variant:
+    """One labelled method from a mapping {method, parameters...}, defaults filled in.
+
+    Raises:
+        UserError: an unknown method or parameter, or a value out of range.
+    """
+    import methods  # late: it brings torch, and most bad input is found without it
+
+    check_name("methods", label)
+    params = dict(node) if isinstance(node, Mapping) else {}
+    name = params.pop("method", None)
+    if name is None:
+        raise UserError(
+            f"methods.{label} does not say which method it is: choose it with 'method=[{label}]', "
+            f"or give methods.{label}.method, one of {', '.join(methods.names())}."
+        )
+    if name not in methods.names():
+        raise UserError(
+            f"methods.{label}.method={shortened(name)} is not a method: use one of "
+            f"{', '.join(methods.names())}."
+        )
+    known = methods.parameters(name)
+    for key in params:
+        if key not in known:
+            raise UserError(
+                f"methods.{label}.{key} is not a parameter of {name}: it takes "
+                f"{', '.join(known) or 'none'}."
+            )
+    try:
+        policy = methods.build(name, **params)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"methods.{label}: {error}") from error
+    return Variant(label, name, tuple(sorted(policy.params.items())))
+
+
+def factors(chosen: Sequence[Variant]) -> dict[str, dict[str, str]]:
+    """The smoothing of every variant of ReST-KV that is like the first in all else.
+
+    Returns:
+        Label to `temporal` (ema or mean) and `spatial` (none, avg, adaptive at its published scale,
+        or relative: adaptive at a share of the prompt); variants with other values are left out.
+    """
+    from harness.stats.contrasts import LEVELS
+
+    smoothing = ("temporal", "spatial", "relative_scale")
+    found: dict[str, dict[str, str]] = {}
+    base: dict[str, object] | None = None
+    for one in chosen:
+        if one.method != "restkv":
+            continue
+        params = dict(one.params)
+        spatial = str(params["spatial"])
+        if spatial == "adaptive" and params["relative_scale"] is not None:
+            spatial = "relative"
+        level = {"temporal": str(params["temporal"]), "spatial": spatial}
+        if any(level[name] not in LEVELS[name] for name in level):
+            continue
+        rest = {name: value for name, value in params.items() if name not in smoothing}
+        base = rest if base is None else base
+        if rest == base and level not in found.values():
+            found[one.label] = level
+    return found
+
+
+def window_weights(chosen: Sequence[Variant]) -> dict[str, dict[str, object]]:
+    """How much each query of an observation window counts, oldest first, by label.
+
+    Returns:
+        Label to `weights`, summing to 1, and `behind`: whether the window ends with the question,
+        before the chat template's suffix. Methods without such a window are left out.
+    """
+    import torch
+
+    from methods.smoothing import temporal_weights
+
+    found: dict[str, dict[str, object]] = {}
+    for one in chosen:
+        params = dict(one.params)
+        if "window" not in params or "window_anchor" not in params:
+            continue
+        kind, alpha = params.get("temporal", "mean"), params.get("alpha", 0.0)
+        weights = temporal_weights(
+            str(kind), int(str(params["window"])), float(str(alpha)), torch.device("cpu")
+        )
+        found[one.label] = {
+            "weights": [round(weight, 6) for weight in weights.tolist()],
+            "behind": params["window_anchor"] == "question",
+        }
+    return found

@@ -1,0 +1,65 @@
+"""An error as one sentence that names the value and what to do instead.
+
+Knows Hydra's and OmegaConf's error texts and the choices in conf/; must not know what a run does.
+"""
+
+import re
+
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+
+from harness.errors import UserError
+from harness.settings.config import CONF
+
+LONGEST = 400  # characters of a word that are shown
+HELP = "`python -m harness --help` shows what there is"
+
+
+def sentence(error: BaseException) -> str:
+    """Put an error of Hydra or OmegaConf in one sentence that names the value and the choices."""
+    return re.sub(
+        rf"\S{{{LONGEST},}}", lambda word: f"{word[0][:60]}...{word[0][-10:]}", _said(error)
+    )
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    if isinstance(error, OverrideParseException):
+        why = "" if re.match(r"\w+Exception: ", lines[0]) else f" ({lines[0]})"
+        return (
+            f"The setting {error.override!r} cannot be read{why}: write name=value, and lists in "
+            "quotes, such as 'ratios=[0.5,0.9]'."
+        )
+    if missing := re.search(r"Could not (?:find|load) '(.+)/([^/']+)'", str(error)):
+        return unknown_choice(*missing.groups())
+    if lines[0].startswith("Could not override"):
+        return _unknown_setting(lines[0].split("'")[1])
+    if lines[0].startswith("Error merging") and error.__cause__ is not None:
+        return _said(error.__cause__)
+    key = next((f"{line[9:].strip()}: " for line in lines if line.startswith("full_key:")), "")
+    first = re.sub(r"^\w+(Error|Exception) raised while resolving interpolation: ", "", lines[0])
+    return f"{key}{first.rstrip('.')}: {HELP}."
+
+
+def unknown_choice(group: str, choice: str) -> str:
+    """That conf/<group>/ has no such choice, and which there are."""
+    options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    other = ", or name any task or group of lmms-eval" if group == "task" else ""
+    return f"{group}={choice} is not there: choose from {', '.join(options) or 'nothing'}{other}."
+
+
+def _unknown_setting(name: str) -> str:
+    """Name what is close by: the parameters of a method, else where all settings are listed."""
+    found = re.fullmatch(r"methods\.([^.]+)\.([^.]+)", name)
+    if found and (CONF / "method" / f"{found[1]}.yaml").is_file():
+        source = (CONF / "method" / f"{found[1]}.yaml").read_text()
+        label = re.search(r"^\s*- (\w+)@_here_", source, re.MULTILINE)  # an ablation's base
+        node = OmegaConf.load(CONF / "method" / f"{label[1] if label else found[1]}.yaml")
+        takes = ", ".join(str(key) for key in node if key != "method") or "no parameter"
+        return (
+            f"There is no setting {name}: {found[1]} takes {takes}, and must be among the methods "
+            "chosen with 'method=[...]'."
+        )
+    return f"There is no setting {name}: {HELP}, and `--cfg job` every setting with its value."
