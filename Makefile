@@ -30,7 +30,7 @@ sweep: $(VENV)/.run ## answer the embedded question: every method at every ratio
 	@$(PY) -m harness $(if $(TASK),'task=$(TASK)') $(ARGS)
 
 report: $(VENV)/.run ## write a run's answer.md and report.html anew; RUN=folder, by default the latest
-	@$(PY) -m harness.report $(RUN)
+	@$(PY) -m harness report $(RUN)
 
 publish: $(VENV)/.run ## run the embedded sweeps and put what they say into results/
 	@$(PY) -m scripts.publish $(ARGS)

@@ -1,4 +1,4 @@
-"""The benchmark around `methods`: models, engine, scoring, store and reports.
+"""The benchmark around `methods`, one room a folder: see docs/structure.md.
 
 `harness.evict` is loaded on first use, so that importing the package costs nothing.
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from harness.engine.evict import evict as evict
 
+__version__ = "0.1.0"
 __all__ = ["evict"]
 
 

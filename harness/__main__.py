@@ -1,17 +1,34 @@
-"""`python -m harness`: a stop is heard from the first line on, then the command line is read."""
+"""`evictbench`, the same as `python -m harness`: the first word chooses what is done.
+
+A stop is heard from the first line on: what takes time is imported late.
+"""
 
 import sys
+from importlib import import_module
 
+from harness import __version__
 from harness.process import stopping
+
+COMMANDS = {"run": "harness.run.cli", "report": "harness.report.command"}
 
 
 def main() -> int:
-    """Run the command line; returns the exit code, see `harness.run.cli.main`."""
-    from harness.run.cli import main as run  # late: a stop while this loads is one sentence too
+    """Do what the first word says, `run` where it is none of COMMANDS; returns the exit code."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"evictbench {__version__}")
+        return 0
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    if word in COMMANDS:
+        del sys.argv[1]
+    command = import_module(COMMANDS.get(word, COMMANDS["run"]))
+    return int(command.main())
 
-    return run()
+
+def door() -> int:
+    """Hear a stop from now on, then `main`."""
+    stopping.listen()
+    return main()
 
 
 if __name__ == "__main__":
-    stopping.listen()
-    sys.exit(main())
+    sys.exit(door())

@@ -7,5 +7,5 @@ It must not know what went wrong: whoever raises it writes the sentence.
 class UserError(Exception):
     """What the user can mend: the message names the value, what is allowed and what to do.
 
-    `python -m harness` prints the message without a traceback and exits with code 2.
+    `evictbench` prints the message without a traceback and exits with code 2.
     """

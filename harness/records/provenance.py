@@ -65,7 +65,7 @@ def facts(
     """
     main = origins[0][0] if origins else {}
     return {
-        "command": " ".join(["python -m harness", *sys.argv[1:]]),
+        "command": " ".join(["evictbench", *sys.argv[1:]]),
         "settings": _shared(contexts) | {"weights": weights[:16]},
         "tasks": {name: _own(context) for name, context in contexts.items()},
         "methods": {cell.label: changes(cell) for cell in cells if cell.evicts},

@@ -1,4 +1,4 @@
-"""`python -m harness.report`: write a run's reports anew from its files, without model or data.
+"""`evictbench report RUN`: write a run's reports anew from its files, without model or data.
 
 Knows run folders; must not answer or score.
 """
@@ -49,7 +49,7 @@ def report(folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Report each folder; 2 where one cannot be reported, and as `harness.run.cli` when stopped."""
-    parser = argparse.ArgumentParser(prog="python -m harness.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="evictbench report", description=__doc__)
     parser.add_argument(
         "folder",
         nargs="*",

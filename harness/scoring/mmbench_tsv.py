@@ -4,7 +4,7 @@ The hub repository that lmms-eval uses has V1.0 only; V1.1 comes as tables with 
 (https://github.com/open-compass/MMBench). To ask them:
 
     python -m harness.scoring.mmbench_tsv MMBench_DEV_EN_V11.tsv data/mmbench_v11 en dev
-    python -m harness task=mmbench_en_dev \
+    evictbench task=mmbench_en_dev \
         tasks.mmbench_en_dev.overrides.dataset_path=data/mmbench_v11
 
 Knows the tables and the layout of the hub repository; must not know tasks or models.

@@ -12,7 +12,8 @@ from harness.errors import UserError
 from harness.settings.config import CONF
 
 LONGEST = 400  # characters of a word that are shown
-HELP = "`python -m harness --help` shows what there is"
+COMMANDS = "run and report"
+HELP = "`evictbench --help` shows what there is"
 
 
 def sentence(error: BaseException) -> str:
@@ -27,10 +28,13 @@ def _said(error: BaseException) -> str:
         return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
     if isinstance(error, OverrideParseException):
-        why = "" if re.match(r"\w+Exception: ", lines[0]) else f" ({lines[0]})"
+        why = (
+            "" if re.match(r"\w+Exception: |Error parsing override", lines[0]) else f" ({lines[0]})"
+        )
+        commands = "" if "=" in error.override else f"; the commands are {COMMANDS}"
         return (
             f"The setting {error.override!r} cannot be read{why}: write name=value, and lists in "
-            "quotes, such as 'ratios=[0.5,0.9]'."
+            f"quotes, such as 'ratios=[0.5,0.9]'{commands}."
         )
     if missing := re.search(r"Could not (?:find|load) '(.+)/([^/']+)'", str(error)):
         return unknown_choice(*missing.groups())

@@ -65,7 +65,7 @@ def _said(text: str) -> Case:
             if bad is not None or outcome.code:
                 return said, bad or Verdict(WRONG, f"stopped: {outcome.errors!r:.300}")
         (folder,) = scene.folders(bench.folder / "runs")
-        told = bench.call(str(folder), module="harness.report", drawn=True)
+        told = bench.call("report", str(folder), drawn=True)
         bad = raw(told)
         if bad is not None or told.code:
             return said, bad or Verdict(WRONG, f"no report: {told.errors!r:.300}")

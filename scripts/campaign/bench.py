@@ -34,7 +34,7 @@ LIBRARIES = (
     "harness.run.sweep", "harness.run.outcome", "harness.run.collect", "harness.scoring.bridge",
     "harness.scoring.benchmark", "harness.scoring.samples", "harness.scoring.adapter",
     "harness.scoring.generators", "harness.models.tokenizer", "harness.report.files",
-    "harness.report.build", "harness.run.traces", "harness.tracking", "harness.report.__main__",
+    "harness.report.build", "harness.run.traces", "harness.tracking", "harness.report.command",
 )  # fmt: skip
 
 
@@ -83,7 +83,6 @@ class Bench:
         *argv: str,
         engine: Any = None,
         pause: float = 0.0,
-        module: str = "harness",
         environment: Mapping[str, str | None] | None = None,
         limits: Mapping[int, int] | None = None,
         prepare: Sequence[Callable[[], object]] = (),
@@ -95,7 +94,6 @@ class Bench:
             argv: its arguments.
             engine: answers in the model's place; None loads the real one.
             pause: seconds that each of the engine's calls takes.
-            module: what `python -m` would run.
             environment: variables to set, or with None to remove.
             limits: resource limits by their number.
             prepare: run in the child before the program.
@@ -103,14 +101,13 @@ class Bench:
         """
         place = self._place()
         steps = [*prepare] if drawn else [child.undrawn, *prepare]
-        if module == "harness":
-            steps.insert(0, lambda: child.install(engine, place, pause))
+        steps.insert(0, lambda: child.install(engine, place, pause))
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
             os.setpgid(0, 0)
-            child.become(module, argv, place, environment or {}, steps, limits or {})
+            child.become(argv, place, environment or {}, steps, limits or {})
         with suppress(OSError):  # the child did it first
             os.setpgid(pid, pid)
         self._runs[pid] = place, argv, time.monotonic()

@@ -1,6 +1,6 @@
 """The forked child that runs the program with its streams, surroundings and engine replaced.
 
-It must behave as a fresh interpreter would: the module runs as __main__, exit handlers run, and
+It must behave as a fresh interpreter would: the program runs as __main__, exit handlers run, and
 what nobody caught is a traceback.
 """
 
@@ -78,24 +78,23 @@ def undrawn() -> None:
 
 
 def become(
-    module: str,
     argv: Sequence[str],
     folder: Path,
     environment: Mapping[str, str | None],
     prepare: Sequence[Callable[[], object]],
     limits: Mapping[int, int],
 ) -> NoReturn:
-    """Turn this forked process into `python -m module argv`; never returns."""
+    """Turn this forked process into `python -m harness argv`; never returns."""
     code = 1
     try:
         _surround(folder, environment)
-        sys.argv = [module, *argv]
+        sys.argv = ["harness", *argv]
         for step in prepare:
             step()
         for name, value in ({resource.RLIMIT_AS: MEMORY} | dict(limits)).items():
             resource.setrlimit(name, (value, value))
         (folder / "begun").touch()
-        code = _program(module)
+        code = _program()
     except BaseException:
         traceback.print_exc()
     finally:
@@ -111,9 +110,9 @@ def become(
         os._exit(code)
 
 
-def _program(module: str) -> int:
+def _program() -> int:
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        runpy.run_module("harness", run_name="__main__", alter_sys=True)
     except SystemExit as ending:
         if isinstance(ending.code, str):
             print(ending.code, file=sys.stderr)

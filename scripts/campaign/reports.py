@@ -1,4 +1,4 @@
-"""Damaged run folders under `python -m harness.report`: the same report, or one sentence."""
+"""Damaged run folders under `evictbench report`: the same report, or one sentence."""
 
 import json
 import random
@@ -24,7 +24,7 @@ def _again(bench: Bench) -> Path:
 
     def make(folder: Path) -> None:
         shutil.copytree(sound, folder)
-        told = bench.call(str(folder), module="harness.report")
+        told = bench.call("report", str(folder))
         if told.code:
             raise RuntimeError(f"the sound folder is not reported: {told.err}")
 
@@ -39,7 +39,7 @@ def run(number: int, bench: Bench) -> tuple[str, Verdict]:
     shutil.copytree(sound, folder)
     damage(folder, bench.random)
     drawn = bench.random.random() < 0.1
-    outcome = bench.call(str(folder), module="harness.report", drawn=drawn)
+    outcome = bench.call("report", str(folder), drawn=drawn)
     return said, _judged(bench, outcome, folder, want, word)
 
 

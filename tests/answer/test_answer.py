@@ -138,8 +138,8 @@ def test_hostile_names_stay_text():
 
 
 def test_it_ends_with_the_command_that_reproduces_it():
-    one = study(study_samples(WHOLE), provenance={"command": "python -m harness limit=3"})
-    assert "```\npython -m harness limit=3\n```" in answer.text(one)
+    one = study(study_samples(WHOLE), provenance={"command": "evictbench limit=3"})
+    assert "```\nevictbench limit=3\n```" in answer.text(one)
 
 
 def test_the_same_study_gives_the_same_text():

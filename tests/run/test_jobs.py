@@ -28,6 +28,9 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def start(tmp_path: Path) -> Start:
     """Start the program with light jobs in a folder of the test's own."""
     (tmp_path / "temporary").mkdir()
+    for name in ("harness", "methods"):  # the user's own packages
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('not evictbench')")
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -118,11 +121,11 @@ def test_a_run_is_stopped_by(start: Start, tmp_path: Path, number: int, name: st
     assert not left_over(tmp_path)
 
 
-@pytest.mark.parametrize("module", ["harness", "harness.report"])
+@pytest.mark.parametrize("word", ["run", "report"])
 @pytest.mark.parametrize("moment", [0.0, 0.1])
-def test_a_stop_while_it_loads_is_one_sentence(tmp_path: Path, module: str, moment: float):
+def test_a_stop_while_it_loads_is_one_sentence(tmp_path: Path, word: str, moment: float):
     program = subprocess.Popen(
-        [sys.executable, "-c", WAITING, module, str(tmp_path / "here")],
+        [sys.executable, "-c", WAITING, word, str(tmp_path / "here")],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         text=True,
@@ -137,15 +140,15 @@ def test_a_stop_while_it_loads_is_one_sentence(tmp_path: Path, module: str, mome
     assert err == "stopped: the same command goes on from here\n"
 
 
-# Runs a module as -m does, and tells when its first lines have run.
+# Runs the program as -m does, and tells when its first lines have run.
 WAITING = """
 import runpy, sys
 from harness.process import stopping
-module, place = sys.argv[1:]
+word, place = sys.argv[1:]
 listen = stopping.listen
 stopping.listen = lambda: (listen(), open(place, "w").close())
-sys.argv = [module]
-runpy.run_module(module, run_name="__main__", alter_sys=True)
+sys.argv = ["harness", word]
+runpy.run_module("harness", run_name="__main__", alter_sys=True)
 """
 
 

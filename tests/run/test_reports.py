@@ -90,7 +90,7 @@ def test_the_manifest_says_what_the_answer_rests_on(run: Path):
     assert len(manifest["weights"]) == 64
     assert len(manifest["data"]["mmbench_mini"]) == 64
     assert manifest["provenance"]["software"]["torch"]
-    assert manifest["provenance"]["command"].startswith("python -m harness ")
+    assert manifest["provenance"]["command"].startswith("evictbench ")
     assert manifest["methods"]["restkv"]["alpha"] == 0.3
     weights = manifest["window_weights"]
     assert sum(weights["restkv"]["weights"]) == pytest.approx(1, abs=1e-4)
