@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from harness.drawing import world
 from harness.drawing.render import CELL, RGB, render
 from harness.drawing.world import sample_scene
-from harness.embedded import MMBENCH_MINI, world
+from harness.embedded import MMBENCH_MINI
 from harness.embedded.questions import KINDS, ask, prompt
 from scripts.build_mmbench_mini import ROTATION, build
 
