@@ -30,6 +30,7 @@ __all__ = [
     "build",
     "names",
     "parameters",
+    "title",
     "victims",
 ]
 
@@ -53,6 +54,11 @@ _POLICIES: dict[str, type[Policy]] = {
 def names() -> tuple[str, ...]:
     """Names that `build` takes."""
     return tuple(_POLICIES)
+
+
+def title(name: str) -> str:
+    """A method's name as it is written in a sentence, such as ReST-KV."""
+    return _POLICIES[name].title or name
 
 
 def build(name: str, **params: object) -> Policy:

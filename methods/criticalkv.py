@@ -35,6 +35,7 @@ class CriticalKV(SnapKV):
     """
 
     name: ClassVar[str] = "criticalkv"
+    title: ClassVar[str] = "CriticalKV"
     value_norm: bool = field(default=False, init=False)
     first_stage: float = 0.5
     epsilon: float = 1e-4

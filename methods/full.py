@@ -19,6 +19,7 @@ class Full(Policy):
     """Keep every token whatever the budget says."""
 
     name: ClassVar[str] = "full"
+    title: ClassVar[str] = "the full cache"
 
     def measure(self, view: LayerView) -> Tensor:
         """All tokens are equal."""

@@ -33,6 +33,7 @@ class H2O(ScoringPolicy):
     """
 
     name: ClassVar[str] = "h2o"
+    title: ClassVar[str] = "H2O"
     window: None = field(default=None, init=False)
     recent: int | None = None
     causal: bool = True

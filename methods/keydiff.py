@@ -22,6 +22,7 @@ class KeyDiff(ScoringPolicy):
     """
 
     name: ClassVar[str] = "keydiff"
+    title: ClassVar[str] = "KeyDiff"
 
     def measure(self, view: LayerView) -> Tensor:
         """Distance from the anchor in [0, 2]; 1 for a key of zeros."""

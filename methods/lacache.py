@@ -42,6 +42,7 @@ class LaCache(Policy):
     """
 
     name: ClassVar[str] = "lacache"
+    title: ClassVar[str] = "LaCache"
     span: int | None = None
     overlap: int = 0
     start: int = 4

@@ -29,6 +29,7 @@ class Random(ScoringPolicy):
     """
 
     name: ClassVar[str] = "random"
+    title: ClassVar[str] = "random eviction"
     seed: int = 0
     decode: str = "grow"
 

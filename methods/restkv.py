@@ -52,6 +52,7 @@ class RestKV(WindowPolicy):
     """
 
     name: ClassVar[str] = "restkv"
+    title: ClassVar[str] = "ReST-KV"
     temporal: str = "ema"
     alpha: float = 0.3
     metric: str = "after"

@@ -28,6 +28,7 @@ class SnapKV(WindowPolicy):
     """
 
     name: ClassVar[str] = "snapkv"
+    title: ClassVar[str] = "SnapKV"
     pool: str = "avg"
     kernel: int = 5
     group: str = "mean"

@@ -28,6 +28,7 @@ class StreamingLLM(Policy):
     """
 
     name: ClassVar[str] = "streaming_llm"
+    title: ClassVar[str] = "StreamingLLM"
     sinks: int = 4
     decode: str = "hold"
     positions: str = "original"

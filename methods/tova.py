@@ -26,6 +26,7 @@ class TOVA(ScoringPolicy):
     """
 
     name: ClassVar[str] = "tova"
+    title: ClassVar[str] = "TOVA"
     window: int = field(default=1, init=False)
     protect_last: bool = False
     decode: str = "hold"

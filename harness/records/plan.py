@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from harness.stats.plan import Plan
 
 FILE = "plan.json"
-FREE = ("resamples",)  # changes the precision of the bootstrap, not what is tested
+# What changes the precision of the bootstrap or the words, not what is tested.
+FREE = ("resamples", "question", "contrasts")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def plan_of(config: Config) -> "Plan":
     from harness.stats.plan import Plan  # late: it brings pandas, and bad input is found without
 
     given = asdict(config.analysis)
-    return Plan(**given | {"margin": given["margin"] / 100, "seed": config.seed})
+    return Plan.of(given | {"margin": given["margin"] / 100, "seed": config.seed})
 
 
 def subject(config: Config) -> dict[str, Any]:
@@ -87,10 +88,12 @@ def subject(config: Config) -> dict[str, Any]:
 def rules(config: Config, asked: Asked) -> dict[str, Any]:
     """Everything else that decides the verdicts."""
     analysis = {k: v for k, v in asdict(config.analysis).items() if k not in (*FREE, "method")}
-    tested = (config.analysis.method, config.analysis.control, *asked.compared)
+    pairs = [(pair.label, pair.against) for pair in config.analysis.contrasts]
+    tested = {config.analysis.method, config.analysis.control, *asked.compared, *sum(pairs, ())}
     own = ("protocol", "tail", "seed")  # they are the subject's
     return {
         **analysis,
+        "contrasts": sorted(" - ".join(pair) for pair in pairs),
         "ratios": sorted(set(config.ratios or ())) if config.budgets is None else [],
         "budgets": sorted(set(config.budgets or ())),
         "limit": config.limit,
@@ -102,7 +105,9 @@ def rules(config: Config, asked: Asked) -> dict[str, Any]:
             for task, given in asked.settings.items()
         },
         "parameters": {
-            name: dict(asked.parameters[name]) for name in tested if name in asked.parameters
+            name: dict(asked.parameters[name])
+            for name in sorted(tested)
+            if name in asked.parameters
         },
     }
 
@@ -189,7 +194,9 @@ def _changed(store: Store, about: str, decided: Mapping[str, Any]) -> str:
 
 def _grown(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """The earlier settings with what was only added since: more questions, more methods."""
-    grown = dict(before)
+    grown = {"contrasts": [], **before}
+    if {*grown["contrasts"]} <= {*now["contrasts"]}:
+        grown["contrasts"] = now["contrasts"]
     for name in ("methods", "parameters"):
         if name in before:
             grown[name] = {**now[name], **before[name]}

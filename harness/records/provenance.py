@@ -15,8 +15,7 @@ from pathlib import Path
 from harness.settings.grid import Cell
 
 PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "evictbench")
-MODULES = ("checkpoint.py", "models.py", "prompts.py", "chat.py")
-SOURCES = ("methods", "harness/engine", *(f"harness/{name}" for name in MODULES))
+SOURCES = ("methods", "harness/engine", "harness/models")
 OWN = ("task", "data", "generation")  # settings that differ from task to task
 HOST = "host"
 MACHINE = ("device", "dtype", "machine", HOST)  # of an origin, what is no software

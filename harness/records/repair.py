@@ -45,7 +45,8 @@ def _is_sound(path: Path) -> bool:
             if schema.is_fresh(db):
                 return True
             schema.check(db)
-            return all(
+            untraced = db.execute(f"SELECT 1 FROM responses WHERE {schema.UNTRACED} LIMIT 1")
+            return untraced.fetchone() is None and all(
                 table.holds(row)
                 for table in TABLES
                 for row in db.execute(f"SELECT * FROM {table.name}")

@@ -7,30 +7,23 @@ import pandas as pd
 
 from harness.report import markdown, tables
 from harness.report.tables import escape, percent, points
+from harness.report.verdict_tables import Rows
 from harness.report.verdicts import equivalence
 from harness.stats.plan import Plan
 
 
-def verdicts(rows: pd.DataFrame) -> list[str]:
-    """A row a setting of the plan."""
-    header = ["ratio", "evicted %", "full %", "score %", "difference", "95 %", "verdict"]
-    header += ["smoothing", "95 %", "verdict on smoothing"]
-    body = [
-        [
-            tables.setting(row),
-            percent(row["evicted"]),
-            percent(row["full_accuracy"]),
-            percent(row["accuracy"]),
-            points(row["difference"]),
-            escape(tables.span(row, "difference")),
-            f"**{row['verdict']}**",
-            points(row["gain"]),
-            escape(tables.span(row, "gain")),
-            row["smoothing"],
-        ]
-        for _, row in rows.iterrows()
-    ]
-    return markdown.table(header, body)
+def ruled(rows: Rows) -> list[str]:
+    """A table of verdicts with its title and its notes."""
+    words = next(place for place, name in enumerate(rows.header) if name == "Evicted") + 1
+    body = [[*map(cell, line[:-1]), f"**{line[-1]}**"] for line in rows.body]
+    notes = [f"- {escape(note, 1500)}" for note in rows.notes]
+    table = markdown.table(rows.header, body, words=words)
+    return [f"### {escape(rows.title, 200)}", "", *table, "", *notes, ""]
+
+
+def cell(text: str) -> str:
+    """One cell of a table of verdicts."""
+    return escape(text, 200)
 
 
 def differences(rows: pd.DataFrame) -> list[str]:

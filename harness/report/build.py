@@ -13,9 +13,10 @@ import pandas as pd
 
 from harness import stats
 from harness.errors import UserError
-from harness.report import ledger, reading, verdicts, weights
+from harness.report import contrasts, ledger, reading, verdicts, weights
+from harness.report.question import question
 from harness.report.reading import KEPT, MANIFEST, PROMPTS, SAMPLES
-from harness.report.study import QUESTION, Study
+from harness.report.study import Study
 from harness.stats.plan import Plan
 
 
@@ -28,24 +29,26 @@ def study(
 
     Args:
         samples: a row a cell and question row.
-        manifest: what is known about the run: name, question, caveat, told, plan, registered,
-            registration, methods, factors, window_weights, provenance; all may be missing.
+        manifest: what is known about the run: name, caveat, told, plan, registered, registration,
+            methods, titles, factors, window_weights, provenance; all may be missing.
         session: facts about this invocation, for the summary only.
 
     Raises:
         ValueError: a samples frame that `stats.summarise` refuses.
     """
-    plan = Plan(**manifest.get("plan", {}))
+    plan = Plan.of(manifest.get("plan", {}))
     cells = stats.summarise(samples)
     means = stats.means(cells)
     factors = manifest.get("factors", {})
     dtype = manifest.get("provenance", {}).get("settings", {}).get("dtype", "")
+    titles = manifest.get("titles", {})
     comparisons = stats.compare(samples, plan)
     ablation = stats.ablate(samples, factors, plan)
-    decided = verdicts.decide(cells, comparisons, ablation, plan, factors, dtype)
+    paired = contrasts.decide(stats.pairs(samples, plan), samples, cells, comparisons, plan, dtype)
+    decided = verdicts.decide(cells, comparisons, paired, plan, dtype)
     return Study(
         name=manifest.get("name", "Accuracy against cache compression"),
-        question=manifest.get("question", QUESTION),
+        question=question(plan, cells, titles),
         plan=plan,
         samples=samples,
         cells=cells,
@@ -53,7 +56,9 @@ def study(
         means=means,
         comparisons=comparisons,
         ablation=ablation,
-        verdicts=_read_twice(decided, samples, plan, factors, dtype),
+        verdicts=_read_twice(decided, samples, plan, dtype),
+        contrasts=paired,
+        titles=titles,
         methods=manifest.get("methods", {}),
         claims=ledger.rows(cells, means),
         registered=manifest.get("registered", False),
@@ -69,7 +74,6 @@ def _read_twice(
     decided: pd.DataFrame,
     samples: pd.DataFrame,
     plan: Plan,
-    factors: Mapping[str, Any],
     dtype: str,
 ) -> pd.DataFrame:
     """The verdicts with those under the other reading of the answers, where tasks have one."""
@@ -80,12 +84,11 @@ def _read_twice(
         asked = second[stats.GROUP].drop_duplicates()
         return verdicts.beside(decided, decided.merge(asked, on=stats.GROUP), samples)
     quick = replace(plan, resamples=min(plan.resamples, 100))  # no verdict rests on the bootstrap
-    frames = (
-        stats.summarise(second),
-        stats.compare(second, quick),
-        stats.ablate(second, factors, quick),
-    )
-    return verdicts.beside(decided, verdicts.decide(*frames, plan, factors, dtype), samples)
+    cells, comparisons = stats.summarise(second), stats.compare(second, quick)
+    pairs = stats.pairs(second, quick)
+    paired = contrasts.decide(pairs, second, cells, comparisons, plan, dtype)
+    other = verdicts.decide(cells, comparisons, paired, plan, dtype)
+    return verdicts.beside(decided, other, samples)
 
 
 def traced(study: Study, manifest: Mapping[str, Any], folder: Path) -> Study:

@@ -15,7 +15,8 @@ from harness.process import stopping
 from harness.process.console import say
 from harness.records import places
 from harness.records.folder import locked
-from harness.report import answer, build, files, reading
+from harness.report import build, files, reading
+from harness.report.headline import headline
 
 RUNS = Path("results/runs")
 
@@ -42,7 +43,7 @@ def report(folder: Path) -> None:
                 f"The files of {folder} cannot be reported ({reading.line(error)}): "
                 f"{reading.REMEDY}."
             ) from error
-    say("\n".join(answer.verdict(study)))
+    say("\n".join(headline(study)))
     for name in ("answer", "report", "summary"):
         say(f"{name:<12} {paths[name]}")
 

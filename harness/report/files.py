@@ -15,6 +15,7 @@ import pandas as pd
 
 from harness.records.atomic import STAGE
 from harness.report import answer, heatmap, page, plots, summary, tables
+from harness.report.headline import headline
 from harness.report.study import Study
 
 
@@ -67,7 +68,9 @@ def _write(study: Study, folder: Path) -> dict[str, Path]:
     )
     frames = {"samples": samples, "cells": cells, "abilities": abilities}
     frames |= {"comparisons": study.comparisons, "ablation": study.ablation}
-    frames |= {"verdicts": study.verdicts} | ({"means": means} if len(means) else {})
+    frames |= {"verdicts": study.verdicts, "contrasts": study.contrasts} | (
+        {"means": means} if len(means) else {}
+    )
     paths = _write_tables(folder, frames)
     drawn = _draw(folder, curves | averages, plots.curve) | _draw(folder, grids, heatmap.heatmap)
     for name, told in (("summary", text), ("answer", answer.text(study))):
@@ -75,7 +78,7 @@ def _write(study: Study, folder: Path) -> dict[str, Path]:
         paths[name].write_text(told, encoding="utf-8")
     paths["report"] = folder / "report.html"
     limits = list(answer.limits(study))
-    page.write(study, paths["report"], answer.verdict(study), limits)
+    page.write(study, paths["report"], headline(study), limits)
     return paths | drawn
 
 

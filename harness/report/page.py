@@ -103,14 +103,14 @@ def render(
         _part(study, key, cells, scripts) | {"number": number}
         for number, (key, cells) in enumerate(tables.groups(study.cells), start=1)
     ]
-    said = dict.fromkeys([*limits, study.caveat, *study.told])
+    said = dict.fromkeys([*limits, *study.told])
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             study=study,
             headline=headline,
-            verdicts=None if study.verdicts.empty else page_tables.verdicts(study),
+            verdicts=page_tables.verdicts(study),
             parts=parts,
             means=[plot for rows in _groups(study.means) for plot in _means(rows, scripts)],
             claims=None if study.claims.empty else page_tables.claims(study.claims),

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from harness import stats
-from harness.report import tables, words
+from harness.report import tables, verdict_tables, words
 from harness.report.answer_tables import reading
-from harness.report.figures import setting
 from harness.report.study import Study
+from harness.report.verdict_tables import Rows
 from harness.report.verdicts import equivalence
 from harness.report.words import difference, percent, points, probability, share, span, whole
 from harness.stats.plan import Plan
@@ -27,6 +26,7 @@ PLAN = {
     "above": "the question is about settings that evict more than this share, in percent",
     "resamples": "resamples of the cluster bootstrap",
     "seed": "seed of the bootstrap",
+    "contrasts": "pairs that are compared at each setting",
 }
 
 
@@ -41,40 +41,32 @@ class Table:
     heads: int = 1
 
 
-def verdicts(study: Study) -> Table:
-    """A line a setting of the method asked about, with its difference from the full cache."""
-    differ = [name for name in stats.GROUP if study.verdicts[name].nunique() > 1]
-    place = [*stats.GROUP, "method", "ratio", "budget"]
-    names = ["difference", "difference_low", "difference_high"]
-    rows = study.verdicts.drop(columns=names, errors="ignore")
-    if study.comparisons.empty:
-        rows = rows.assign(**dict.fromkeys(names, float("nan")))
-    else:
-        compared = study.comparisons.drop_duplicates(place)[[*place, *names]]
-        rows = rows.merge(compared, on=place, how="left")
-    body = [
-        [
-            *([", ".join(tables.short(row[name]) for name in differ)] if differ else []),
-            setting(row),
-            f"{percent(row['evicted'])} %",
-            words.badge(row["verdict"]),
-            difference(row),
-            str(row["reason"]),
-            words.badge(row["smoothing"]),
-            str(row["smoothing_reason"]),
-        ]
-        for _, row in rows.iterrows()
-    ]
-    header = ["Setting", "Evicted", "Score kept?", "Points from the full cache", "Why",
-              "Kept by smoothing?", "Why"]  # fmt: skip
-    shift = int(bool(differ))
-    return Table(
-        f"Verdicts on {study.plan.method} by setting, with 95 % intervals",
-        ["Where"] * shift + header,
-        body,
-        text=tuple(shift + column for column in (2, 4, 5, 6)),
-        heads=1 + shift,
+@dataclass(frozen=True)
+class Ruled:
+    """A table of verdicts and the sentences below it."""
+
+    table: Table
+    notes: list[str]
+
+
+def verdicts(study: Study) -> list[Ruled]:
+    """The verdicts on the method asked about, and what each pair of the plan does."""
+    found = []
+    if not study.verdicts.empty:
+        found.append(_ruled(verdict_tables.kept(study, study.verdicts)))
+    if not study.contrasts.empty:
+        found.append(_ruled(verdict_tables.effects(study, study.contrasts)))
+    return found
+
+
+def _ruled(rows: Rows) -> Ruled:
+    body = [[*line[:-1], words.badge(line[-1])] for line in rows.body]
+    place = rows.header.index("Evicted")
+    text = [column for column, name in enumerate(rows.header) if name == "Compared"]
+    table = Table(
+        rows.title, rows.header, body, text=(*text, len(rows.header) - 1), heads=place + 1
     )
+    return Ruled(table, rows.notes)
 
 
 def paired(comparisons: pd.DataFrame, labels: Mapping[str, str], plan: Plan) -> Table:
@@ -185,9 +177,13 @@ def _said(value: object) -> str:
 def plan(plan: Plan) -> Table:
     """What was asked of the numbers before they were there."""
     percents = {"margin", "above"}
+    values = asdict(plan) | {
+        "contrasts": ", ".join(f"{pair.label} against {pair.against}" for pair in plan.contrasts)
+    }
     body = [
-        [PLAN[name], f"{100 * value:g}" if name in percents else str(value)]
-        for name, value in asdict(plan).items()
+        [said, f"{100 * values[name]:g}" if name in percents else str(values[name])]
+        for name, said in PLAN.items()
+        if values[name] != ""
     ]
     return Table("The plan", ["What", "Value"], body, text=(1,))
 

@@ -11,25 +11,21 @@ import pandas as pd
 
 from harness.stats.plan import Plan
 
-QUESTION = (
-    "Does ReST-KV's spatial-temporal smoothing keep MMBench accuracy when more than half of the "
-    "KV cache is evicted?"
-)
-
 
 @dataclass(frozen=True)
 class Study:
     """One run, ready to be written up.
 
     samples, cells, abilities, means, comparisons, ablation: frames of `harness.stats`. verdicts: a
-    row a setting of the method asked about (`harness.report.verdicts`). methods: label to method
-    and parameters. prompts, kept: what the chosen rows looked like and what each cell kept of them,
-    empty where the run recorded none. weights: where the observation windows' weight fell
-    (`harness.report.weights`). claims: rows of the ledger. registered: whether the plan was on
-    record before the first answer; registration says so in a sentence. told: sentences about the
-    settings. provenance: nested plain values, the same on every report of the same answers.
-    session: what only this report's own run knows, for the summary. images: folder of the pictures
-    that prompts name.
+    row a setting of the method asked about (`harness.report.verdicts`). contrasts: a row a setting
+    of each pair of the plan (`harness.report.contrasts`). titles: label to the method's name as it
+    is written. methods: label to method and parameters. prompts, kept: what the chosen rows looked
+    like and what each cell kept of them, empty where the run recorded none. weights: where the
+    observation windows' weight fell (`harness.report.weights`). claims: rows of the ledger.
+    registered: whether the plan was on record before the first answer; registration says so in a
+    sentence. told: sentences about the settings. provenance: nested plain values, the same on every
+    report of the same answers. session: what only this report's own run knows, for the summary.
+    images: folder of the pictures that prompts name.
     """
 
     name: str
@@ -42,6 +38,8 @@ class Study:
     comparisons: pd.DataFrame
     ablation: pd.DataFrame
     verdicts: pd.DataFrame
+    contrasts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    titles: Mapping[str, str] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     prompts: pd.DataFrame = field(default_factory=pd.DataFrame)
     kept: pd.DataFrame = field(default_factory=pd.DataFrame)

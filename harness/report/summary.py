@@ -9,7 +9,6 @@ import pandas as pd
 
 from harness import stats
 from harness.report import honesty, markdown, overview, tables
-from harness.report.study import QUESTION
 from harness.report.tables import escape, percent
 
 SHARED = (
@@ -45,7 +44,8 @@ def text(
         grids: file name of the heatmap of each task that has one.
     """
     lines = [f"# {escape(meta.get('name', 'Accuracy against cache compression'))}", ""]
-    lines += [f"**Asked:** {escape(meta.get('question', QUESTION), 400)}", ""]
+    if "question" in meta:
+        lines += [f"**Asked:** {escape(meta['question'], 400)}", ""]
     parts = list(tables.groups(cells))
     if len(parts) > 1:
         lines += overview.section(cells, stats.means(cells), focus(cells), means or {})

@@ -6,7 +6,7 @@ Knows how numbers read, not how they come about (stats) nor where they go (repor
 import html
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -117,6 +117,11 @@ def flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, 
             yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Parts as a sentence lists them: "0.7, 0.8 and 0.9"."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def short(name: str) -> str:

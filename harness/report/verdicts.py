@@ -1,44 +1,49 @@
-"""What a planned comparison says at each setting, by rules: supported, not supported, cannot tell.
+"""Whether the method asked about keeps the score at each setting, by rules.
 
-Knows the frames of `harness.stats`; must not know how an answer is laid out.
+A verdict is supported, not supported or cannot tell. Knows the frames of `harness.stats`; must not
+know how an answer is laid out.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import pandas as pd
 
 from harness import stats
-from harness.models import precision
 from harness.report import tables
-from harness.report.tables import percent, points
+from harness.report.contrasts import COSTS, HELPS, SAME
+from harness.report.rulings import (
+    CANNOT_TELL,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    Blind,
+    Ruling,
+    blind,
+    failed,
+    few,
+    same,
+)
+from harness.report.tables import points
 from harness.stats.plan import Plan
 
-SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = "supported", "not supported", "cannot tell"
 COLUMNS = [
     *stats.GROUP, "method", "ratio", "budget", "cell_key", "evicted", "accuracy", "full_accuracy",
     "difference", "difference_low", "difference_high", "n_questions", "questions_least",
-    "verdict", "reason", "gain", "gain_low", "gain_high", "smoothing", "smoothing_reason",
+    "verdict", "reason", "why", "gain", "gain_low", "gain_high", "smoothing", "smoothing_reason",
     "verdict_other", "smoothing_other",
 ]  # fmt: skip
 READINGS = {"lmms_eval": "strict", "strict": "lmms_eval"}  # the other value of `extraction`
-PUBLISHED = {"temporal": "ema", "spatial": "adaptive"}  # the smoothing that the question is about
-LITTLE = 0.05  # a score with nothing to lose
-
-
-class Ruling(NamedTuple):
-    """A verdict and the sentence that gives its reason."""
-
-    verdict: str
-    reason: str
+VERDICTS = {
+    HELPS: SUPPORTED, SAME: NOT_SUPPORTED, COSTS: NOT_SUPPORTED, CANNOT_TELL: CANNOT_TELL,
+}  # fmt: skip
+READ = " Read by "  # begins what the other reading says, at the end of a reason
+SMOOTHING = "smoothing"  # the contrast whose verdicts stand beside those of the method
 
 
 def decide(
     cells: pd.DataFrame,
     comparisons: pd.DataFrame,
-    ablation: pd.DataFrame,
+    contrasts: pd.DataFrame,
     plan: Plan,
-    factors: Mapping[str, Mapping[str, str]],
     dtype: str = "",
 ) -> pd.DataFrame:
     """A row for each setting at which the method asked about evicts more than `plan.above`.
@@ -52,24 +57,23 @@ def decide(
     the end there, failed in some rows, or is not shown to lose more than the margin. Supported: all
     others.
 
-    Whether the smoothing is what keeps the score is ruled by the paired difference from the variant
-    without any smoothing, see `_smoothing`; it can only be where the score is kept.
+    Whether the smoothing is what keeps the score stands beside it where the plan compares the
+    method with the same one without: supported where it raises the score and the score is kept.
 
     Args:
-        cells, comparisons, ablation: frames of `harness.stats`.
+        cells, comparisons: frames of `harness.stats`.
+        contrasts: `contrasts.decide` of the same plan.
         plan: what was planned.
-        factors: the smoothing of each label, as `stats.ablate` takes it.
         dtype: in which the answers were computed, where that is known.
 
     Returns:
-        Columns `COLUMNS`; no rows where the method did not run at such a setting.
+        Columns `COLUMNS`; `why` is the reason in a few words where it cannot tell. No rows where
+        the method did not run at such a setting.
     """
     rows = comparisons[
         (comparisons["method"] == plan.method) & (comparisons["evicted"] > plan.above)
     ]
-    if factors.get(plan.method) != PUBLISHED:
-        ablation = ablation.iloc[:0]
-    found = [_row(row, cells, comparisons, ablation, plan, dtype) for _, row in rows.iterrows()]
+    found = [_row(row, cells, comparisons, contrasts, plan, dtype) for _, row in rows.iterrows()]
     table = pd.DataFrame(found, columns=COLUMNS)
     return table.astype({"budget": "Int64"})
 
@@ -97,8 +101,8 @@ def beside(first: pd.DataFrame, second: pd.DataFrame, samples: pd.DataFrame) -> 
         for index, row in found[differ].iterrows():
             name = READINGS.get(str(names.get(tuple(row[stats.GROUP]), "")), "the other rule")
             figures = f"{points(row[number])} points {tables.span(row, ends)}"
-            said = f"Read by extraction={name} it is {row[kind]}: {figures}."
-            table.loc[index, reason] = f"{first.loc[index, reason]} {said}"
+            said = f"extraction={name} it is {row[kind]}: {figures}."
+            table.loc[index, reason] = f"{first.loc[index, reason]}{READ}{said}"
     return table
 
 
@@ -106,88 +110,48 @@ def _row(
     row: pd.Series,
     cells: pd.DataFrame,
     comparisons: pd.DataFrame,
-    ablation: pd.DataFrame,
+    contrasts: pd.DataFrame,
     plan: Plan,
     dtype: str,
 ) -> dict[object, object]:
-    group = cells[_same(cells, row, stats.GROUP)]
-    beside = comparisons[_same(comparisons, row, [*stats.GROUP, "ratio", "budget"])]
-    blind = next(_blind(row, group, dtype), None)
-    kept = Ruling(CANNOT_TELL, blind) if blind else _kept(row, beside, plan, dtype)
-    effect = _whole(ablation, row)
-    cause = Ruling(CANNOT_TELL, blind) if blind else _smoothing(row, effect, plan)
-    if cause.verdict == SUPPORTED and kept.verdict != SUPPORTED:
-        cause = Ruling(kept.verdict, f"{cause.reason} But the score is not shown to be kept.")
-    gain = {} if effect is None else effect[["difference", "low", "high"]].to_dict()
+    group = cells[same(cells, row, stats.GROUP)]
+    beside = comparisons[same(comparisons, row, [*stats.GROUP, "ratio", "budget"])]
+    nothing = next(blind(row, group, dtype), None)
+    kept = Ruling(CANNOT_TELL, *nothing) if nothing else _kept(row, beside, plan, dtype)
     return {
         **row[[name for name in COLUMNS if name in row]].to_dict(),
         "verdict": kept.verdict,
         "reason": kept.reason,
-        "gain": gain.get("difference"),
-        "gain_low": gain.get("low"),
-        "gain_high": gain.get("high"),
-        "smoothing": cause.verdict,
-        "smoothing_reason": cause.reason,
+        "why": kept.why,
+        **_smoothing(row, contrasts, kept, plan),
     }
 
 
-def _same(frame: pd.DataFrame, row: pd.Series, names: list[str]) -> pd.Series:
-    """Rows that agree with `row` in these columns, nulls equal to nulls."""
-    alike = pd.Series(True, index=frame.index)
-    for name in names:
-        alike &= frame[name].isna() if pd.isna(row[name]) else frame[name].eq(row[name])
-    return alike.fillna(False).astype(bool)
-
-
-def _blind(row: pd.Series, group: pd.DataFrame, dtype: str) -> Iterator[str]:
-    """Why this experiment could not have shown anything here."""
-    references = tables.references(group).set_index("label")
-    full, blank = (references.reindex([name]).iloc[0] for name in tables.REFERENCES.values())
-    if pd.isna(full["cell_key"]):
-        yield "The full cache was not run, so there is nothing to compare with."
-        return
-    for name, cell in (
-        (str(row["method"]), row),
-        ("The full cache", full),
-        ("The blank image", blank),
-    ):
-        if pd.notna(cell["cell_key"]) and tables.failed_rows(cell):
-            yield _failed(name, cell, dtype)
-            return
-    if pd.isna(row["accuracy"]) or pd.isna(full["accuracy"]):
-        yield "The right answers of this split are secret, so there is no score to compare."
-        return
-    if row["vacuous"]:
-        yield (
-            f"Vacuous: under protocol {row['protocol']} no scored token came from the compacted "
-            "cache, so this cell repeats the full cache whatever the method does."
-        )
-    if not row["complete"]:
-        yield (
-            f"Only {row['n_rows']:,} of the {full['n_rows']:,} rows are there: give the same "
-            "command again to complete the run."
-        )
-    if full["accuracy"] < LITTLE:
-        yield (
-            f"With the full cache the model scores {percent(full['accuracy'])} %, which leaves "
-            "next to nothing to lose."
-        )
-    if full["accuracy_low"] <= blank["accuracy_high"]:
-        yield (
-            f"With the full cache the model scores {percent(full['accuracy'])} %, with a blank "
-            f"image {percent(blank['accuracy'])} %, and the intervals overlap: it does not "
-            "demonstrably use the image, so its eviction cannot show."
-            + (f" {few(row)} to exclude a loss of the margin." if few(row) else "")
-        )
-
-
-def _failed(name: str, cell: pd.Series, dtype: str) -> str:
-    where = f" in {dtype}" if dtype else ""
-    return (
-        f"{name} failed in {tables.failed_rows(cell):,} of {cell['n_rows']:,} rows, where logits "
-        f"or scores were not finite (NaN or infinite){where}, and has no score: "
-        f"{precision.rerun(dtype)}."
-    )
+def _smoothing(
+    row: pd.Series, contrasts: pd.DataFrame, kept: Ruling, plan: Plan
+) -> Mapping[str, object]:
+    """The columns about the smoothing; nulls where the plan does not ask about it."""
+    if plan.own is None or plan.own.called != SMOOTHING:
+        return {}
+    here = contrasts[
+        same(contrasts, row, [*stats.GROUP, "ratio", "budget"])
+        & contrasts["label"].eq(plan.method)
+        & contrasts["called"].eq(SMOOTHING)
+    ]
+    if here.empty:
+        why = f"{plan.own.label} and {plan.own.against} were not both run at this setting."
+        return {"smoothing": CANNOT_TELL, "smoothing_reason": why}
+    effect = here.iloc[0]
+    verdict, reason = VERDICTS[effect["effect"]], str(effect["reason"])
+    if verdict == SUPPORTED and kept.verdict != SUPPORTED:
+        verdict, reason = kept.verdict, f"{reason} But the score is not shown to be kept."
+    return {
+        "gain": effect["difference"],
+        "gain_low": effect["low"],
+        "gain_high": effect["high"],
+        "smoothing": verdict,
+        "smoothing_reason": reason,
+    }
 
 
 def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan, dtype: str) -> Ruling:
@@ -199,10 +163,10 @@ def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan, dtype: str) -> Rulin
         bound = f"at best {points(row['upper'])}, {level}"
         return Ruling(NOT_SUPPORTED, f"It loses more than the margin of {margin}: {loss}, {bound}.")
     if not row["p_noninferior_holm"] <= plan.alpha:
-        return Ruling(CANNOT_TELL, _undecided(row, loss, margin, plan))
-    insensitive = _insensitive(beside[beside["method"] == plan.control], plan, margin, dtype)
-    if insensitive:
-        return Ruling(CANNOT_TELL, f"{insensitive} {plan.method} itself: {loss}.")
+        return Ruling(CANNOT_TELL, *_undecided(row, loss, margin, plan))
+    numb = _insensitive(beside[beside["method"] == plan.control], plan, margin, dtype)
+    if numb:
+        return Ruling(CANNOT_TELL, f"{numb.reason} {plan.method} itself: {loss}.", numb.why)
     control = beside[beside["method"] == plan.control].iloc[0]
     return Ruling(
         SUPPORTED,
@@ -223,96 +187,45 @@ def equivalence(row: pd.Series, plan: Plan) -> str:
     return "kept, and possibly better" if row[f"p_noninferior{end}"] <= plan.alpha else ""
 
 
-def _insensitive(control: pd.DataFrame, plan: Plan, margin: str, dtype: str) -> str:
-    """Why the control does not show that this setting can tell methods apart; "" where it does."""
+def _insensitive(control: pd.DataFrame, plan: Plan, margin: str, dtype: str) -> Blind | None:
+    """Why the control does not show that methods can be told apart here; None where it does."""
     sound = control[control["complete"].astype(bool) & ~control["vacuous"].astype(bool)]
     if sound.empty:
-        return (
+        return Blind(
             f"{plan.control} was not run to its end here, so it is unknown whether this setting "
-            "loses anything."
+            "loses anything.",
+            f"{plan.control}, which would show that eviction can lose anything, was not run",
         )
     if tables.failed_rows(sound.iloc[0]):
-        return _failed(plan.control, sound.iloc[0], dtype)
+        return failed(plan.control, sound.iloc[0], dtype)
     if sound.iloc[0]["upper"] < -plan.margin:
-        return ""
-    return (
+        return None
+    loss = points(sound.iloc[0]["difference"])
+    return Blind(
         f"Not even {plan.control} is shown to lose more than {margin} here "
-        f"({points(sound.iloc[0]['difference'])} points), so this setting cannot "
-        "tell methods apart."
+        f"({loss} points), so this setting cannot tell methods apart.",
+        f"not even {plan.control} is shown to lose more than {margin} ({loss})",
     )
 
 
-def _undecided(row: pd.Series, loss: str, margin: str, plan: Plan) -> str:
+def _undecided(row: pd.Series, loss: str, margin: str, plan: Plan) -> Blind:
     """What it would take to decide."""
     if row["p_noninferior"] <= plan.alpha:
-        return (
+        return Blind(
             f"By itself this setting excludes a loss of more than {margin}, but not after Holm's "
-            f"correction over the settings of the plan: {loss}."
+            f"correction over the settings of the plan: {loss}.",
+            f"a loss of more than {margin} is excluded, but not for all settings at once: {loss}",
         )
     text = f"Neither a loss of more than {margin} nor its absence is shown: {loss}"
+    why = f"neither a loss of more than {margin} nor its absence is shown: {loss}"
     needed = row["questions_needed"]
     if few(row):
         text = f"{few(row)} to exclude a loss of {margin}, if not one answer changed: {loss}"
+        why = few(row)
     if pd.isna(needed) or needed <= row["n_questions"]:
-        return f"{text}."
-    return (
-        f"{text}; with no true loss about {int(needed):,} questions would show its absence, "
-        f"{row['n_questions']:,} were asked."
+        return Blind(f"{text}.", why)
+    enough = f"about {int(needed):,} questions would show its absence"
+    return Blind(
+        f"{text}; with no true loss {enough}, {row['n_questions']:,} were asked.",
+        why,
     )
-
-
-def few(row: pd.Series) -> str:
-    """That there are too few questions to show that the score is kept; "" where there are not."""
-    asked, least = row["n_questions"], row["questions_least"]
-    if pd.isna(least) or asked >= least:
-        return ""
-    plural = "questions are" if asked != 1 else "question is"
-    return f"{asked:,} {plural} too few; {int(least):,} would do"
-
-
-def _whole(ablation: pd.DataFrame, row: pd.Series) -> pd.Series | None:
-    """The effect of both smoothings together at a setting."""
-    if ablation.empty:
-        return None
-    here = _same(ablation, row, [*stats.GROUP, "ratio", "budget"])
-    rows = ablation[here & ablation["effect"].eq("smoothing")]
-    return None if rows.empty else rows.iloc[0]
-
-
-def _smoothing(row: pd.Series, effect: pd.Series | None, plan: Plan) -> Ruling:
-    """Whether smoothing over queries and neighbours is what keeps the score.
-
-    Not supported: the difference of both from neither is within the margin either way. Supported:
-    it is above 0 (two-sided test at plan.alpha, Holm over the settings of the task). Not supported:
-    it is below 0. Cannot tell: the variant was not run, or the interval is wider.
-    """
-    if effect is None:
-        return Ruling(
-            CANNOT_TELL,
-            f"{plan.method} with the published smoothing and without any were not both run: choose "
-            "experiment=smoothing.",
-        )
-    if pd.isna(effect["difference"]):
-        return Ruling(
-            CANNOT_TELL,
-            f"{plan.method} without smoothing has no score at this setting to compare with.",
-        )
-    text = f"{points(effect['difference'])} points {tables.span(effect, '')}"
-    margin = f"{100 * plan.margin:g} points"
-    inert = (
-        " Its adaptive window never differed from a fixed pool, so this cell cannot tell about "
-        "that part."
-        if row["adaptive_active"] == 0
-        else ""
-    )
-    if effect["low"] > -plan.margin and effect["high"] < plan.margin:
-        return Ruling(
-            NOT_SUPPORTED,
-            f"Without smoothing the score is the same within {margin}: {text}.{inert}",
-        )
-    shown = effect["p_holm"] <= plan.alpha
-    if shown and effect["difference"] > 0:
-        return Ruling(SUPPORTED, f"Smoothing raises the score: {text}.{inert}")
-    if shown and effect["difference"] < 0:
-        return Ruling(NOT_SUPPORTED, f"Smoothing lowers the score: {text}.{inert}")
-    return Ruling(CANNOT_TELL, f"Smoothing may raise or lower the score: {text}.{inert}")

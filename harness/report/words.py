@@ -17,7 +17,12 @@ UNSEEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 MINUS, DASH, SPACE = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{NO-BREAK SPACE}"
-MARKS = {"supported": "\N{CHECK MARK}", "not supported": "\N{MULTIPLICATION SIGN}"}
+YES, NO = "\N{CHECK MARK}", "\N{MULTIPLICATION SIGN}"
+MARKS = {
+    "supported": (YES, "supported"), "kept": (YES, "supported"), "helps": (YES, "supported"),
+    "not supported": (NO, "not-supported"), "lost": (NO, "not-supported"),
+    "costs": (NO, "not-supported"), "no difference": ("=", "same"),
+}  # fmt: skip
 
 
 def visible(text: object) -> str:
@@ -74,7 +79,7 @@ def whole(value: float) -> str:
 
 def badge(text: str) -> Markup:
     """A verdict with a sign and a class of its own, so that colour is not all that tells them."""
-    kind = text.replace(" ", "-") if text in MARKS else "cannot-tell"
+    mark, kind = MARKS.get(text, ("?", "cannot-tell"))
     return Markup('<span class="badge {}"><span aria-hidden="true">{}</span> {}</span>').format(
-        kind, MARKS.get(text, "?"), visible(text)
+        kind, mark, visible(text)
     )

@@ -19,7 +19,7 @@ from harness.records.store import Store
 from harness.run.collect import WIDTH, Asked, say
 from harness.run.validate import Job
 from harness.settings.config import EMBEDDED, Config
-from harness.settings.variants import factors, window_weights
+from harness.settings.variants import factors, titles, window_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,8 @@ def write(
 ) -> None:
     """Write the tables, log to wandb where something is new, print the table and the paths."""
     from harness import tracking
-    from harness.report import answer, build, files, flips, reading, tables
+    from harness.report import build, files, flips, reading, tables
+    from harness.report.headline import headline
     from harness.run import traces
 
     config = job.config
@@ -54,7 +55,7 @@ def write(
     reading.seal(job.folder)
     cells = study.cells
     say(f"\n{tables.console_table(cells, study.means)}\n")
-    say("\n".join([*(textwrap.fill(said, WIDTH) for said in answer.verdict(study)), ""]))
+    say("\n".join([*(textwrap.fill(said, WIDTH) for said in headline(study)), ""]))
     said = {"runs": tracking.identities(study, config.run.name), **asdict(config.wandb)}
     if config.wandb.mode != "disabled" and _logged(job.folder) != said:
         logged = tracking.log(
@@ -95,7 +96,6 @@ def manifest(
     origins = [(known.get(origin, {}), int(count)) for origin, count in counts.items()]
     facts = {
         "name": config.run.name,
-        "question": question(config),
         "caveat": config.model.caveat if is_embedded(config) else None,
         "told": [*job.told, *(said for one in asked for said in one.benchmark.told)],
         "left_out": _left_out(asked),
@@ -103,6 +103,7 @@ def manifest(
         "registered": record.stands,
         "registration": record.sentence(),
         "methods": config.methods,
+        "titles": titles(job.variants),
         "factors": factors(job.variants),
         "window_weights": window_weights(job.variants),
         "weights": job.weights,
@@ -126,17 +127,6 @@ def _left_out(asked: Sequence[Asked]) -> dict[str, Any] | None:
 def is_embedded(config: Config) -> bool:
     """Whether the model is the one that the caveat of its settings is about."""
     return Path(config.model.pretrained).resolve().is_relative_to(EMBEDDED)
-
-
-def question(config: Config) -> str | None:
-    """What a run without MMBench asks; None for the question that the others ask."""
-    if any(task.scorer == "mmbench" for task in config.tasks.values()):
-        return None
-    names = ", ".join(config.tasks)
-    return (
-        f"How much of its score on {names} does {config.model.name} keep when its KV cache is "
-        "evicted, by which method?"
-    )
 
 
 def _pictures(asked: Sequence[Asked]) -> Any:

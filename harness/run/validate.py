@@ -14,7 +14,13 @@ from harness.run.tasks import Task
 from harness.settings.checks import check
 from harness.settings.config import Config
 from harness.settings.grid import Cell, Variant, expand
-from harness.settings.variants import check_anchors, sweep_wide, untouched, variants
+from harness.settings.variants import (
+    check_anchors,
+    contrasts,
+    sweep_wide,
+    untouched,
+    variants,
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,9 @@ def validate(config: Config) -> Job:
     check_anchors(chosen, config.protocol)
     effective = {one.label: {"method": one.method, **dict(one.params)} for one in chosen}
     config = replace(config, methods=effective)
-    told = untouched(chosen, sweep_wide(config))
+    pairs, left_out = contrasts(chosen, config.analysis.contrasts)
+    config = replace(config, analysis=replace(config.analysis, contrasts=pairs))
+    told = [*untouched(chosen, sweep_wide(config)), *left_out]
     folder = Path(config.run.dir) / config.run.name
     return Job(config, chosen_tasks, chosen, ratios, budgets, weights, folder, told)
 

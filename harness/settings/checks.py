@@ -8,7 +8,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from harness.settings.config import (
     WANDB_MODES,
     AnalysisConfig,
     Config,
+    ContrastConfig,
     ModelConfig,
 )
 
@@ -153,6 +154,7 @@ def _check_analysis(analysis: AnalysisConfig, methods: Mapping[str, object]) -> 
                 f"analysis.{name}={label} is no method: name one of those chosen "
                 f"({', '.join(methods)}), or another of {', '.join(sorted(known - {*methods}))}."
             )
+    _check_contrasts(analysis.contrasts, known)
     if analysis.control == analysis.method:
         raise UserError(
             f"analysis.control={analysis.control} is the method that the question is about: name "
@@ -163,6 +165,24 @@ def _check_analysis(analysis: AnalysisConfig, methods: Mapping[str, object]) -> 
             f"analysis.resamples={analysis.resamples} is too few for an interval: use 100 or more."
         )
     _at_most("analysis.resamples", analysis.resamples, 100_000)
+
+
+def _check_contrasts(contrasts: Sequence[ContrastConfig], known: Set[str]) -> None:
+    for place, pair in enumerate(contrasts):
+        name = f"analysis.contrasts[{place}]"
+        missing = [part for part in ("label", "against", "called") if not getattr(pair, part)]
+        if missing:
+            raise UserError(
+                f"{name} has no {missing[0]}: give label, against and called, such as "
+                "{label: restkv, against: snapkv, called: reconstruction}."
+            )
+        for label in (pair.label, pair.against):
+            if label not in known:
+                raise UserError(
+                    f"{name} compares {label}, which is no method: name a label that is chosen."
+                )
+        if pair.label == pair.against:
+            raise UserError(f"{name} compares {pair.label} with itself: name another label.")
 
 
 def _check_model(model: ModelConfig) -> None:

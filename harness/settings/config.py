@@ -108,13 +108,31 @@ class EngineConfig:
 
 
 @dataclass
+class ContrastConfig:
+    """Two labels that are compared at each setting: what `label` does beside `against`.
+
+    called: what makes the difference, as the subject of a sentence. varies: the parameters in which
+    the two may differ. asks: the question of a run about `label`; see AnalysisConfig.question.
+    """
+
+    label: str = MISSING
+    against: str = MISSING
+    called: str = MISSING
+    varies: list[str] = field(default_factory=list)
+    asks: str = ""
+
+
+@dataclass
 class AnalysisConfig:
     """The plan of the analysis, recorded before the first answer.
 
     method: the label that the question is about. control: the label whose loss shows that a setting
     can tell methods apart. margin: points of the score that may be lost. alpha: one-sided level.
     power: at which detectable losses are stated. above: evicted fraction above which settings
-    belong to the question. resamples: of the bootstrap.
+    belong to the question. resamples: of the bootstrap. contrasts: pairs of labels that are
+    compared where both are chosen. question: what is asked; {method}, {score}, {tasks}, {model} and
+    {above} stand for what their names say; empty: what the method's own contrast asks, or whether
+    the method keeps the score.
     """
 
     method: str = "restkv"
@@ -124,6 +142,8 @@ class AnalysisConfig:
     power: float = 0.8
     above: float = 0.5
     resamples: int = 9999
+    contrasts: list[ContrastConfig] = field(default_factory=list)
+    question: str = ""
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.settings.checks import check_name, shortened
-from harness.settings.config import SWEEP_WIDE, Config, ProtocolConfig
+from harness.settings.config import SWEEP_WIDE, Config, ContrastConfig, ProtocolConfig
 from harness.settings.grid import Variant
 
 
@@ -131,6 +131,45 @@ def variant(label: str, node: Any) -> Variant:
     except (TypeError, ValueError) as error:
         raise UserError(f"methods.{label}: {error}") from error
     return Variant(label, name, tuple(sorted(policy.params.items())))
+
+
+def titles(chosen: Sequence[Variant]) -> dict[str, str]:
+    """How a method is written, such as ReST-KV, by label; labels of their own stay as they are."""
+    import methods
+
+    return {one.label: methods.title(one.method) for one in chosen if one.label == one.method}
+
+
+def contrasts(
+    chosen: Sequence[Variant], asked: Sequence[ContrastConfig]
+) -> tuple[list[ContrastConfig], list[str]]:
+    """The contrasts whose two labels were chosen and differ in nothing but what they may.
+
+    Returns:
+        The contrasts, and a sentence for each that was left out because the two differ in more.
+    """
+    known = {one.label: one for one in chosen}
+    found, told = [], []
+    for pair in asked:
+        if not {pair.label, pair.against} <= known.keys():
+            continue
+        one, other = known[pair.label], known[pair.against]
+        names = sorted(
+            {"method"} if one.method != other.method else _differing(one, other) - {*pair.varies}
+        )
+        if not names:
+            found.append(pair)
+            continue
+        told.append(
+            f"What {pair.called} does is not told: {pair.label} and {pair.against} differ in "
+            f"{', '.join(names)} as well; give both the same."
+        )
+    return found, told
+
+
+def _differing(one: Variant, other: Variant) -> set[str]:
+    mine, theirs = dict(one.params), dict(other.params)
+    return {name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name)}
 
 
 def factors(chosen: Sequence[Variant]) -> dict[str, dict[str, str]]:

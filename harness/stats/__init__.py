@@ -4,7 +4,7 @@ Works on the samples frame alone. It must not know of tensors, of lmms-eval, of 
 numbers are shown.
 """
 
-from harness.stats.ablation import ABLATION_COLUMNS, ablate
+from harness.stats.ablation import ABLATION_COLUMNS, ablate, pairs
 from harness.stats.cells import abilities, summarise
 from harness.stats.comparisons import COMPARISON_COLUMNS, compare
 from harness.stats.frame import (
@@ -41,6 +41,7 @@ __all__ = [
     "failed",
     "means",
     "other_reading",
+    "pairs",
     "roles",
     "summarise",
 ]

@@ -4,7 +4,8 @@ Works on the samples frame alone. It must not know of tensors, of lmms-eval, of 
 numbers are shown.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Set
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,27 +59,75 @@ def ablate(
     Raises:
         ValueError: a level that is none of these, two labels of the same levels, or as `summarise`.
     """
-    kinds = _kinds(factors)
+    return contrasted(samples, _kinds(factors), contrasts, plan, {"smoothing"})
+
+
+def pairs(samples: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """What the first label of each of the plan's pairs scores beside the second, as in `ablate`.
+
+    effect: `Pair.called`. contrast: "label - against". p_holm: Holm's adjustment over all of them
+    in a group that evict more than `plan.above`.
+
+    Returns:
+        A row a setting and pair of which both cells are there; columns `ABLATION_COLUMNS`, `label`
+        and `against`.
+    """
+    asked = {f"{pair.label} - {pair.against}": pair for pair in plan.contrasts}
+
+    def there(labels: set[Hashable]) -> Iterator[Contrast]:
+        for name, pair in asked.items():
+            if {pair.label, pair.against} <= labels:
+                yield Contrast(pair.called, name, "", {pair.label: 1.0, pair.against: -1.0})
+
+    labels = {label: label for pair in plan.contrasts for label in (pair.label, pair.against)}
+    table = contrasted(samples, labels, there, plan, {pair.called for pair in plan.contrasts})
+    ends = [table["contrast"].map({name: getattr(pair, end) for name, pair in asked.items()})
+            for end in ("label", "against")]  # fmt: skip
+    return table.assign(label=ends[0], against=ends[1])
+
+
+def contrasted(
+    samples: pd.DataFrame,
+    kinds: Mapping[str, Hashable],
+    chosen: Callable[[set[Any]], Iterator[Contrast]],
+    plan: Plan,
+    family: Set[str],
+) -> pd.DataFrame:
+    """The rows of `ablate` for contrasts of any kind.
+
+    Args:
+        samples: a row a cell and question row.
+        kinds: label to what the contrasts weigh; other labels are left out.
+        chosen: the contrasts of the kinds that a setting has.
+        plan: level and resamples.
+        family: effects whose p values are adjusted for being several.
+    """
     frame, cells = described(samples)
     frame = frame[["cell", "row", "question_id"]].assign(score=known_scores(frame))
     cells = cells[roles(cells).eq("method") & cells["method"].isin(kinds)]
     cells = cells.assign(kind=cells["method"].map(kinds))
     parts = [
-        _group(frame[frame["cell"].isin(part["cell"])], part, plan)
+        _group(frame[frame["cell"].isin(part["cell"])], part, chosen, plan, family)
         for _, part in cells.groupby(GROUP, sort=False)
     ]
     table = pd.concat([pd.DataFrame(columns=ABLATION_COLUMNS), *parts], ignore_index=True)
     return table[ABLATION_COLUMNS].astype(TYPES)
 
 
-def _group(frame: pd.DataFrame, cells: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+def _group(
+    frame: pd.DataFrame,
+    cells: pd.DataFrame,
+    chosen: Callable[[set[Any]], Iterator[Contrast]],
+    plan: Plan,
+    family: Set[str],
+) -> pd.DataFrame:
     """The contrasts of one model, task and protocol."""
     questions = questions_of(frame)
     rows, differences = [], []
     order = cells.sort_values(["ratio", "budget"], kind="stable", na_position="last")
     for _, setting in order.groupby(["ratio", "budget"], sort=False, dropna=False):
         scores = dict(zip(setting["cell"], wide(frame, "score", setting["cell"]), strict=True))
-        for one in contrasts(set(setting["kind"])):
+        for one in chosen(set(setting["kind"])):
             part = setting[setting["kind"].isin(one.weights)]
             weights = part["kind"].map(one.weights)
             values = sum(w * scores[n] for w, n in zip(weights, part["cell"], strict=True))
@@ -91,8 +140,8 @@ def _group(frame: pd.DataFrame, cells: pd.DataFrame, plan: Plan) -> pd.DataFrame
         matrix = np.array(differences)
         limits = ratio_intervals(matrix, np.ones_like(matrix), questions, plan.resamples, plan.seed)
         table[["bootstrap_low", "bootstrap_high"]] = limits
-        family = table["effect"].eq("smoothing") & (table["evicted"] > plan.above)
-        table["p_holm"] = holm(table["p"], family)
+        planned = table["effect"].isin(family) & (table["evicted"] > plan.above)
+        table["p_holm"] = holm(table["p"], planned)
     return table
 
 

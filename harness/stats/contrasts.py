@@ -5,6 +5,7 @@ Knows the levels of the two factors; must not know samples.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 LEVELS = {"temporal": ("mean", "ema"), "spatial": ("none", "avg", "adaptive", "relative")}
 STEPS = {
@@ -20,12 +21,12 @@ Kind = tuple[str, str]  # (temporal, spatial)
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of scores: weights by (temporal, spatial)."""
+    """A weighted sum of scores: weights by what tells the cells apart, (temporal, spatial) here."""
 
     effect: str
     contrast: str
     given: str
-    weights: Mapping[Kind, float]
+    weights: Mapping[Any, float]
 
     @property
     def bound(self) -> float:

@@ -16,7 +16,7 @@ from harness.report import tables
 from harness.report.study import Study
 from harness.tracking import keys
 
-OWN = ("samples", "cells", "comparisons", "ablation", "verdicts", "abilities")
+OWN = ("samples", "cells", "comparisons", "ablation", "verdicts", "contrasts", "abilities")
 BESIDE = ["lower", "upper", "p_noninferior_holm", "detectable"]  # told beside a verdict
 PLACE = [*stats.GROUP, "method", "ratio", "budget"]
 
@@ -78,7 +78,9 @@ def notes(group: Study) -> str:
     for _, row in group.verdicts.iterrows():
         place = f"{row['method']} at {tables.setting(row)}"
         lines.append(f"{place}: {row['verdict']}. {row['reason']}")
-        lines.append(f"{place}, smoothing: {row['smoothing']}. {row['smoothing_reason']}")
+    for _, row in group.contrasts.iterrows():
+        place = f"{row['label']} against {row['against']} at {tables.setting(row)}"
+        lines.append(f"{place}: {row['effect']}. {row['reason']}")
     return "\n".join(line for line in lines if line)
 
 
@@ -91,10 +93,11 @@ def scalars(group: Study) -> dict[str, object]:
     if group.verdicts.empty:
         return {}
     found: dict[str, object] = {}
-    for name in (keys.VERDICT, keys.SMOOTHING):
-        told = [f"{tables.setting(row)} {row[name]}" for _, row in group.verdicts.iterrows()]
-        found[name] = ", ".join(told)
     rows = group.verdicts
+    for name in (keys.VERDICT, keys.SMOOTHING):
+        asked = rows[rows[name].notna()]
+        told = [f"{tables.setting(row)} {row[name]}" for _, row in asked.iterrows()]
+        found |= {name: ", ".join(told)} if told else {}
     if len(group.comparisons):
         more = [name for name in BESIDE if name in group.comparisons and name not in rows]
         rows = rows.merge(group.comparisons[[*PLACE, *more]], on=PLACE, how="left")

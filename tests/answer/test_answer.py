@@ -1,10 +1,10 @@
-import re
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from harness.report import answer, answer_tables, build
+from harness.report.headline import WORDS, headline
 from harness.report.study import Study
 from tests.answer.conftest import study_samples
 from tests.answer.test_verdicts import FACTORS
@@ -17,73 +17,150 @@ WHOLE = {
 
 
 def study(samples: pd.DataFrame, **manifest: object) -> Study:
-    given = {"plan": {"resamples": 199}, "factors": FACTORS, "registered": True, **manifest}
+    given = {"plan": {"resamples": 199}, "factors": FACTORS, "registered": True}
+    given |= {"titles": {"restkv": "ReST-KV"}, **manifest}
     return build.study(samples, given)
 
 
-def test_the_verdict_is_two_sentences_by_setting():
-    first, second = answer.verdict(study(study_samples(WHOLE)))
-    (interval,) = re.findall(r"\[.*?\]", first)
-    assert first == (
-        "In part: that restkv keeps the score within 2 points of the full cache is supported at "
-        "0.7 and not supported at 0.9 (lowest: -20.0 points "
-        f"{interval} at 0.9)."
+def test_the_verdict_is_two_plain_sentences():
+    one = study(study_samples(WHOLE))
+    assert headline(one) == (
+        "ReST-KV keeps accuracy (within 2 points) at 70 % eviction and loses 20.0 points at 90 %.",
+        "Its smoothing does not help: it costs 20.0 points at 90 % eviction and makes no "
+        "difference (within 2 points) at 70 %.",
     )
-    assert second.startswith("Not supported: that its smoothing is what keeps the score is ")
-    assert "not supported at any of the 2 settings (0.7, 0.9)" in second
+    assert one.question == (
+        "Does ReST-KV's spatial-temporal smoothing keep mini accuracy when more than half of "
+        "tiny's KV cache is evicted?"
+    )
 
 
 def test_a_plan_that_was_changed_makes_the_verdict_exploratory():
     samples = study_samples(WHOLE)
-    assert answer.verdict(study(samples, registered=False))[0].startswith("Exploratory. In part")
+    assert headline(study(samples, registered=False))[0].startswith("Exploratory: ReST-KV keeps")
     text = answer.text(study(samples, registered=False, registration="The plan was changed."))
     assert "The plan was changed." in text
 
 
-def test_a_part_is_one_that_is_supported():
-    samples = study_samples({("random", 0.7): 200, ("restkv", 0.7): 6, ("restkv", 0.9): 60})
-    first, _ = answer.verdict(study(samples))
-    assert first.startswith("Not supported: ")
-    assert "not supported at 0.9 and undecided at 0.7" in first
+def test_what_is_undecided_is_said_behind_what_is_decided():
+    lost = {("random", 0.7): 200, ("restkv", 0.7): 6, ("restkv", 0.9): 60}
+    assert headline(study(study_samples(lost))) == (
+        "ReST-KV loses 20.0 points of accuracy at 90 % eviction. Cannot tell at 70 %: neither a "
+        "loss of more than 2 points nor its absence is shown: -2.0 points [-4.3, -0.2].",
+    )
 
 
-def test_the_lowest_may_be_undecided():
-    samples = study_samples({("random", 0.7): 200, ("restkv", 0.7): 0, ("restkv", 0.9): 6})
-    assert "lowest: -2.0 points" in answer.verdict(study(samples))[0]
+def test_several_losses_are_a_range():
+    lost = {("random", 0.7): 200, ("restkv", 0.7): 30, ("restkv", 0.9): 60}
+    (said,) = headline(study(study_samples(lost)))
+    assert said == "ReST-KV loses 10.0 to 20.0 points of accuracy at 70 and 90 % eviction."
+
+
+def test_smoothing_that_helps_is_said_to():
+    lost = {("random", 0.9): 200, ("restkv", 0.9): 0, ("restkv_neither", 0.9): 60}
+    kept, effect = headline(study(study_samples(lost, adaptive_active=0.2)))
+    assert kept == "ReST-KV keeps accuracy (within 2 points) at 90 % eviction."
+    assert effect == "Its smoothing helps: it adds 20.0 points at 90 % eviction."
+    _, inert = headline(study(study_samples(lost, adaptive_active=0.0)))
+    assert inert.endswith("Its adaptive window was never at work: this tests a fixed pool.")
 
 
 def test_vacuous_protocols_cannot_tell():
     samples = study_samples(WHOLE, exposed_tokens=0)
-    first, second = answer.verdict(study(samples))
-    assert first.startswith("Cannot tell: ")
-    assert second.startswith("Cannot tell: ")
-    assert "undecided at each of the 2 settings" in first
+    first, second = headline(study(samples))
+    assert first.startswith("Cannot tell whether ReST-KV keeps accuracy at 70 and 90 % eviction: ")
+    assert second.startswith("Cannot tell what its smoothing does at 70 and 90 % eviction: ")
+    assert "no scored token came from the evicted cache" in first
     text = answer.text(study(samples))
     assert "cannot answer the question" in text  # under what the data does not say
+    assert text.count("- At 70 and 90 % eviction: Vacuous") == 2  # a reason once for each table
 
 
 @pytest.mark.parametrize(
     ("lost", "why"),
     [
         ({}, "holds no compressed cell"),
-        ({("snapkv", 0.9): 0}, "restkv, which the question is about, was not run"),
+        ({("snapkv", 0.9): 0}, "ReST-KV, which the question is about, was not run"),
         ({("restkv", 0.3): 0}, "at no setting that evicts more than 50 %"),
     ],
 )
 def test_what_was_not_run_is_said(lost, why):
     one = study(study_samples(lost))
-    first, second = answer.verdict(one)
-    assert first.startswith("Cannot tell: ")
-    assert why in first
-    assert "experiment=smoothing" in second
-    assert first in answer.text(one).replace("\\", "")
+    (said,) = headline(one)
+    assert said.startswith("Cannot tell whether ReST-KV keeps ")
+    assert why in said
+    assert said in answer.text(one).replace("\\", "")
 
 
 def test_one_method_only_is_judged_and_said_to_have_no_control():
-    text = answer.text(study(study_samples({("restkv", 0.9): 0})))
-    assert "Cannot tell: that restkv keeps the score" in text
-    assert "random was not run to its end" in text
-    assert "Cannot tell: that its smoothing" in text
+    one = study(study_samples({("restkv", 0.9): 0}))
+    assert "Cannot tell whether ReST-KV keeps accuracy at 90 % eviction: random" in answer.text(one)
+    assert "random was not run to its end" in answer.text(one)
+    assert len(headline(one)) == 1  # nothing about a smoothing that was not compared
+
+
+@pytest.mark.parametrize("method", ["snapkv", "mine"])
+def test_the_question_is_about_the_method_of_the_plan(method):
+    lost = {("random", 0.9): 200, (method, 0.9): 0, ("restkv", 0.9): 0, ("restkv_neither", 0.9): 0}
+    plan = {"resamples": 199, "method": method, "above": 0.6}
+    one = study(study_samples(lost), plan=plan, titles={"snapkv": "SnapKV"})
+    name = "SnapKV" if method == "snapkv" else "mine"
+    assert one.question == (
+        f"Does {name} keep mini accuracy when more than 60 % of tiny's KV cache is evicted?"
+    )
+    kept, effect = headline(one)
+    assert kept == f"{name} keeps accuracy (within 2 points) at 90 % eviction."
+    assert effect.startswith("Smoothing for restkv_neither makes no difference")
+
+
+def test_a_task_with_another_score_is_named_so():
+    samples = study_samples(WHOLE).assign(task="ruler_vt", group="ruler_mini", metric="ruler_match")
+    one = study(samples)
+    assert "keep the score on ruler_mini when" in one.question
+    assert "ReST-KV keeps its score (within 2 points)" in headline(one)[0]
+
+
+def test_a_question_of_its_own_puts_the_contrasts_first():
+    """As experiment=budgets asks it."""
+    pair = {"label": "snapkv_pyramid", "against": "snapkv", "called": "a pyramid"}
+    plan = {"resamples": 199, "question": "Does {tasks} on {model} gain?", "contrasts": [pair]}
+    lost = {("random", 0.9): 200, ("restkv", 0.9): 0, ("snapkv", 0.9): 0}
+    lost |= {("snapkv_pyramid", 0.9): 60, ("snapkv", 0.7): 0, ("snapkv_pyramid", 0.7): 0}
+    one = study(study_samples(lost), plan=plan, titles={"snapkv": "SnapKV", "restkv": "ReST-KV"})
+    assert one.question == "Does mini on tiny gain?"
+    effect, kept = headline(one)
+    assert effect == (
+        "A pyramid for SnapKV does not help: it costs 20.0 points at 90 % eviction and makes no "
+        "difference (within 2 points) at 70 %."
+    )
+    assert kept.startswith("ReST-KV keeps accuracy")
+
+
+def test_holding_a_budget_cannot_show_on_answers_of_one_token():
+    pair = {"label": "h2o", "against": "h2o_grow", "called": "holding", "varies": ["decode"]}
+    plan = {"resamples": 199, "contrasts": [pair]}
+    lost = {("random", 0.9): 200, ("h2o", 0.9): 0, ("h2o_grow", 0.9): 0}
+    for tokens, effect in ((1, "cannot tell"), (3, "no difference")):
+        one = study(study_samples(lost, exposed_tokens=tokens), plan=plan)
+        assert one.contrasts["effect"].tolist() == [effect]
+
+
+def test_many_tasks_are_counted():
+    other = study_samples({("random", 0.9): 200, ("restkv", 0.9): 60}).assign(task="second")
+    samples = pd.concat([study_samples({("random", 0.9): 200, ("restkv", 0.9): 0}), other])
+    (said,) = headline(study(samples.reset_index(drop=True)))
+    assert said == (
+        "Of 2 settings of task and eviction, ReST-KV keeps accuracy (within 2 points) in 1 and "
+        "loses more in 1 (the most: 20.0 points on second at 90 % eviction)."
+    )
+
+
+def test_budgets_are_told_in_tokens():
+    lost = {("random", 0.0): 200, ("restkv", 0.0): 0}
+    samples = study_samples(lost, budget=16)
+    samples["ratio"] = samples["ratio"].where(samples["budget"].isna())
+    (said,) = headline(study(samples))
+    assert said == "ReST-KV keeps accuracy (within 2 points) with 16 kept tokens."
 
 
 def test_an_inert_contrast_is_read_as_unable_to_tell():
@@ -111,8 +188,12 @@ def test_every_figure_of_the_tables_is_that_of_the_frames():
         line = next(line for line in text.splitlines() if line.startswith(f"| {row['method']} |"))
         assert shown in line
     for _, row in one.verdicts.iterrows():
-        assert f"**{row['verdict']}**" in text
-        assert row["reason"] in text
+        assert f"**{WORDS[row['verdict']]}**" in text
+        numbers = (row["difference"], row["difference_low"], row["difference_high"])
+        shown = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(round(100 * v, 1) + 0.0 for v in numbers))
+        assert f"| {shown} |" in text.replace("\N{MINUS SIGN}", "-").replace(
+            "\N{NO-BREAK SPACE}", " "
+        )
 
 
 def test_the_window_weights_are_a_table():

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from harness import stats
-from harness.report import answer, build, files
+from harness.report import build, files
+from harness.report.headline import headline
 from tests.answer.conftest import QUESTIONS, study_samples
 
 LOST = {("restkv", 0.9): 0, ("random", 0.9): 150}
@@ -34,9 +35,9 @@ def test_a_verdict_that_hangs_on_the_reading_says_so(tmp_path):
     assert (row["verdict"], row["verdict_other"]) == ("supported", "not supported")
     said = "Read by extraction=strict it is not supported: -4"
     assert said in row["reason"]
-    first, second = answer.verdict(found)
-    assert first.endswith("; read by extraction=strict it is not supported at 0.9.")
-    assert "read by" not in second  # smoothing: cannot tell in both
+    kept, otherwise = headline(found)
+    assert "keeps accuracy" in kept
+    assert otherwise == "Read by extraction=strict it comes out otherwise: lost at 90 % eviction."
     cells = found.cells.set_index("method")
     assert cells.loc["restkv", "unparsed_rate"] == 0
     assert cells.loc["restkv", "unparsed_rate_other"] == pytest.approx(0.5)
@@ -66,7 +67,7 @@ def test_where_both_readings_agree_nothing_is_said():
     found = study(chance(study_samples(LOST), share=10**6 * QUESTIONS))
     assert list(found.verdicts["verdict_other"]) == list(found.verdicts["verdict"])
     assert not found.verdicts["reason"].str.contains("Read by").any()
-    assert "read by" not in " ".join(answer.verdict(found))
+    assert "Read by" not in " ".join(headline(found))
 
 
 def test_where_both_readings_are_equal_the_second_verdict_is_the_first(monkeypatch):
@@ -96,8 +97,8 @@ def test_of_several_tasks_those_with_a_second_reading_are_read_twice():
     two = study_samples(LOST).assign(task="longbench_x", extraction=None)
     found = study(pd.concat([one, two], ignore_index=True))
     assert list(found.verdicts["verdict_other"].fillna("none")) == ["not supported", "none"]
-    first, _ = answer.verdict(found)
-    assert "read by extraction=strict it is not supported" in first
+    _, otherwise = headline(found)
+    assert "comes out otherwise: lost in 1 of 2 settings." in otherwise
 
 
 def test_a_failed_row_fails_in_both_readings():

@@ -26,12 +26,13 @@ def test_files_hold_the_tables(make_sweep, tmp_path, write_report):
     samples = make_sweep()
     paths = write_report(samples, tmp_path / "new" / "run", META)
     assert set(paths) == {
-        "samples", "cells", "abilities", "comparisons", "ablation", "verdicts", "summary",
-        "answer", "report", "curve",
+        "samples", "cells", "abilities", "comparisons", "ablation", "verdicts", "contrasts",
+        "summary", "answer", "report", "curve",
     }  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "new" / "run").iterdir()) == [
         "abilities.parquet", "ablation.parquet", "answer.md", "cells.parquet",
-        "comparisons.parquet", "curve.png", "report.html", "samples.parquet", "summary.md",
+        "comparisons.parquet", "contrasts.parquet", "curve.png", "report.html", "samples.parquet",
+        "summary.md",
         "verdicts.parquet",
     ]  # fmt: skip
     pd.testing.assert_frame_equal(pd.read_parquet(paths["samples"]), samples, check_dtype=False)
@@ -52,7 +53,8 @@ def test_output_is_repeatable(make_sweep, tmp_path, write_report):
 def test_summary_says_what_was_run(make_sweep, tmp_path, write_report):
     text = write_report(make_sweep(), tmp_path, META)["summary"].read_text()
     for part in (
-        summary.QUESTION, "![score against compression](curve.png)", "The model is a stand-in.",
+        "Does ReST-KV's spatial-temporal smoothing keep mini accuracy",
+        "![score against compression](curve.png)", "The model is a stand-in.",
         "| versions.torch | 9.9.9 |", "| command | make sweep 'ratios=\\[0.5,0.9\\]' |",
         "| full cache |", "| blank image |", "| ratio evicted | 0.5 | 0.9 |", "| ability | level |",
     ):  # fmt: skip
@@ -191,7 +193,13 @@ def test_focus_is_the_strongest_setting(make_sweep, make_cell):
 def test_doubts_are_spelled_out(make_sweep, make_cell):
     def text(samples: pd.DataFrame) -> str:
         return paragraph(
-            summary.text(samples, stats.summarise(samples), stats.abilities(samples), {}, ["c.png"])
+            summary.text(
+                samples,
+                stats.summarise(samples),
+                stats.abilities(samples),
+                {"question": "?"},
+                ["c.png"],
+            )
         )
 
     samples = make_sweep()

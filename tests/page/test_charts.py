@@ -63,7 +63,11 @@ def test_more_methods_than_colours_stay_apart():
 def test_verdicts_say_where_by_what_differs(columns, where):
     study = studies.study(sweep(("restkv",)))
     rows = pd.concat([study.verdicts] * (2 if columns else 1), ignore_index=True).assign(**columns)
-    table = page_tables.verdicts(studies.study(sweep(("restkv",)), verdicts=rows))
+    cells = pd.concat([study.cells] * (2 if columns else 1), ignore_index=True)
+    for name, values in columns.items():
+        cells[name] = [values[0]] * len(study.cells) + [values[1]] * len(study.cells)
+    found = page_tables.verdicts(studies.study(sweep(("restkv",)), verdicts=rows, cells=cells))
+    table = found[0].table
     first = [line[0] for line in table.body]
-    assert first == (where or ["ratio 0.9"])
+    assert first == (where or ["90 %"])
     assert (table.header[0] == "Where") == bool(columns)

@@ -30,7 +30,7 @@ def bare(samples: pd.DataFrame) -> Study:
     return Study(
         name="bare", question="Does it?", plan=Plan(), samples=samples,
         cells=stats.summarise(samples), abilities=stats.abilities(samples), means=NOTHING,
-        comparisons=NOTHING, ablation=NOTHING, verdicts=NOTHING,
+        comparisons=NOTHING, ablation=NOTHING, verdicts=NOTHING, contrasts=NOTHING,
     )  # fmt: skip
 
 

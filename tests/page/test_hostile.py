@@ -49,6 +49,7 @@ def hostile(folder):
         comparisons=compared, cells=study.cells.assign(metric=BAD),
         ablation=effects.assign(effect=BAD, given=BAD),
         verdicts=studies.verdicts(compared).assign(reason=BAD, verdict=BAD, smoothing_reason=LONG),
+        contrasts=studies.contrasts(compared).assign(label=BAD, reason=LONG, effect=BAD),
         claims=studies.claims().assign(claim=BAD, verdict=BAD, command=LONG), caveat=LONG,
         told=(BAD,), provenance={BAD: {BAD: [BAD, HALF]}},
     )  # fmt: skip

@@ -161,18 +161,39 @@ def test_paired_table_is_the_comparisons(demo_page, demo):
 
 def test_verdict_table_is_the_verdicts(demo_page, demo):
     frame, compared = demo[0].verdicts, demo[0].comparisons
-    header, *body = demo_page.table("Verdicts on restkv")
-    assert header[2] == "Score kept?"
+    header, *body = demo_page.table("Does restkv keep the score?")
+    assert header == ["Evicted", "Full cache %", "Score %", "Points from the full cache, 95 %",
+                      "random, points", "Score kept?"]  # fmt: skip
     assert len(body) == len(frame) == 3
+    at = compared.set_index(["method", "ratio"])
+    words = {
+        "supported": "✓ kept",
+        "not supported": "\N{MULTIPLICATION SIGN} lost",
+        "cannot tell": "? cannot tell",
+    }
     for line, (_, row) in zip(body, frame.iterrows(), strict=True):
-        own = compared[compared["method"].eq("restkv") & compared["ratio"].eq(row["ratio"])].iloc[0]
-        assert numbers(line[0]) == [row["ratio"]]
-        assert numbers(line[1]) == pytest.approx([100 * row["evicted"]], abs=0.051)
-        assert line[2][2:] == row["verdict"]
+        own = at.loc["restkv", row["ratio"]]
+        assert line[0] == f"{100 * row['ratio']:g} %"
+        want = [100 * own["full_accuracy"], 100 * own["accuracy"]]
+        assert [*numbers(line[1]), *numbers(line[2])] == pytest.approx(want, abs=0.051)
         names = ("difference", "difference_low", "difference_high")
         assert numbers(line[3]) == pytest.approx([100 * own[n] for n in names], abs=0.051)
-        assert line[4:] == [row["reason"], line[5], row["smoothing_reason"]]
-        assert line[5][2:] == row["smoothing"]
+        control = 100 * at.loc["random", row["ratio"]]["difference"]
+        assert numbers(line[4]) == pytest.approx([control], abs=0.051)
+        assert line[5] == words[row["verdict"]]
+    notes = demo_page.page.locator(".notes li").all_text_contents()
+    assert "At 95 % eviction: It loses less than the margin." in notes  # why it cannot tell
+
+
+def test_contrast_table_is_the_contrasts(demo_page, demo):
+    frame = demo[0].contrasts
+    header, *body = demo_page.table("What smoothing does")
+    assert header == ["Evicted", "Compared", "Points, 95 %", "p (Holm)", "Effect"]
+    for line, (_, row) in zip(body, frame.iterrows(), strict=True):
+        assert line[:2] == [f"{100 * row['ratio']:g} %", "restkv against restkv_neither"]
+        assert numbers(line[2]) == [-1.1, -3.2, 1.3]
+        assert numbers(line[3]) == [0.25]
+        assert line[4][2:] == row["effect"]
 
 
 def test_ablation_table_is_the_ablation(demo_page, demo):
@@ -205,7 +226,8 @@ def test_other_tables(demo_page, demo):
         ["command", "make sweep"], ["software.torch", "9.9.9"], ["cells", "14"],
     ]  # fmt: skip
     values = [line[1] for line in demo_page.table("The plan")[1:]]
-    assert values == ["restkv", "random", "2", "0.05", "0.8", "50", "9999", "0"]
+    assert values == ["restkv", "random", "2", "0.05", "0.8", "50", "9999", "0",
+                      "restkv against restkv_neither"]  # fmt: skip
     _, first, second = demo_page.table("What was claimed")
     assert first == [*study.claims.iloc[0][:-1], "✓ supported"]
     assert second[4:] == ["", "mini", "? cannot tell"]
@@ -214,4 +236,5 @@ def test_other_tables(demo_page, demo):
     assert [line[0] for line in body] == list(study.comparisons["method"].unique())
     assert {value for line in body for value in line[1:]} == {"25.0"}
     limits = [item.text_content() for item in demo_page.page.locator(".limits li").all()]
-    assert limits == ["Only drawings were asked about.", study.caveat, *study.told]
+    assert limits == ["Only drawings were asked about.", *study.told]
+    assert demo_page.page.locator(".caveat").text_content() == study.caveat

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.errors import UserError
 from harness.records import older
 from harness.records.schema import FIELDS
 from harness.records.store import Store
@@ -34,6 +35,22 @@ def test_traces_are_read_back(tmp_path: Path) -> None:
         assert found.dtype == np.float32
         assert found.tolist() == np.float32(SHARES).tolist()  # whole numbers of 65,520
         assert store.kept("full")[7].tolist() == [1.0] * 6
+
+
+@pytest.mark.parametrize("lost", ["kept WHERE cell_key = 'k'", "kept", "prompts"])
+def test_an_answer_whose_trace_is_lost_is_named_and_dropped_on_request(tmp_path: Path, lost: str):
+    with Store(tmp_path / NAME) as store:
+        store.write(7, {"k": ANSWER, "full": ANSWER}, {"full": PROMPT}, {"k": SHARES})
+        store.write(4, {"k": ANSWER, "full": ANSWER})
+    with sqlite3.connect(tmp_path / NAME) as db:
+        db.execute(f"DELETE FROM {lost}")
+    key = "full" if lost == "prompts" else "k"
+    with Store(tmp_path / NAME) as store, pytest.raises(UserError, match=r"store\.repair=true"):
+        store.read(key)
+    with Store(tmp_path / NAME, mend=True) as store:
+        assert store.lost == 1
+        assert list(store.read(key)) == [4]  # the other is computed anew
+        assert list(store.read("full" if key == "k" else "k")) == [4, 7]
 
 
 def test_any_share_is_kept_to_five_digits_and_in_little_room(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def study() -> Study:
         comparisons=comparisons,
         ablation=ablated(cells),
         verdicts=ruled(comparisons),
+        contrasts=contrasted(comparisons),
         told=("told once",),
         caveat="A model made for tests.",
     )
@@ -147,3 +148,12 @@ def ruled(comparisons: pd.DataFrame) -> pd.DataFrame:
     frame["verdict"] = ["cannot tell", *["supported"] * (len(frame) - 1)]
     frame["reason"] = [f"It loses nothing at {tables.setting(row)}." for _, row in rows.iterrows()]
     return frame.assign(smoothing="not supported", smoothing_reason="It does not help.")
+
+
+def contrasted(comparisons: pd.DataFrame) -> pd.DataFrame:
+    rows = comparisons[comparisons["method"].eq("restkv")]
+    frame = rows[[*stats.GROUP, "ratio", "budget", "evicted"]]
+    return frame.assign(
+        label="restkv", against="restkv_mean", called="smoothing", difference=-0.1, low=-0.2,
+        high=0.0, effect="costs", reason="It costs.",
+    )  # fmt: skip

@@ -52,11 +52,11 @@ def test_notes_and_summary_tell_the_verdicts(logged):
         "A model made for tests.",
         "told once",
         "restkv at 0.5: cannot tell. It loses nothing at 0.5.",
-        "restkv at 0.5, smoothing: not supported. It does not help.",
         "restkv at 0.9: supported. It loses nothing at 0.9.",
-        "restkv at 0.9, smoothing: not supported. It does not help.",
         "restkv at 0.975: supported. It loses nothing at 0.975.",
-        "restkv at 0.975, smoothing: not supported. It does not help.",
+        "restkv against restkv_mean at 0.5: costs. It costs.",
+        "restkv against restkv_mean at 0.9: costs. It costs.",
+        "restkv against restkv_mean at 0.975: costs. It costs.",
     ]
     assert first.summary()["verdict"] == "0.5 cannot tell, 0.9 supported, 0.975 supported"
     assert second.summary()["verdict"] == "n=16 supported, n=64 supported, n=101 supported"

@@ -1,0 +1,202 @@
+"""The verdict in plain sentences, from the verdicts and the contrasts of a study.
+
+Says what the tables rule and adds nothing to it. Must not know files or how a page is laid out.
+"""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from harness import stats
+from harness.report import tables
+from harness.report.contrasts import COSTS, HELPS, SAME
+from harness.report.rulings import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+from harness.report.study import Study
+from harness.report.verdicts import READINGS
+from harness.stats.plan import Pair
+
+WORDS = {SUPPORTED: "kept", NOT_SUPPORTED: "lost", CANNOT_TELL: CANNOT_TELL}
+
+
+def headline(study: Study) -> tuple[str, ...]:
+    """Sentences: whether the score is kept, and what each contrast of the plan does.
+
+    A plan with a question of its own is about its contrasts, which then come first.
+    """
+    kept, effects = list(_kept(study)), list(_effects(study))
+    said = [*effects, *kept] if study.plan.question else [*kept, *effects]
+    if not study.registered:
+        said[0] = f"Exploratory: {said[0]}"
+    return tuple(map(_once, said))
+
+
+def _once(sentence: str) -> str:
+    """Say "eviction" behind the first percentage alone."""
+    first, word, rest = sentence.partition(" % eviction")
+    return first + word + rest.replace(" % eviction", " %")
+
+
+def settings(rows: pd.DataFrame) -> str:
+    """Where, such as "at 70, 80 and 90 % eviction" or "with 16 and 64 kept tokens"."""
+    ratios = list(dict.fromkeys(rows["ratio"].dropna()))
+    budgets = list(dict.fromkeys(rows.loc[rows["ratio"].isna(), "budget"].dropna()))
+    parts = []
+    if ratios:
+        parts.append(f"at {tables.listed([f'{100 * ratio:g}' for ratio in ratios])} % eviction")
+    if budgets:
+        names = tables.listed([f"{int(budget):,}" for budget in budgets])
+        parts.append(f"with {names} kept token{'s' if budgets != [1] else ''}")
+    return " and ".join(parts)
+
+
+def _kept(study: Study) -> Iterator[str]:
+    """Whether the method asked about keeps the score."""
+    rows = study.verdicts
+    if rows.empty:
+        yield _nothing(study)
+        return
+    several = len(rows[stats.GROUP].drop_duplicates()) > 1
+    yield _kept_in_many(study) if several else _kept_in_one(study)
+    yield from _otherwise(study)
+
+
+def _name(study: Study, label: str | None = None) -> str:
+    label = study.plan.method if label is None else label
+    return study.titles.get(label, label)
+
+
+def _score(study: Study) -> str:
+    return "accuracy" if study.cells["metric"].eq("accuracy").all() else "its score"
+
+
+def _margin(study: Study) -> str:
+    return f"within {100 * study.plan.margin:g} points"
+
+
+def _points(rows: pd.DataFrame, column: str = "difference") -> str:
+    """The size of differences: "12.7 points", or "3.1 to 12.7 points"."""
+    sizes = sorted({f"{abs(100 * value):.1f}" for value in rows[column]}, key=float)
+    return f"{' to '.join(dict.fromkeys([sizes[0], sizes[-1]]))} points"
+
+
+def _kept_in_one(study: Study) -> str:
+    rows, name = study.verdicts, _name(study)
+    kept, lost, unknown = (rows[rows["verdict"] == one] for one in WORDS)
+    parts = []
+    if len(kept):
+        parts.append(f"keeps {_score(study)} ({_margin(study)}) {settings(kept)}")
+    if len(lost):
+        of = "" if len(kept) else f" of {_score(study)}"
+        parts.append(f"loses {_points(lost)}{of} {settings(lost)}")
+    if not parts:
+        why = _why(unknown)
+        return f"Cannot tell whether {name} keeps {_score(study)} {settings(unknown)}: {why}."
+    said = f"{name} {' and '.join(parts)}."
+    if len(unknown):
+        said += f" Cannot tell {settings(unknown)}: {_why(unknown)}."
+    return said
+
+
+def _kept_in_many(study: Study) -> str:
+    """The same over several models, tasks or protocols, counted."""
+    rows, name = study.verdicts, _name(study)
+    kept, lost, unknown = (rows[rows["verdict"] == one] for one in WORDS)
+    total = f"{len(rows)} settings of task and eviction"
+    parts = []
+    if len(kept):
+        parts.append(f"keeps {_score(study)} ({_margin(study)}) in {len(kept)}")
+    if len(lost):
+        worst = lost.loc[lost["difference"].idxmin()]
+        here = lost.loc[[worst.name]]
+        most = f"{_points(here)} on {worst['task']} {settings(here)}"
+        parts.append(f"loses more in {len(lost)} (the most: {most})")
+    if not parts:
+        asked = f"Cannot tell whether {name} keeps {_score(study)} in any of {total}"
+        return f"{asked}: {_why(unknown)}."
+    said = f"Of {total}, {name} {' and '.join(parts)}."
+    if len(unknown):
+        said += f" Cannot tell in {len(unknown)}: {_why(unknown)}."
+    return said
+
+
+def _why(rows: pd.DataFrame) -> str:
+    """The reason in a few words where it is one, else that of the first setting."""
+    reasons = list(dict.fromkeys(rows["why"].fillna("").replace("", "the table says why")))
+    return reasons[0] if len(reasons) == 1 else "for reasons that the table gives"
+
+
+def _otherwise(study: Study) -> Iterator[str]:
+    """What the other reading of the answers makes of it, where any setting comes out another."""
+    rows = study.verdicts
+    if "verdict_other" not in rows:
+        return
+    second = rows["verdict_other"]
+    differ = rows[second.notna() & second.ne(rows["verdict"])]
+    if differ.empty:
+        return
+    used = set(study.samples.get("extraction", pd.Series(dtype=str)).dropna())
+    name = READINGS.get(used.pop(), "") if len(used) == 1 else ""
+    rule = f"extraction={name}" if name else "the other rule"
+    parts = []
+    for verdict, part in differ.groupby("verdict_other", sort=False):
+        several = len(rows[stats.GROUP].drop_duplicates()) > 1
+        where = f"in {len(part)} of {len(rows)} settings" if several else settings(part)
+        parts.append(f"{WORDS[str(verdict)]} {where}")
+    yield f"Read by {rule} it comes out otherwise: {tables.listed(parts)}."
+
+
+def _nothing(study: Study) -> str:
+    """Why there is no setting to judge."""
+    name, above = _name(study), f"{100 * study.plan.above:g} %"
+    ran = tables.compressed(study.cells)
+    if ran.empty:
+        why = "this run holds no compressed cell"
+    elif study.plan.method not in set(ran["method"]):
+        why = f"{name}, which the question is about, was not run"
+    else:
+        why = f"{name} was run at no setting that evicts more than {above}"
+    return f"Cannot tell whether {name} keeps {_score(study)}: {why}."
+
+
+def _effects(study: Study) -> Iterator[str]:
+    """A sentence for each pair of the plan that was run."""
+    for pair in study.plan.contrasts:
+        rows = study.contrasts
+        if len(rows):
+            rows = rows[rows["label"].eq(pair.label) & rows["against"].eq(pair.against)]
+        if len(rows):
+            yield _effect(study, pair, rows)
+
+
+def _effect(study: Study, pair: Pair, rows: pd.DataFrame) -> str:
+    own = pair is study.plan.own and not study.plan.question
+    called = f"its {pair.called}" if own else f"{pair.called} for {_name(study, pair.against)}"
+    found = {one: rows[rows["effect"] == one] for one in (HELPS, COSTS, SAME, CANNOT_TELL)}
+    several = len(rows[stats.GROUP].drop_duplicates()) > 1
+
+    def where(part: pd.DataFrame) -> str:
+        return f"in {len(part)} of {len(rows)} settings" if several else settings(part)
+
+    parts = []
+    if len(found[HELPS]):
+        parts.append(f"adds {_points(found[HELPS])} {where(found[HELPS])}")
+    if len(found[COSTS]):
+        parts.append(f"costs {_points(found[COSTS])} {where(found[COSTS])}")
+    if len(found[SAME]):
+        parts.append(f"makes no difference ({_margin(study)}) {where(found[SAME])}")
+    unknown = found[CANNOT_TELL]
+    if not parts:
+        return f"Cannot tell what {called} does {where(unknown)}: {_why(unknown)}."
+    text = tables.listed(parts)
+    subject = called[0].upper() + called[1:]
+    said = f"{subject} {text}."
+    if len(found[COSTS]) and not len(found[HELPS]):
+        said = f"{subject} does not help: it {text}."
+    elif len(found[HELPS]) and not len(found[COSTS]):
+        said = f"{subject} helps: it {text}."
+    if len(unknown):
+        said += f" Cannot tell {where(unknown)}: {_why(unknown)}."
+    active = rows["adaptive_active"].dropna()
+    if "spatial" in pair.varies and len(active) and (active == 0).all():
+        said += " Its adaptive window was never at work: this tests a fixed pool."
+    return said
