@@ -9,7 +9,11 @@ from importlib import import_module
 from harness import __version__
 from harness.process import stopping
 
-COMMANDS = {"run": "harness.run.cli", "report": "harness.report.command"}
+COMMANDS = {
+    "run": "harness.run.cli",
+    "report": "harness.report.command",
+    "compare": "harness.run.compare",
+}
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from harness.report.study import Study
 from harness.report.verdicts import READINGS
 from harness.stats.plan import Pair
 
+REASONS = 2  # that the headline gives one by one
 WORDS = {SUPPORTED: "kept", NOT_SUPPORTED: "lost", CANNOT_TELL: CANNOT_TELL}
 
 
@@ -55,7 +56,7 @@ def _kept(study: Study) -> Iterator[str]:
     if rows.empty:
         yield _nothing(study)
         return
-    several = len(rows[stats.GROUP].drop_duplicates()) > 1
+    several = _groups(rows) > 1
     yield _kept_in_many(study) if several else _kept_in_one(study)
     yield from _otherwise(study)
 
@@ -89,12 +90,9 @@ def _kept_in_one(study: Study) -> str:
         of = "" if len(kept) else f" of {_score(study)}"
         parts.append(f"loses {_points(lost)}{of} {settings(lost)}")
     if not parts:
-        why = _why(unknown)
-        return f"Cannot tell whether {name} keeps {_score(study)} {settings(unknown)}: {why}."
+        return _unknown(f"Cannot tell whether {name} keeps {_score(study)}", unknown)
     said = f"{name} {' and '.join(parts)}."
-    if len(unknown):
-        said += f" Cannot tell {settings(unknown)}: {_why(unknown)}."
-    return said
+    return f"{said} {_unknown('Cannot tell', unknown)}" if len(unknown) else said
 
 
 def _kept_in_many(study: Study) -> str:
@@ -119,10 +117,27 @@ def _kept_in_many(study: Study) -> str:
     return said
 
 
+def _unknown(lead: str, rows: pd.DataFrame, where: str = "") -> str:
+    """What cannot be told, where and why."""
+    why = _why(rows)
+    if why.startswith(("at ", "with ")):  # each reason says where itself
+        return f"{lead}: {why}."
+    return f"{lead} {where or settings(rows)}: {why}."
+
+
 def _why(rows: pd.DataFrame) -> str:
-    """The reason in a few words where it is one, else that of the first setting."""
-    reasons = list(dict.fromkeys(rows["why"].fillna("").replace("", "the table says why")))
-    return reasons[0] if len(reasons) == 1 else "for reasons that the table gives"
+    """The reason in a few words, or up to `REASONS` with where each counts."""
+    reasons = {str(why): part for why, part in rows.groupby(rows["why"].fillna(""), sort=False)}
+    if len(reasons) == 1:
+        return next(iter(reasons)) or "the table says why"
+    if len(reasons) > REASONS or "" in reasons or _groups(rows) > 1:
+        return "the table says why"
+    return "; ".join(f"{settings(part)}, {why}" for why, part in reasons.items())
+
+
+def _groups(rows: pd.DataFrame) -> int:
+    """How many models, tasks and protocols."""
+    return len(rows[stats.GROUP].drop_duplicates())
 
 
 def _otherwise(study: Study) -> Iterator[str]:
@@ -139,7 +154,7 @@ def _otherwise(study: Study) -> Iterator[str]:
     rule = f"extraction={name}" if name else "the other rule"
     parts = []
     for verdict, part in differ.groupby("verdict_other", sort=False):
-        several = len(rows[stats.GROUP].drop_duplicates()) > 1
+        several = _groups(rows) > 1
         where = f"in {len(part)} of {len(rows)} settings" if several else settings(part)
         parts.append(f"{WORDS[str(verdict)]} {where}")
     yield f"Read by {rule} it comes out otherwise: {tables.listed(parts)}."
@@ -172,7 +187,7 @@ def _effect(study: Study, pair: Pair, rows: pd.DataFrame) -> str:
     own = pair is study.plan.own and not study.plan.question
     called = f"its {pair.called}" if own else f"{pair.called} for {_name(study, pair.against)}"
     found = {one: rows[rows["effect"] == one] for one in (HELPS, COSTS, SAME, CANNOT_TELL)}
-    several = len(rows[stats.GROUP].drop_duplicates()) > 1
+    several = _groups(rows) > 1
 
     def where(part: pd.DataFrame) -> str:
         return f"in {len(part)} of {len(rows)} settings" if several else settings(part)
@@ -186,7 +201,7 @@ def _effect(study: Study, pair: Pair, rows: pd.DataFrame) -> str:
         parts.append(f"makes no difference ({_margin(study)}) {where(found[SAME])}")
     unknown = found[CANNOT_TELL]
     if not parts:
-        return f"Cannot tell what {called} does {where(unknown)}: {_why(unknown)}."
+        return _unknown(f"Cannot tell what {called} does", unknown, where(unknown))
     text = tables.listed(parts)
     subject = called[0].upper() + called[1:]
     said = f"{subject} {text}."
@@ -195,7 +210,7 @@ def _effect(study: Study, pair: Pair, rows: pd.DataFrame) -> str:
     elif len(found[HELPS]) and not len(found[COSTS]):
         said = f"{subject} helps: it {text}."
     if len(unknown):
-        said += f" Cannot tell {where(unknown)}: {_why(unknown)}."
+        said += f" {_unknown('Cannot tell', unknown, where(unknown))}"
     active = rows["adaptive_active"].dropna()
     if "spatial" in pair.varies and len(active) and (active == 0).all():
         said += " Its adaptive window was never at work: this tests a fixed pool."

@@ -105,7 +105,7 @@ def render(
     ]
     said = dict.fromkeys([*limits, *study.told])
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             study=study,
@@ -125,8 +125,8 @@ def render(
     )
 
 
-def _environment() -> jinja2.Environment:
-    """Everything that comes from data is made visible and then escaped."""
+def environment() -> jinja2.Environment:
+    """The templates, in which everything that comes from data is made visible and then escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,

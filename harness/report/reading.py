@@ -16,7 +16,7 @@ import pandas as pd
 from harness.errors import UserError
 from harness.records.atomic import replacing
 from harness.stats.frame import REQUIRED
-from harness.stats.plan import Plan
+from harness.stats.plan import Pair, Plan
 
 MANIFEST = "manifest.json"
 SAMPLES, PROMPTS, KEPT = "samples.parquet", "prompts.parquet", "kept.parquet"
@@ -33,6 +33,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "registered": bool,
     "registration": str,
     "methods": dict,
+    "titles": dict,
     "factors": dict,
     "window_weights": dict,
     "weights": str,
@@ -153,8 +154,24 @@ def _check_plan(path: Path, plan: Mapping[str, object]) -> None:
         if name not in known:
             raise UserError(f"{path} is of another version, for its plan has {name!r}: {REMEDY}.")
         kind = str if isinstance(known[name], str) else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kind):
+        right = not isinstance(value, bool) and isinstance(value, kind)
+        if name == "contrasts":
+            right = isinstance(value, list) and all(map(_is_pair, value))
+        if not right:
             raise UserError(f"{path} is damaged, for its plan has {name}={value!r}: {REMEDY}.")
+
+
+def _is_pair(value: object) -> bool:
+    """Whether it is a `stats.plan.Pair` as JSON holds it."""
+    names = {field.name for field in fields(Pair)}
+    if (
+        not isinstance(value, Mapping)
+        or not {"label", "against", "called"} <= value.keys() <= names
+    ):
+        return False
+    varies = value.get("varies", [])
+    texts = [text for name, text in value.items() if name != "varies"]
+    return isinstance(varies, list) and all(isinstance(one, str) for one in [*texts, *varies])
 
 
 def _numbers(value: object) -> bool:

@@ -27,6 +27,7 @@ from harness.scoring import catalog
 from harness.settings.config import CONF, register
 from harness.settings.wording import HELP, sentence, unknown_choice
 
+GROUPS = ("model", "task", "protocol", "method")  # of conf/, chosen by name
 MULTIRUN = ("-m", "--multirun")  # argparse wants them before or after all settings, not between
 
 
@@ -56,8 +57,10 @@ def _check_typed(arguments: Sequence[str]) -> None:
     parser.parse_args(arguments)
     for typed in arguments:
         group, _, choice = typed.partition("=")
-        if group in ("model", "task", "protocol", "method") and choice in ("null", "~"):
+        if group in GROUPS and choice in ("null", "~"):
             raise UserError(unknown_choice(group, choice))
+        if group in GROUPS and "[[" in choice.replace(" ", ""):
+            raise UserError(f"{typed} is a list in a list: give one, such as '{group}=[a,b]'.")
 
 
 def _named(name: str) -> dict[str, object]:

@@ -80,7 +80,7 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
     """Every setting by its dotted name; amounts in order, since the same ones ask the same."""
     found = dict(_flat(OmegaConf.to_container(cfg)))
     for name in ("ratios", "budgets"):
-        if isinstance(found[name], list):
+        if isinstance(found.get(name), list):  # a mapping is taken apart, and refused later
             found[name] = sorted(found[name], key=_amount)
     return found
 

@@ -19,6 +19,7 @@ from harness.stats.frame import (
     roles,
 )
 from harness.stats.intervals import accuracy_interval
+from harness.stats.losses import LOSS_COLUMNS, between, losses
 from harness.stats.means import means
 from harness.stats.plan import Plan
 from harness.stats.readings import other as other_reading
@@ -31,14 +32,17 @@ __all__ = [
     "COMPARISON_COLUMNS",
     "GROUP",
     "LEVELS",
+    "LOSS_COLUMNS",
     "REQUIRED",
     "TIMINGS",
     "Plan",
     "abilities",
     "ablate",
     "accuracy_interval",
+    "between",
     "compare",
     "failed",
+    "losses",
     "means",
     "other_reading",
     "pairs",

@@ -4,10 +4,12 @@ Offline unless asked otherwise; everything stays in the run folder, for a later 
 not know of tensors, lmms-eval or Hydra. `scripts/wandb_workspace.py` lays out what is logged here.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import wandb
 from PIL import Image
 
@@ -131,3 +133,42 @@ def _tables(study: Study, seen: media.Seen) -> Iterator[tuple[str, wandb.Table]]
     for name, frame in ((keys.SAMPLES, shown.samples(study)), (keys.FLIPS, shown.flips(study))):
         if len(frame):
             yield name, media.table(frame, shown.IMAGE, seen)
+
+
+def log_comparison(
+    frames: Mapping[str, pd.DataFrame], name: str, folder: Path, mode: str, *, project: str
+) -> Path | None:
+    """Log a comparison of runs as a run of its own, of the job type "compare".
+
+    Args:
+        frames: tables by name; empty ones are left out.
+        name: of the run, and the group that it stands in.
+        folder: where wandb writes.
+        mode: as in `log`.
+        project: wandb project.
+
+    Returns:
+        The wandb folder of the run; None when disabled.
+
+    Raises:
+        UserError: wandb refuses the project or cannot go online.
+    """
+    if mode == "disabled":
+        return None
+    content = "\0".join(frame.to_json(orient="split") for frame in frames.values())
+    digest = hashlib.sha256(f"{name}\0{content}".encode()).hexdigest()[:16]
+    with session.environment(folder.resolve(), offline=mode == "offline"):
+        if mode == "online":
+            session.reach("--wandb online")
+        with session.run(
+            folder,
+            session.MODES[mode],
+            name=name,
+            tags=["compare"],
+            id=digest,
+            project=project,
+            group=name[: session.NAME],
+            job_type="compare",
+        ) as run:
+            run.log({title: media.table(frame) for title, frame in frames.items() if len(frame)})
+            return Path(run.settings.sync_dir)

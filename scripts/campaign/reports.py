@@ -139,7 +139,8 @@ def _frame(change: Callable[[pd.DataFrame], Any]) -> Damage:
 
 def _cell(column: str, value: Any) -> Damage:
     def change(frame: pd.DataFrame) -> pd.DataFrame:
-        frame = frame.astype({column: object}) if isinstance(value, str) else frame
+        numbers = pd.api.types.is_numeric_dtype(frame[column])
+        frame = frame.astype({column: str}) if isinstance(value, str) and numbers else frame
         frame.loc[5, column] = value
         return frame
 
@@ -182,7 +183,8 @@ CASES: tuple[Case, ...] = (
       for key, value in (
           ("plan", 3), ("plan", []), ("plan", None), ("plan.margin", "x"), ("plan.margin", None),
           ("plan.margin", -1), ("plan.alpha", 7), ("plan.mine", 3), ("plan.resamples", 0),
-          ("plan.method", 3), ("plan.seed", "x"), ("methods", 3), ("methods", None),
+          ("plan.method", 3), ("plan.contrasts", 3), ("plan.contrasts", [[]]), ("titles", 3),
+          ("plan.seed", "x"), ("methods", 3), ("methods", None),
           ("factors", 3), ("factors", {"restkv": 3}), ("factors", None), ("told", 3),
           ("provenance", 3), ("provenance", None), ("window_weights", 3), ("samples", "0" * 64),
           ("samples", 3), ("name", 3), ("question", [1]),
@@ -218,7 +220,7 @@ CASES: tuple[Case, ...] = (
     ("samples: in another order", _frame(lambda f: f.iloc[::-1]), "either", "samples"),
     ("samples: no full cache", _frame(lambda f: f[f["method"] != "full"]), "refuse", "samples"),
     ("samples: all text columns", _frame(lambda f: f.astype(str)), "refuse", "samples"),
-    ("samples: one more column", _frame(lambda f: f.assign(mine=1)), "right", ""),
+    ("samples: one more column", _frame(lambda f: f.assign(mine=1)), "either", ""),
     ("samples: another table", _frame(lambda f: pd.DataFrame({"a": [1]})), "refuse", "samples"),
 )  # fmt: skip
 COUNT = len(CASES)

@@ -58,7 +58,7 @@ def test_an_unknown_word_names_the_commands(folder: Path) -> None:
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert "'raport'" in err
-    assert "the commands are run and report" in err
+    assert "the commands are run, report and compare" in err
 
 
 def test_help_names_the_commands(folder: Path) -> None:
