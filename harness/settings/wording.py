@@ -32,10 +32,11 @@ def _said(error: BaseException) -> str:
             "" if re.match(r"\w+Exception: |Error parsing override", lines[0]) else f" ({lines[0]})"
         )
         commands = "" if "=" in error.override else f"; the commands are {COMMANDS}"
-        return (
-            f"The setting {error.override!r} cannot be read{why}: write name=value, and lists in "
-            f"quotes, such as 'ratios=[0.5,0.9]'{commands}."
-        )
+        _, _, value = error.override.partition("=")
+        remedy = "write name=value, and lists in quotes, such as 'ratios=[0.5,0.9]'"
+        if "=" in value:
+            remedy = "put a value that holds = in quotes of its own, such as 'run.name=\"a=b\"'"
+        return f"The setting {error.override!r} cannot be read{why}: {remedy}{commands}."
     if missing := re.search(r"Could not (?:find|load) '(.+)/([^/']+)'", str(error)):
         return unknown_choice(*missing.groups())
     if lines[0].startswith("Could not override"):
