@@ -20,7 +20,7 @@ from harness.report.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, RESULTS = Path("results/runs"), Path("results")
-TABLES = ("cells", "comparisons", "ablation", "verdicts", "abilities", "means")
+TABLES = ("cells", "comparisons", "ablation", "verdicts", "contrasts", "abilities", "means")
 WHOLE = ("answer.md", "summary.md", "manifest.json", "config.yaml")
 
 

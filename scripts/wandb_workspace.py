@@ -61,6 +61,7 @@ def build(entity: str, project: str, labels: Iterable[str], method: str) -> ws.W
             name="Verdicts and differences from the full cache",
             panels=[
                 _table("verdicts"),
+                _table("contrasts"),
                 _differences("Difference from the full cache", names, keys.RATIO),
                 _interval(f"{method}: difference, 95 % interval", keys.DIFFERENCE, own, keys.RATIO),
                 _table("comparisons"),

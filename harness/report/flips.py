@@ -3,14 +3,13 @@
 Works on the samples of one (model, task, protocol) group; must not know the page.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from harness import stats
-from harness.report import summary, tables
-from harness.report.study import Study
 
 SHOWN = 20
 
@@ -30,23 +29,22 @@ class Said:
 
 @dataclass(frozen=True)
 class Flip:
-    """A row with the full cache's answer and those of all methods, each text once."""
+    """A row with the full cache's answer and those of all methods, each text once.
+
+    options: letter to text, where the task has any.
+    """
 
     row: int
     question: str
     answer: str
     full: str
     said: tuple[Said, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
 
-
-def rows_shown(study: Study) -> dict[str, list[int]]:
-    """By task, the rows that a report shows as changed: those whose images it wants."""
-    found: dict[str, list[int]] = {}
-    for key, cells in tables.groups(study.cells):
-        own = study.samples[(study.samples[stats.GROUP] == list(key)).all(axis=1)]
-        labels = tables.labels_at(tables.compressed(cells), summary.focus(cells))
-        found.setdefault(key[1], []).extend(flip.row for flip in flips(own, labels))
-    return found
+    @property
+    def changed(self) -> frozenset[str]:
+        """The methods whose answer is not read as the full cache's."""
+        return frozenset(name for one in self.said if one.changed for name in one.methods)
 
 
 def flips(samples: pd.DataFrame, labels: Mapping[str, str], most: int = SHOWN) -> list[Flip]:
@@ -96,10 +94,12 @@ def _flip(full: pd.Series, cells: pd.DataFrame, order: list[str]) -> Flip:
     for _, cell in ranked.sort_values("changed", ascending=False, kind="stable").iterrows():
         answer = (str(cell["text"]), str(cell["parsed"]), bool(cell["changed"]))
         said.setdefault(answer, []).append(cell["label"])
+    options = full.get("options")
     return Flip(
         row=int(full.name),
         question=str(full["question"]),
         answer=str(full["answer"]),
         full=str(full["text"]),
+        options=json.loads(options) if isinstance(options, str) else {},
         said=tuple(Said(*answer[:2], tuple(names), answer[2]) for answer, names in said.items()),
     )

@@ -67,10 +67,9 @@ class Kept:
 
 @dataclass(frozen=True)
 class Shown:
-    """A row whose prompt was recorded. `picture` is None where there is no file to show."""
+    """A row whose prompt was recorded."""
 
     row: int
-    picture: "Picture | None"
     behind: bool  # whether the picture lies behind its one grid of patches
     methods: tuple[Kept, ...]
 
@@ -84,16 +83,13 @@ class Picture:
     height: int
 
 
-def shown(
-    prompts: pd.DataFrame, kept: pd.DataFrame, labels: Mapping[str, str], images: Path | None
-) -> Iterator[Shown]:
+def shown(prompts: pd.DataFrame, kept: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[Shown]:
     """The rows of one group whose tokens were recorded, in the order of `prompts`.
 
     Args:
-        prompts: columns row, segments, tokens, images, image.
+        prompts: columns row, segments, tokens, images.
         kept: columns cell_key, row, shares; the cells of the setting to show.
         labels: name of the method of each cell_key, in the order to show them.
-        images: folder of the pictures that `prompts` names.
     """
     if prompts.empty:
         return
@@ -103,7 +99,6 @@ def shown(
         shares = {} if own.empty else dict(zip(own["cell_key"], own["shares"], strict=True))
         yield Shown(
             row=int(prompt["row"]),
-            picture=picture(prompt["image"], images),
             behind=len(grids) == 1,
             methods=tuple(
                 _kept(name, np.asarray(shares[key], dtype=float), prompt, grids)

@@ -7,7 +7,7 @@ page's policy allows no request at all and no script but plotly and the figures,
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from harness import stats
 from harness.records.atomic import replacing
-from harness.report import charts, figures, flips, maps, page_tables, summary, tables, words
+from harness.report import charts, evidence, figures, page_tables, tables, words
 from harness.report.study import Study
 
 HERE = Path(__file__).parent
@@ -151,9 +151,7 @@ def _part(
     compared, effects = (_of(frame, key) for frame in (study.comparisons, study.ablation))
     rows = tables.compressed(cells)
     labels = dict(zip(rows["cell_key"], rows["label"], strict=True))
-    focus = summary.focus(cells)
-    at = tables.labels_at(rows, focus)
-    samples = _of(study.samples, key)
+    focus = evidence.worst(cells, compared, study.plan.method)
     margin = study.plan.margin
     heatmap = charts.heatmap(cells, _of(study.abilities, key), focus)
     forest = charts.forest(effects, margin)
@@ -163,7 +161,6 @@ def _part(
         "size": f"{cells['n_questions'].max():,} questions, {cells['n_rows'].max():,} rows",
         "metric": str(cells["metric"].iloc[0]),
         "vacuous": int(rows["vacuous"].sum()),
-        "focus": figures.setting(rows[rows["cell_key"].isin(at)].iloc[0]) if at else "",
         "curves": [scripts.plot(f, title) for title, f in figures.curves(cells, compared)],
         "differences": [
             scripts.plot(f, title) for title, f in figures.differences(cells, compared, margin)
@@ -174,32 +171,7 @@ def _part(
         "ablation": None if effects.empty else page_tables.ablation(effects),
         "activity": page_tables.activity(cells),
         "weights": None if fell.empty else scripts.plot(charts.weights(fell), least=360),
-        **_rows(study, key, samples, at),
-    }
-
-
-def _rows(
-    study: Study, key: tuple[str, str, str], samples: pd.DataFrame, labels: Mapping[str, str]
-) -> dict[str, object]:
-    """The rows that are shown one by one: their maps, and the answers that changed."""
-    prompts, kept = (_of(frame, key) for frame in (study.prompts, study.kept))
-    maps_ = list(maps.shown(prompts, kept, labels, study.images))
-    known = samples.drop_duplicates("row").set_index("row") if "question" in samples else None
-    named = {} if prompts.empty else dict(zip(prompts["row"], prompts["image"], strict=True))
-    changed = flips.flips(samples, labels)
-    return {
-        "maps": maps_,
-        "questions": {
-            m.row: str(known.loc[m.row, "question"])
-            for m in maps_
-            if known is not None and m.row in known.index
-        },
-        "flips": changed,
-        "pictures": {
-            flip.row: maps.picture(named[flip.row], study.images)
-            for flip in changed
-            if flip.row in named
-        },
+        "evidence": evidence.evidence(study, key, cells),
     }
 
 

@@ -38,7 +38,7 @@ def write(
 ) -> None:
     """Write the tables, log to wandb where something is new, print the table and the paths."""
     from harness import tracking
-    from harness.report import build, files, flips, reading, tables
+    from harness.report import build, evidence, files, reading, tables
     from harness.report.headline import headline
     from harness.run import traces
 
@@ -47,7 +47,7 @@ def write(
     session = {"rows computed this time": computed, "seconds this time": round(seconds)}
     study = build.study(frame, facts, session)
     names = {"model": config.model.name, "protocol": config.protocol.name}
-    traces.write(store, asked, names, job.folder, flips.rows_shown(study))
+    traces.write(store, asked, names, job.folder, evidence.rows_shown(study))
     study = build.traced(study, facts, job.folder)
     paths = files.write(study, job.folder)
     with replacing(job.folder / build.MANIFEST) as part:  # last: it makes the run a finished one

@@ -4,7 +4,7 @@ Knows lmms-eval's task objects and documents; must not know models, methods or t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.models.segments import Texts
@@ -14,7 +14,10 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Question:
-    """What the tables show of a row; rows with one question_id are rotations of one question."""
+    """What the tables show of a row; rows with one question_id are rotations of one question.
+
+    letters: of the options whose logits are recorded. options: letter to text, where there are any.
+    """
 
     index: int
     question_id: int
@@ -23,6 +26,7 @@ class Question:
     text: str
     answer: str
     letters: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ class MMBench:
             text=str(document["question"]),
             answer=answer(document),
             letters=tuple(name for name in OPTIONS if strict.present(document[name])),
+            options=strict.options(document),
         )
 
     def texts(self, task: Any, document: Document) -> Texts:

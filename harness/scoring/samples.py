@@ -3,6 +3,7 @@
 Knows the store, the cells and the benchmark; must not know models or how tables are shown.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from math import nan
 
@@ -15,8 +16,8 @@ from harness.settings.grid import Cell
 
 COLUMNS = (
     "model", "task", "group", "protocol", "method", "ratio", "budget", "control", "cell_key",
-    "row", "index", "question_id", "category", "l2_category", "question", "answer", "text",
-    "parsed", "unparsed", "parsed_other", "unparsed_other", "metric", "extraction", "score",
+    "row", "index", "question_id", "category", "l2_category", "question", "options", "answer",
+    "text", "parsed", "unparsed", "parsed_other", "unparsed_other", "metric", "extraction", "score",
     "score_other", "correct", "failed",
     "exposed_tokens", "prompt_tokens", "truncated_tokens", "nonfinite_tokens", "image_tokens",
     "evictable_tokens", "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
@@ -49,6 +50,7 @@ def table(
     """
     asked = pd.DataFrame([vars(question) for question in benchmark.questions])
     asked = asked.drop(columns="letters").rename(columns={"text": "question"})
+    asked["options"] = [json.dumps(q, ensure_ascii=False) if q else None for q in asked["options"]]
     asked.insert(0, "row", benchmark.rows)
     parts = [_cell(store, benchmark, key, cell, asked) for key, cell in cells.items()]
     frame = pd.concat(parts, ignore_index=True).assign(**names, metric=benchmark.metric)
@@ -115,5 +117,6 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
             "unparsed_other": "boolean",
             "score_other": "Float64",
             "extraction": "string",
+            "options": "string",
         }
     )

@@ -51,7 +51,7 @@ def check(config: Config) -> tuple[list[float], list[int]]:
     Raises:
         UserError: a value is outside what is allowed.
     """
-    _check_texts(config)
+    _check_values(config)
     _one_of("protocol.name", config.protocol.name, PROTOCOLS)
     _one_of("protocol.tail", config.protocol.tail, TAILS)
     _one_of("dtype", config.dtype, DTYPES)
@@ -107,30 +107,34 @@ def check_typed(typed: Sequence[str]) -> None:
             )
 
 
-def _check_texts(config: Config) -> None:
-    """Refuse characters that no file, table or record can hold."""
-    for name, text in _texts(config):
-        bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs")), None)
+def _check_values(config: Config) -> None:
+    """Refuse what no file, table or record can hold: odd characters, and numbers that are none."""
+    for name, value in _values(config):
+        if isinstance(value, float) and not math.isfinite(value) and FREE.match(name):
+            raise UserError(f"{name}={value} is no number: give another value.")
+        if not isinstance(value, str):
+            continue
+        bad = next((c for c in value if unicodedata.category(c) in ("Cc", "Cs")), None)
         if bad is not None and (not FREE.match(name) or bad not in "\n\t\r"):
             raise UserError(
-                f"{name}={text!r} holds the character {bad!r}, which is not text: leave it out."
+                f"{name}={value!r} holds the character {bad!r}, which is not text: leave it out."
             )
 
 
-def _texts(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in nested settings with the dotted name of its place; keys are texts as well."""
-    if isinstance(node, str):
-        yield prefix.rstrip("."), node
-    elif is_dataclass(node):
+def _values(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in nested settings with the dotted name of its place; keys are values too."""
+    if is_dataclass(node):
         for one in fields(node):
-            yield from _texts(getattr(node, one.name), f"{prefix}{one.name}.")
+            yield from _values(getattr(node, one.name), f"{prefix}{one.name}.")
     elif isinstance(node, Mapping):
         for key, value in node.items():
             yield f"a name in {prefix.rstrip('.')}", str(key)
-            yield from _texts(value, f"{prefix}{key}.")
+            yield from _values(value, f"{prefix}{key}.")
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from _texts(value, prefix)
+            yield from _values(value, prefix)
+    else:
+        yield prefix.rstrip("."), node
 
 
 def _check_analysis(analysis: AnalysisConfig, methods: Mapping[str, object]) -> None:
@@ -174,7 +178,7 @@ def _check_contrasts(contrasts: Sequence[ContrastConfig], known: Set[str]) -> No
         if missing:
             raise UserError(
                 f"{name} has no {missing[0]}: give label, against and called, such as "
-                "{label: restkv, against: snapkv, called: reconstruction}."
+                "{label: restkv, against: snapkv, called: reconstruction, varies: [method]}."
             )
         for label in (pair.label, pair.against):
             if label not in known:

@@ -112,12 +112,13 @@ class ContrastConfig:
     """Two labels that are compared at each setting: what `label` does beside `against`.
 
     called: what makes the difference, as the subject of a sentence. varies: the parameters in which
-    the two may differ. asks: the question of a run about `label`; see AnalysisConfig.question.
+    the two may differ, or method where they are two methods. asks: the question of a run about
+    `label`; see AnalysisConfig.question.
     """
 
-    label: str = MISSING
-    against: str = MISSING
-    called: str = MISSING
+    label: str = ""
+    against: str = ""
+    called: str = ""
     varies: list[str] = field(default_factory=list)
     asks: str = ""
 

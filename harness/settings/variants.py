@@ -154,9 +154,8 @@ def contrasts(
         if not {pair.label, pair.against} <= known.keys():
             continue
         one, other = known[pair.label], known[pair.against]
-        names = sorted(
-            {"method"} if one.method != other.method else _differing(one, other) - {*pair.varies}
-        )
+        differ = {"method"} if one.method != other.method else _differing(one, other)
+        names = sorted(differ - {*pair.varies})
         if not names:
             found.append(pair)
             continue

@@ -69,11 +69,13 @@ def _check_device(config: Any) -> None:
 
 
 def undrawn() -> None:
-    """Pictures and pages as empty files: they take most of a small run's time."""
+    """Pictures of a dot and empty pages: drawing takes most of a small run's time."""
+    from PIL import Image
+
     from harness.report import heatmap, page, plots
 
-    plots.curve = lambda rows, path: path.write_bytes(b"")
-    heatmap.heatmap = lambda rows, path: path.write_bytes(b"")
+    plots.curve = lambda rows, path: Image.new("L", (1, 1)).save(path)
+    heatmap.heatmap = lambda rows, path: Image.new("L", (1, 1)).save(path)
     page.write = lambda study, path, *told: path.write_text("")
 
 
@@ -124,6 +126,15 @@ def _program() -> int:
     return 0
 
 
+def _own_media(folder: Path) -> None:
+    """wandb made its folder for pictures when it was imported: forks would remove each other's."""
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    folder.mkdir(exist_ok=True)
+    MEDIA_TMP._finalizer.detach()
+    MEDIA_TMP.name = str(folder)
+
+
 def _surround(folder: Path, environment: Mapping[str, str | None]) -> None:
     """Streams into files, a place of its own for temporary files, and the default signals."""
     for number, name in ((1, "out"), (2, "err")):
@@ -143,6 +154,7 @@ def _surround(folder: Path, environment: Mapping[str, str | None]) -> None:
         else:
             os.environ[name] = value
     tempfile.tempdir = None
+    _own_media(folder / "media")
     usual_signals()
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -166,7 +166,10 @@ def test_page_can_be_read_without_sight(demo_page):
     own = [name for name in ids if name.startswith(("figure", "picture", "curves", "part"))]
     assert len(own) == len(set(own))
     signs = {b.text_content() for b in page.locator(".badge").all()}
-    assert signs == {"✓ supported", "\N{MULTIPLICATION SIGN} not supported", "? cannot tell"}
+    assert signs == {
+        "✓ supported", "✓ kept", "\N{MULTIPLICATION SIGN} lost", "\N{MULTIPLICATION SIGN} costs",
+        "= no difference", "? cannot tell",
+    }  # fmt: skip
 
 
 def test_tasks_get_a_section_each(open_page, tmp_path):

@@ -21,6 +21,7 @@ BAD = [
     ("model=foo", "model=foo", "qwen2_5_vl_7b"),
     ("task=foo", "task=foo", "mmbench_en_dev"),
     ("protocol=foo", "protocol=foo", "replay"),
+    ("+tasks.mmbench_mini.generation.temperature=nan", "generation.temperature=nan", "no number"),
     ("budgets={a:8}", "budgets", "from 1"),
     ("~ratios", "ratios", "'ratios=[0.5,0.9]'"),
     ("method=[[restkv]]", "method=[[restkv]]", "method=[a,b]"),

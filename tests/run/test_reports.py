@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from harness import stats
-from harness.report import build, command, flips, reading
+from harness.report import build, command, evidence, reading
 from harness.settings.variants import factors, variant
 from scripts import publish
 from tests.outputs.conftest import sweep
@@ -39,7 +39,7 @@ def test_a_report_is_made_again_from_the_files(run: Path, capsys):
 
 
 def test_answers_that_changed_come_with_their_images(run: Path):
-    changed = flips.rows_shown(build.read(run))["mmbench_mini"]
+    changed = evidence.rows_shown(build.read(run))["mmbench_mini"]
     assert changed
     images = {path.name for path in (run / "images").iterdir()}
     assert {f"mmbench_mini-{row}.png" for row in changed} <= images

@@ -13,7 +13,7 @@ from PIL import Image
 
 from harness.records import older
 from harness.records.store import Store
-from harness.report import flips
+from harness.report import evidence
 from harness.run import collect, traces
 from harness.settings.grid import BLANK_IMAGE, Cell
 from tests.run import old_stores
@@ -28,7 +28,7 @@ KEPT = ["model", "task", "protocol", "method", "ratio", "budget", "control", "ce
 @pytest.fixture(autouse=True)
 def no_flips(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images of the shown rows alone; those of changed answers come on top, see test_reports."""
-    monkeypatch.setattr(flips, "rows_shown", lambda study: {})
+    monkeypatch.setattr(evidence, "rows_shown", lambda study: {})
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:

@@ -101,7 +101,7 @@ def test_every_line_has_its_horizontal_axis(logged):
 
 def test_a_study_of_cells_alone_has_accuracies(study):
     empty = pd.DataFrame()
-    alone = replace(study, comparisons=empty, ablation=empty, verdicts=empty)
+    alone = replace(study, comparisons=empty, ablation=empty, verdicts=empty, contrasts=empty)
     (first, *_) = groups.groups(alone)
     kinds = {key.split("/")[0] for step in lines.steps(first) for key in step}
     assert kinds == {"ratio", *keys.ACCURACY, "vacuous", "reference"}
