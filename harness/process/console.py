@@ -1,7 +1,11 @@
 """What is told the person at the terminal; must not know what it is about."""
 
 import os
+import shutil
 import sys
+import textwrap
+
+WIDEST, NARROWEST = 100, 40  # columns
 
 
 def say(text: str) -> None:
@@ -14,6 +18,17 @@ def say(text: str) -> None:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:
         fall_silent()
+
+
+def width() -> int:
+    """Columns of the terminal, as far as lines are good to read; `WIDEST` where there is none."""
+    columns = shutil.get_terminal_size((WIDEST, 24)).columns
+    return max(NARROWEST, min(WIDEST, columns))
+
+
+def say_filled(text: str) -> None:
+    """Print a paragraph in lines that fit."""
+    say(textwrap.fill(text, width()))
 
 
 def fall_silent() -> None:

@@ -145,43 +145,49 @@ def plain(text: object, limit: int = 80) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def console_table(cells: pd.DataFrame, means: pd.DataFrame | None = None) -> str:
-    """Scores in percent for a terminal of 100 columns, a block for each model, task, protocol.
+def console_table(
+    cells: pd.DataFrame, means: pd.DataFrame | None = None, columns: int = WIDTH
+) -> str:
+    """Scores in percent for a terminal of so many columns, a block for each model, task, protocol.
 
     The full cache and the blank image come first with their 95 % intervals, then a line a method
     and a column a ratio. Vacuous cells carry a "v", those with failed rows an "f". Where `means` of
     groups are given, they stand for the tasks of the groups.
     """
-    blocks = [_block(key, rows) for key, rows in groups(cells)]
+    blocks = [_block(key, rows, columns) for key, rows in groups(cells)]
     if means is not None and len(means):
         alone = cells[cells["group"].isna()]
-        blocks = [_block(key, rows) for key, rows in groups(alone)]
+        blocks = [_block(key, rows, columns) for key, rows in groups(alone)]
         blocks += [
-            _block((model, f"mean of the {rows['n_tasks'].max()} tasks of {name}", protocol), rows)
+            _block(
+                (model, f"mean of the {rows['n_tasks'].max()} tasks of {name}", protocol),
+                rows,
+                columns,
+            )
             for (model, name, protocol), rows in groups(means)
         ]
         inside = groups(cells[cells["group"].notna()])
         blocks += [
-            "\n".join(_failed(rows, f"{key[1]}, {key[2]}: "))
+            "\n".join(_failed(rows, columns, f"{key[1]}, {key[2]}: "))
             for key, rows in inside
             if failures(rows)
         ]
     return "\n\n".join(blocks)
 
 
-def _block(key: tuple[str, str, str], cells: pd.DataFrame) -> str:
+def _block(key: tuple[str, str, str], cells: pd.DataFrame, wide: int) -> str:
     model, task, protocol = key
     size = f"{cells['n_questions'].max():,} questions, {cells['n_rows'].max():,} rows"
-    lines = [f"{short(model)} · {task} · {protocol} · {size}"[:WIDTH]]
+    lines = [f"{short(model)} · {task} · {protocol} · {size}"[:wide]]
     columns, body = grid(cells, _terminal)
     names = [row[0] for row in body] + list(REFERENCES.values())
     metric = str(cells["metric"].iloc[0])
-    name = min(max(map(len, [*names, f"{metric} %"])), 34)
+    name = min(max(map(len, [*names, f"{metric} %"])), 34, wide // 3)
     for _, cell in references(cells).iterrows():
         value = f"{_terminal(cell):>8}  {interval(cell)}"
         lines.append(f"{cell['label']:<{name}}{value}")
     width = max([8, *(len(column) + 2 for column in columns)])
-    fit = (WIDTH - name) // width
+    fit = max(1, (wide - name) // width)
     for start in range(0, len(columns), fit):
         part = slice(start, start + fit)
         head = f"{metric} in %, ratio evicted" if name >= 28 else f"{metric} %"
@@ -191,14 +197,14 @@ def _block(key: tuple[str, str, str], cells: pd.DataFrame) -> str:
             for label, *values in body
         ]
     if compressed(cells)["vacuous"].any():
-        lines += ["", VACUOUS_NOTE]
+        lines += ["", *textwrap.wrap(VACUOUS_NOTE, wide)]
     if failures(cells):
-        lines += ["", *_failed(cells)]
+        lines += ["", *_failed(cells, wide)]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _failed(cells: pd.DataFrame, lead: str = "") -> list[str]:
-    return textwrap.wrap(f"{lead}{FAILED_NOTE}: {failures(cells)}", WIDTH)
+def _failed(cells: pd.DataFrame, wide: int, lead: str = "") -> list[str]:
+    return textwrap.wrap(f"{lead}{FAILED_NOTE}: {failures(cells)}", wide)
 
 
 def _terminal(cell: pd.Series) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.process import stopping
-from harness.process.console import say
+from harness.process.console import say, width
 from harness.records import provenance
 from harness.records.store import Store
 from harness.run.tasks import Task
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from harness.scoring.benchmark import Benchmark
 
 LOG = "libraries.log"
-WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,12 @@ def collect(
     store.computed_by(provenance.origin(asked[0].context))
     starting()
     computed = 0
-    with progress(total) as tick:
+    say("building the first requests with lmms-eval")
+    with progress(total) as bar:
         for one in asked:
             if missing[one.task.name]:
                 describe(one, store)
+                tick = bar(f"{config.model.name} {one.task.name}")
                 computed += answer_all(engine, one, store, folder, config.seed, tick)
     return computed
 
@@ -146,19 +147,25 @@ def answer_all(
 
 
 @contextmanager
-def progress(rows: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left, at most 100 columns; few lines where there is no terminal."""
+def progress(rows: int) -> Iterator[Callable[[str], Callable[[int], None]]]:
+    """A bar with rate and time left; few lines where there is no terminal.
+
+    Yields:
+        What names the task that is asked, and returns what is called with the cells of each row.
+    """
     from tqdm import tqdm
 
     stream = sys.stderr  # taken now: lmms-eval runs with its output redirected
     pause = 0.2 if stream.isatty() else 30.0
-    with tqdm(
-        total=rows, unit="row", ncols=WIDTH - 1, file=stream, mininterval=pause, desc="sweep"
-    ) as bar:
+    with tqdm(total=rows, unit="row", ncols=width() - 1, file=stream, mininterval=pause) as bar:
 
         def tick(cells: int) -> None:
             bar.set_postfix_str(f"{cells} cells/row", refresh=False)
             bar.update()
             stopping.check()
 
-        yield tick
+        def about(task: str) -> Callable[[int], None]:
+            bar.set_description(task[: width() // 3], refresh=False)
+            return tick
+
+        yield about

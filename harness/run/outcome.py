@@ -4,7 +4,6 @@ Knows the job and what was scored; must not load models or answer anything.
 """
 
 import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from harness.process.console import say_filled, width
 from harness.records import plan, provenance
 from harness.records.atomic import replacing
 from harness.records.plan import Record
 from harness.records.store import Store
-from harness.run.collect import WIDTH, Asked, say
+from harness.run.collect import Asked, say
 from harness.run.validate import Job
 from harness.settings.config import EMBEDDED, Config
 from harness.settings.variants import factors, titles, window_weights
@@ -45,6 +45,7 @@ def write(
     config = job.config
     facts = manifest(job, asked, store, frame, record) | {"samples": build.digest(frame)}
     session = {"rows computed this time": computed, "seconds this time": round(seconds)}
+    say("computing the statistics, then writing tables, pictures and the report")
     study = build.study(frame, facts, session)
     names = {"model": config.model.name, "protocol": config.protocol.name}
     traces.write(store, asked, names, job.folder, evidence.rows_shown(study))
@@ -54,8 +55,10 @@ def write(
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     reading.seal(job.folder)
     cells = study.cells
-    say(f"\n{tables.console_table(cells, study.means)}\n")
-    say("\n".join([*(textwrap.fill(said, WIDTH) for said in headline(study)), ""]))
+    say(f"\n{tables.console_table(cells, study.means, width())}\n")
+    for sentence in headline(study):
+        say_filled(sentence)
+    say("")
     said = {"runs": tracking.identities(study, config.run.name), **asdict(config.wandb)}
     if config.wandb.mode != "disabled" and _logged(job.folder) != said:
         logged = tracking.log(

@@ -57,6 +57,7 @@ def _run(job: Job, began: float) -> None:
             record = plan.register(store, job.config, about, job.folder)
         computed = collect(job.config, asked, store, job.folder, partial(show_config, job))
         with locked(job.folder, say):
+            say("scoring every answer with lmms-eval")
             frame = score(job, asked, store)
             write_config(job)
             spent = time.monotonic() - began
