@@ -16,6 +16,8 @@ from harness.report.figures import base, choose
 from harness.report.words import label, percent
 
 ROW, COLUMN = 30, 46  # pixels a line and a column of a heatmap
+SCALE = [[0.0, "#fff3d6"], [0.5, "#bcd9ea"], [1.0, "#6fb1dd"]]  # all light: numbers stand on it
+INK = "#121212"  # of those numbers, on a light and a dark page alike
 SEGMENTS = {
     "image": ("#0072B2", ""), "context": ("#56B4E9", "+"), "question": ("#D55E00", "/"),
     "options": ("#009E73", "x"), "instruction": ("#E69F00", "."), "template": ("#999999", "-"),
@@ -86,8 +88,8 @@ def _panel(
     value = [[None if row is None else 100 * row["accuracy"] for row in line] for line in lines]
     return go.Heatmap(
         z=value, x=list(range(len(columns))), y=list(range(len(kinds))), name=label(name),
-        zmin=0, zmax=100, colorscale="Cividis", xgap=1, ygap=1,
-        texttemplate="%{z:.1f}", textfont={"size": 11}, hoverinfo="text",
+        zmin=0, zmax=100, colorscale=SCALE, xgap=1, ygap=1,
+        texttemplate="%{z:.1f}", textfont={"size": 11, "color": INK}, hoverinfo="text",
         hovertext=[["" if row is None else _hover(row) for row in line] for line in lines],
         customdata=[[None if row is None else row["cell_key"] for row in line] for line in lines],
         colorbar={"title": {"text": "%"}, "thickness": 12, "len": 1, "outlinewidth": 0},

@@ -20,7 +20,8 @@ from harness.report import words
 
 SIDE = 192  # pixels of a picture's longer side
 HUE = (0, 114, 178)  # plots.COLOURS[1]
-STRONGEST = 0.9  # opacity of the shade of a token that every head kept
+STRONGEST = 0.9  # opacity of the shade of a patch that every head kept
+BEHIND_TEXT = 0.6  # the same of a text token, which stays readable
 LINE = 14  # pixels of the height of image tokens that form no grid
 FIRST, LAST = 24, 96  # text tokens shown of a long prompt
 
@@ -121,9 +122,9 @@ def picture(name: object, folder: Path | None) -> Picture | None:
     return Picture(_uri(small), *small.size)
 
 
-def shade(share: np.ndarray) -> np.ndarray:
+def shade(share: np.ndarray, strongest: float = STRONGEST) -> np.ndarray:
     """Opacity for shares: by their square root, for most shares are small."""
-    return STRONGEST * np.sqrt(np.clip(share, 0, 1))
+    return strongest * np.sqrt(np.clip(share, 0, 1))
 
 
 def _kept(name: str, shares: np.ndarray, prompt: pd.Series, grids: list[Any]) -> Kept:
@@ -183,7 +184,7 @@ def _runs(tokens: list[str], owner: list[str], shares: np.ndarray) -> Iterator[R
 def _token(text: str, share: float) -> Token:
     known = not np.isnan(share)
     shown = words.visible(text).replace("\n", "\N{RETURN SYMBOL}")
-    strength = round(float(shade(np.array(share))), 3) if known else 0.0
+    strength = round(float(shade(np.array(share), BEHIND_TEXT)), 3) if known else 0.0
     return Token(shown, float(share) if known else None, strength)
 
 
