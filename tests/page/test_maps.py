@@ -75,7 +75,7 @@ def test_tokens_carry_their_share_and_segment(cells, tmp_path):
     assert [t.share for t in tokens[:-1]] == pytest.approx([*want[:2], *want[66:]])
     assert tokens[-1].share is None  # the last token came after the eviction
     assert [t.shade for t in tokens[:-1]] == pytest.approx(
-        0.9 * np.sqrt([*want[:2], *want[66:]]), abs=6e-4
+        maps.BEHIND_TEXT * np.sqrt([*want[:2], *want[66:]]), abs=6e-4
     )
 
 

@@ -133,7 +133,7 @@ def test_buttons_choose_setting_and_view(demo_page):
 
 def test_print_hides_controls_and_opens_what_is_folded(demo_page):
     page = demo_page.page
-    rows = page.locator("details.card:not([open]) .strip").first
+    rows = page.locator("details.fold:not([open]) tbody tr").first
     assert not rows.is_visible()
     pdf = page.pdf()
     assert pdf.startswith(b"%PDF")
