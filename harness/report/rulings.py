@@ -97,8 +97,8 @@ def blind(row: pd.Series, group: pd.DataFrame, dtype: str) -> Iterator[Blind]:
             f"image {percent(blank['accuracy'])} %, and the intervals overlap: it does not "
             "demonstrably use the image, so its eviction cannot show."
             + (f" {few(row)} to exclude a loss of the margin." if few(row) else ""),
-            f"the model scores {percent(blank['accuracy'])} % with a blank image and "
-            f"{percent(full['accuracy'])} % with the right one",
+            f"the model is not shown to use the image ({percent(blank['accuracy'])} % with a blank "
+            f"one, {percent(full['accuracy'])} % with the right one)",
         )
 
 
