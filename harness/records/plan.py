@@ -152,7 +152,7 @@ def register(store: Store, config: Config, asked: Asked, folder: Path) -> Record
 
 def reported(store: Store, record: Record, config: Config, asked: Asked) -> None:
     """Note that results of this plan were shown, if it judged anything."""
-    if config.analysis.method not in asked.parameters:
+    if config.analysis.method not in asked.parameters and not config.analysis.contrasts:
         return
     for found in store.plans(plan=record.number):
         if not found["reported"]:
@@ -183,7 +183,7 @@ def _changed(store: Store, about: str, decided: Mapping[str, Any]) -> str:
     now = json.loads(json.dumps(decided))
     for earlier in store.plans(subject=about):
         before = _grown(json.loads(earlier["rules"]), now) | {"limit": now["limit"]}
-        changes = differences(before, now)
+        changes = differences(*_shared(before, now))
         if earlier["reported"] and changes:
             return (
                 f"The plan was changed after results had been reported in {earlier['folder']} "
@@ -203,6 +203,16 @@ def _grown(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     if before["limit"] is not None and (now["limit"] is None or now["limit"] > before["limit"]):
         grown["limit"] = now["limit"]
     return grown
+
+
+def _shared(before: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both without what only one of them is about: pairs and labels of another experiment."""
+    if not {*before["contrasts"]} & {*now["contrasts"]}:
+        before = before | {"contrasts": now["contrasts"]}
+    known = before["parameters"].keys() & now["parameters"].keys()
+    own = [{**rules, "parameters": {name: rules["parameters"][name] for name in known}}
+           for rules in (before, now)]  # fmt: skip
+    return own[0], own[1]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

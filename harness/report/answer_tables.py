@@ -17,7 +17,7 @@ def ruled(rows: Rows) -> list[str]:
     words = next(place for place, name in enumerate(rows.header) if name == "Evicted") + 1
     body = [[*map(cell, line[:-1]), f"**{line[-1]}**"] for line in rows.body]
     notes = [f"- {escape(note, 1500)}" for note in rows.notes]
-    table = markdown.table(rows.header, body, words=words)
+    table = markdown.table(list(map(escape, rows.header)), body, words=words)
     return [f"### {escape(rows.title, 200)}", "", *table, "", *notes, ""]
 
 

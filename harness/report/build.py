@@ -46,6 +46,7 @@ def study(
     ablation = stats.ablate(samples, factors, plan)
     paired = contrasts.decide(stats.pairs(samples, plan), samples, cells, comparisons, plan, dtype)
     decided = verdicts.decide(cells, comparisons, paired, plan, dtype)
+    twice = _read_twice(decided, paired, samples, plan, dtype)
     return Study(
         name=manifest.get("name", "Accuracy against cache compression"),
         question=question(plan, cells, titles),
@@ -56,8 +57,8 @@ def study(
         means=means,
         comparisons=comparisons,
         ablation=ablation,
-        verdicts=_read_twice(decided, samples, plan, dtype),
-        contrasts=paired,
+        verdicts=twice[0],
+        contrasts=twice[1],
         titles=titles,
         methods=manifest.get("methods", {}),
         claims=ledger.rows(cells, means),
@@ -72,23 +73,32 @@ def study(
 
 def _read_twice(
     decided: pd.DataFrame,
+    paired: pd.DataFrame,
     samples: pd.DataFrame,
     plan: Plan,
     dtype: str,
-) -> pd.DataFrame:
-    """The verdicts with those under the other reading of the answers, where tasks have one."""
-    second = None if decided.empty else stats.other_reading(samples)
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The verdicts and contrasts with those of the other reading, where tasks have one."""
+    second = None if decided.empty and paired.empty else stats.other_reading(samples)
     if second is None:
-        return decided
+        return decided, paired
     if second["score"].equals(samples.loc[second.index, "score"]):  # both read every answer alike
         asked = second[stats.GROUP].drop_duplicates()
-        return verdicts.beside(decided, decided.merge(asked, on=stats.GROUP), samples)
+        same = (frame.merge(asked, on=stats.GROUP) for frame in (decided, paired))
+        return _beside((decided, paired), tuple(same), samples)
     quick = replace(plan, resamples=min(plan.resamples, 100))  # no verdict rests on the bootstrap
     cells, comparisons = stats.summarise(second), stats.compare(second, quick)
     pairs = stats.pairs(second, quick)
-    paired = contrasts.decide(pairs, second, cells, comparisons, plan, dtype)
-    other = verdicts.decide(cells, comparisons, paired, plan, dtype)
-    return verdicts.beside(decided, other, samples)
+    again = contrasts.decide(pairs, second, cells, comparisons, plan, dtype)
+    other = verdicts.decide(cells, comparisons, again, plan, dtype)
+    return _beside((decided, paired), (other, again), samples)
+
+
+def _beside(
+    first: tuple[pd.DataFrame, ...], second: tuple[pd.DataFrame, ...], samples: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    found = verdicts.beside(first[0], second[0], samples) if len(first[0]) else first[0]
+    return found, contrasts.beside(first[1], second[1])
 
 
 def traced(study: Study, manifest: Mapping[str, Any], folder: Path) -> Study:

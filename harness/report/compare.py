@@ -11,7 +11,8 @@ import pandas as pd
 
 from harness import stats
 from harness.report import tables
-from harness.report.headline import WORDS, headline
+from harness.report.headline import headline
+from harness.report.rulings import WORDS
 from harness.report.study import Study
 from harness.report.verdict_tables import Rows, evicted
 from harness.report.words import DASH, difference, points, probability, span
@@ -57,6 +58,10 @@ def parts(studies: Sequence[tuple[Study, dict[str, str]]]) -> list[Part]:
         label if labels.count(label) == 1 else f"{label} ({each[3]})"
         for label, each in zip(labels, words, strict=True)
     ]
+    labels = [  # the same name in two folders
+        label if labels.count(label) == 1 else f"{label} #{labels[:place].count(label) + 1}"
+        for place, label in enumerate(labels)
+    ]
     return [
         Part(part.run, part.key, part.study, part.data, label)
         for part, label in zip(found, labels, strict=True)
@@ -85,14 +90,26 @@ def between(found: Sequence[Part]) -> pd.DataFrame:
 
 
 def verdicts(found: Sequence[Part]) -> pd.DataFrame:
-    """The verdicts of every part; columns `part`, method, ratio, budget and verdict."""
-    names = [*PLACE, "verdict"]
+    """The verdicts of every part; columns `part`, task, method, ratio, budget and verdict."""
+    names = ["task", *PLACE, "verdict"]
     frames = [
         part.of(part.study.verdicts)[names].assign(part=part.label)
         for part in found
         if len(part.of(part.study.verdicts))
     ]
     return pd.concat(frames or [pd.DataFrame(columns=[*names, "part"])], ignore_index=True)
+
+
+def unlike(frame: pd.DataFrame) -> pd.DataFrame:
+    """The settings of one task that several parts judged, and not alike."""
+    judged = frame.groupby(["task", *PLACE], dropna=False)["verdict"]
+    return frame[judged.transform("nunique").gt(1)].drop_duplicates(["task", *PLACE])
+
+
+def shared(frame: pd.DataFrame) -> int:
+    """How many settings of one task several parts judged."""
+    counts = frame.groupby(["task", *PLACE], dropna=False)["part"].nunique()
+    return int(counts.gt(1).sum())
 
 
 def said(found: Sequence[Part]) -> Iterator[tuple[str, str]]:
@@ -109,9 +126,9 @@ def loss_rows(frame: pd.DataFrame) -> Rows:
 def verdict_rows(frame: pd.DataFrame) -> Rows:
     """The verdict at each setting: a column a part, and whether they agree."""
     rows = _wide("Is the score kept?", frame, lambda row: WORDS.get(row["verdict"], ""))
+    differ = {(one["method"], evicted(one)) for _, one in unlike(frame).iterrows()}
     for line in rows.body:
-        known = {word for word in line[2:] if word != DASH}
-        line.append("differ" if len(known) > 1 else "")
+        line.append("differ" if (line[0], line[1]) in differ else "")
     return Rows(rows.title, [*rows.header, "Agree?"], rows.body, rows.notes)
 
 

@@ -38,7 +38,7 @@ class Evidence:
 
 
 def worst(cells: pd.DataFrame, comparisons: pd.DataFrame, method: str) -> str:
-    """The setting at which a method loses most; the strongest there is where it loses nothing.
+    """The setting at which a method loses most; that of `summary.focus` where it loses nothing.
 
     Args:
         cells: of one model, task and protocol. comparisons: of the same.

@@ -94,12 +94,17 @@ def _flip(full: pd.Series, cells: pd.DataFrame, order: list[str]) -> Flip:
     for _, cell in ranked.sort_values("changed", ascending=False, kind="stable").iterrows():
         answer = (str(cell["text"]), str(cell["parsed"]), bool(cell["changed"]))
         said.setdefault(answer, []).append(cell["label"])
-    options = full.get("options")
     return Flip(
         row=int(full.name),
         question=str(full["question"]),
         answer=str(full["answer"]),
         full=str(full["text"]),
-        options=json.loads(options) if isinstance(options, str) else {},
+        options=_options(full.get("options")),
         said=tuple(Said(*answer[:2], tuple(names), answer[2]) for answer, names in said.items()),
     )
+
+
+def _options(text: object) -> dict[str, str]:
+    """Letter to text, from JSON; nothing where there is none."""
+    found = json.loads(text) if isinstance(text, str) else {}
+    return {str(letter): str(option) for letter, option in found.items()}

@@ -10,13 +10,12 @@ import pandas as pd
 from harness import stats
 from harness.report import tables
 from harness.report.contrasts import COSTS, HELPS, SAME
-from harness.report.rulings import CANNOT_TELL, NOT_SUPPORTED, SUPPORTED
+from harness.report.rulings import CANNOT_TELL, WORDS
 from harness.report.study import Study
 from harness.report.verdicts import READINGS
 from harness.stats.plan import Pair
 
 REASONS = 2  # that the headline gives one by one
-WORDS = {SUPPORTED: "kept", NOT_SUPPORTED: "lost", CANNOT_TELL: CANNOT_TELL}
 
 
 def headline(study: Study) -> tuple[str, ...]:
@@ -52,13 +51,22 @@ def settings(rows: pd.DataFrame) -> str:
 
 def _kept(study: Study) -> Iterator[str]:
     """Whether the method asked about keeps the score."""
-    rows = study.verdicts
-    if rows.empty:
+    if study.verdicts.empty:
         yield _nothing(study)
         return
-    several = _groups(rows) > 1
-    yield _kept_in_many(study) if several else _kept_in_one(study)
-    yield from _otherwise(study)
+    yield _kept_in_many(study) if _several(study) else _kept_in_one(study)
+    yield from _otherwise(study, study.verdicts, "verdict", "")
+
+
+def _several(study: Study) -> bool:
+    """Whether the study is of more than one model, task and protocol."""
+    return len(study.cells[stats.GROUP].drop_duplicates()) > 1
+
+
+def _kinds(study: Study) -> str:
+    """What settings are of, such as "task and eviction"."""
+    kinds = [name for name in stats.GROUP if study.cells[name].nunique() > 1]
+    return tables.listed([*kinds, "eviction"])
 
 
 def _name(study: Study, label: str | None = None) -> str:
@@ -71,7 +79,7 @@ def _score(study: Study) -> str:
 
 
 def _margin(study: Study) -> str:
-    return f"within {100 * study.plan.margin:g} points"
+    return f"within {tables.margin(study.plan)}"
 
 
 def _points(rows: pd.DataFrame, column: str = "difference") -> str:
@@ -90,74 +98,54 @@ def _kept_in_one(study: Study) -> str:
         of = "" if len(kept) else f" of {_score(study)}"
         parts.append(f"loses {_points(lost)}{of} {settings(lost)}")
     if not parts:
-        return _unknown(f"Cannot tell whether {name} keeps {_score(study)}", unknown)
+        lead = f"Cannot tell whether {name} keeps {_score(study)}"
+        return _unknown(lead, unknown, settings(unknown), False)
     said = f"{name} {' and '.join(parts)}."
-    return f"{said} {_unknown('Cannot tell', unknown)}" if len(unknown) else said
+    if len(unknown):
+        said += f" {_unknown('Cannot tell', unknown, settings(unknown), False)}"
+    return said
 
 
 def _kept_in_many(study: Study) -> str:
     """The same over several models, tasks or protocols, counted."""
     rows, name = study.verdicts, _name(study)
     kept, lost, unknown = (rows[rows["verdict"] == one] for one in WORDS)
-    total = f"{len(rows)} settings of task and eviction"
+    total = f"{len(rows)} settings of {_kinds(study)}"
     parts = []
     if len(kept):
         parts.append(f"keeps {_score(study)} ({_margin(study)}) in {len(kept)}")
     if len(lost):
         worst = lost.loc[lost["difference"].idxmin()]
         here = lost.loc[[worst.name]]
-        most = f"{_points(here)} on {worst['task']} {settings(here)}"
+        differ = [name for name in stats.GROUP if study.cells[name].nunique() > 1]
+        place = ", ".join(tables.short(worst[name]) for name in differ)
+        most = f"{_points(here)} on {place} {settings(here)}"
         parts.append(f"loses more in {len(lost)} (the most: {most})")
     if not parts:
         asked = f"Cannot tell whether {name} keeps {_score(study)} in any of {total}"
-        return f"{asked}: {_why(unknown)}."
+        return f"{asked}: {_why(unknown, True)}."
     said = f"Of {total}, {name} {' and '.join(parts)}."
     if len(unknown):
-        said += f" Cannot tell in {len(unknown)}: {_why(unknown)}."
+        said += f" Cannot tell in {len(unknown)}: {_why(unknown, True)}."
     return said
 
 
-def _unknown(lead: str, rows: pd.DataFrame, where: str = "") -> str:
-    """What cannot be told, where and why."""
-    why = _why(rows)
-    if why.startswith(("at ", "with ")):  # each reason says where itself
-        return f"{lead}: {why}."
-    return f"{lead} {where or settings(rows)}: {why}."
-
-
-def _why(rows: pd.DataFrame) -> str:
-    """The reason in a few words, or up to `REASONS` with where each counts."""
-    reasons = {str(why): part for why, part in rows.groupby(rows["why"].fillna(""), sort=False)}
-    if len(reasons) == 1:
-        return next(iter(reasons)) or "the table says why"
-    if len(reasons) > REASONS or "" in reasons or _groups(rows) > 1:
-        return "the table says why"
-    return "; ".join(f"{settings(part)}, {why}" for why, part in reasons.items())
-
-
-def _groups(rows: pd.DataFrame) -> int:
-    """How many models, tasks and protocols."""
-    return len(rows[stats.GROUP].drop_duplicates())
-
-
-def _otherwise(study: Study) -> Iterator[str]:
+def _otherwise(study: Study, rows: pd.DataFrame, column: str, about: str) -> Iterator[str]:
     """What the other reading of the answers makes of it, where any setting comes out another."""
-    rows = study.verdicts
-    if "verdict_other" not in rows:
+    if f"{column}_other" not in rows:
         return
-    second = rows["verdict_other"]
-    differ = rows[second.notna() & second.ne(rows["verdict"])]
+    second = rows[f"{column}_other"]
+    differ = rows[second.notna() & second.ne(rows[column])]
     if differ.empty:
         return
     used = set(study.samples.get("extraction", pd.Series(dtype=str)).dropna())
     name = READINGS.get(used.pop(), "") if len(used) == 1 else ""
     rule = f"extraction={name}" if name else "the other rule"
     parts = []
-    for verdict, part in differ.groupby("verdict_other", sort=False):
-        several = _groups(rows) > 1
-        where = f"in {len(part)} of {len(rows)} settings" if several else settings(part)
-        parts.append(f"{WORDS[str(verdict)]} {where}")
-    yield f"Read by {rule} it comes out otherwise: {tables.listed(parts)}."
+    for verdict, part in differ.groupby(f"{column}_other", sort=False):
+        where = f"in {len(part)} of {len(rows)} settings" if _several(study) else settings(part)
+        parts.append(f"{WORDS.get(str(verdict), verdict)} {where}")
+    yield f"Read by {rule} {about or 'it'} comes out otherwise: {tables.listed(parts)}."
 
 
 def _nothing(study: Study) -> str:
@@ -175,19 +163,33 @@ def _nothing(study: Study) -> str:
 
 def _effects(study: Study) -> Iterator[str]:
     """A sentence for each pair of the plan that was run."""
+    said = 0
     for pair in study.plan.contrasts:
         rows = study.contrasts
         if len(rows):
             rows = rows[rows["label"].eq(pair.label) & rows["against"].eq(pair.against)]
         if len(rows):
+            said += 1
             yield _effect(study, pair, rows)
+            yield from _otherwise(study, rows, "effect", _called(study, pair))
+    if study.plan.question and not said:
+        yield (
+            "Cannot tell: no pair that the question is about was run at a setting that evicts more "
+            f"than {100 * study.plan.above:g} %."
+        )
+
+
+def _called(study: Study, pair: Pair) -> str:
+    """What makes the difference, and between which labels where it is not the method's own."""
+    if pair is study.plan.own and not study.plan.question:
+        return f"its {pair.called}"
+    return f"{pair.called} ({_name(study, pair.label)} against {_name(study, pair.against)})"
 
 
 def _effect(study: Study, pair: Pair, rows: pd.DataFrame) -> str:
-    own = pair is study.plan.own and not study.plan.question
-    called = f"its {pair.called}" if own else f"{pair.called} for {_name(study, pair.against)}"
+    called = _called(study, pair)
     found = {one: rows[rows["effect"] == one] for one in (HELPS, COSTS, SAME, CANNOT_TELL)}
-    several = _groups(rows) > 1
+    several = _several(study)
 
     def where(part: pd.DataFrame) -> str:
         return f"in {len(part)} of {len(rows)} settings" if several else settings(part)
@@ -201,7 +203,8 @@ def _effect(study: Study, pair: Pair, rows: pd.DataFrame) -> str:
         parts.append(f"makes no difference ({_margin(study)}) {where(found[SAME])}")
     unknown = found[CANNOT_TELL]
     if not parts:
-        return _unknown(f"Cannot tell what {called} does", unknown, where(unknown))
+        lead = f"Cannot tell what {called} does"
+        return _unknown(lead, unknown, where(unknown), several)
     text = tables.listed(parts)
     subject = called[0].upper() + called[1:]
     said = f"{subject} {text}."
@@ -210,8 +213,29 @@ def _effect(study: Study, pair: Pair, rows: pd.DataFrame) -> str:
     elif len(found[HELPS]) and not len(found[COSTS]):
         said = f"{subject} helps: it {text}."
     if len(unknown):
-        said += f" {_unknown('Cannot tell', unknown, where(unknown))}"
+        said += f" {_unknown('Cannot tell', unknown, where(unknown), several)}"
     active = rows["adaptive_active"].dropna()
     if "spatial" in pair.varies and len(active) and (active == 0).all():
         said += " Its adaptive window was never at work: this tests a fixed pool."
     return said
+
+
+def _unknown(lead: str, rows: pd.DataFrame, where: str, several: bool) -> str:
+    """What cannot be told, where and why."""
+    why = _why(rows, several)
+    if why.startswith(("at ", "with ")):  # each reason says where itself
+        return f"{lead}: {why}."
+    return f"{lead} {where}: {why}."
+
+
+def _why(rows: pd.DataFrame, several: bool) -> str:
+    """The reason in a few words, or up to `REASONS` with where each counts.
+
+    several: whether settings alone do not say where, since there are several tasks.
+    """
+    reasons = {str(why): part for why, part in rows.groupby(rows["why"].fillna(""), sort=False)}
+    if len(reasons) == 1:
+        return next(iter(reasons)) or "the table says why"
+    if len(reasons) > REASONS or "" in reasons or several:
+        return "the table says why"
+    return "; ".join(f"{settings(part)}, {why}" for why, part in reasons.items())

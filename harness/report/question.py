@@ -30,7 +30,7 @@ def question(plan: Plan, cells: pd.DataFrame, titles: Mapping[str, str]) -> str:
         "tasks": tasks(cells),
         "score": score(cells),
         "model": "each model" if several else tables.short(cells["model"].iloc[0]),
-        "above": "half" if plan.above == 0.5 else f"{100 * plan.above:g} %",
+        "above": "half" if plan.above == 0.5 else f"{max(0, 100 * plan.above):g} %",
     }
     for name, value in words.items():
         template = template.replace(f"{{{name}}}", value)

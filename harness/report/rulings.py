@@ -10,9 +10,12 @@ import pandas as pd
 
 from harness.models import precision
 from harness.report import tables
-from harness.report.tables import percent
+from harness.report.tables import percent, points
+from harness.stats.plan import Plan
 
 SUPPORTED, NOT_SUPPORTED, CANNOT_TELL = "supported", "not supported", "cannot tell"
+#: What a verdict is called where it is read.
+WORDS = {SUPPORTED: "kept", NOT_SUPPORTED: "lost", CANNOT_TELL: CANNOT_TELL}
 LITTLE = 0.05  # a score with nothing to lose
 
 
@@ -109,7 +112,7 @@ def failed(name: str, cell: pd.Series, dtype: str) -> Blind:
     return Blind(
         f"{rows}, where logits or scores were not finite (NaN or infinite){where}, and has no "
         f"score: {precision.rerun(dtype)}.",
-        f"{rows[0].lower()}{rows[1:]}",
+        rows.replace("The ", "the ", 1) if name.startswith("The ") else rows,
     )
 
 
@@ -120,3 +123,31 @@ def few(row: pd.Series) -> str:
         return ""
     plural = "questions are" if asked != 1 else "question is"
     return f"{asked:,} {plural} too few; {int(least):,} would do"
+
+
+def insensitive(beside: pd.DataFrame, plan: Plan, dtype: str) -> Blind | None:
+    """Why the control does not show that methods can be told apart here; None where it does.
+
+    Args:
+        beside: rows of `stats.compare` at one setting.
+        plan: names the control and the margin that it has to lose.
+        dtype: as in `blind`.
+    """
+    control = beside[beside["method"] == plan.control]
+    sound = control[control["complete"].astype(bool) & ~control["vacuous"].astype(bool)]
+    if sound.empty:
+        return Blind(
+            f"{plan.control} was not run to its end here, so it is unknown whether this setting "
+            "loses anything.",
+            f"{plan.control}, which would show that eviction can lose anything, was not run",
+        )
+    if tables.failed_rows(sound.iloc[0]):
+        return failed(plan.control, sound.iloc[0], dtype)
+    if sound.iloc[0]["upper"] < -plan.margin:
+        return None
+    loss, margin = points(sound.iloc[0]["difference"]), tables.margin(plan)
+    return Blind(
+        f"Not even {plan.control} is shown to lose more than {margin} here "
+        f"({loss} points), so this setting cannot tell methods apart.",
+        f"not even {plan.control} is shown to lose more than {margin} ({loss})",
+    )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pandas as pd
 
 from harness import stats
+from harness.stats.plan import Plan
 
 WIDTH = 100
 REFERENCES = {"full": "full cache", "blank": "blank image"}
@@ -117,6 +118,12 @@ def flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, 
             yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def margin(plan: Plan) -> str:
+    """What may be lost, in words: "2 points"."""
+    points = 100 * plan.margin
+    return f"{points:g} point{'' if points == 1 else 's'}"
 
 
 def listed(parts: Sequence[str]) -> str:

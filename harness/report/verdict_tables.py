@@ -10,8 +10,8 @@ import pandas as pd
 
 from harness import stats
 from harness.report import tables, words
-from harness.report.headline import WORDS, settings
-from harness.report.rulings import CANNOT_TELL, same
+from harness.report.headline import settings
+from harness.report.rulings import CANNOT_TELL, WORDS, same
 from harness.report.study import Study
 from harness.report.verdicts import READ
 from harness.report.words import difference, percent, points, probability, span
@@ -45,17 +45,17 @@ def kept(study: Study, rows: pd.DataFrame) -> Rows:
     ]
     header = ["Evicted", "Full cache %", "Score %", "Points from the full cache, 95 %"]
     header += [f"{control}, points", "Score kept?"]
-    margin = f"{100 * plan.margin:g} points"
+    margin = tables.margin(plan)
     notes = [
         f"Kept: a loss of {margin} or more is excluded (one-sided level {plan.alpha:g}, Holm's "
         f"correction over the settings of a task), and {control} loses more than that. Lost: the "
-        f"whole interval is below {points(-plan.margin)}."
+        f"whole interval is below {words.MINUS}{100 * plan.margin:g}."
     ]
     return Rows(
         f"Does {_title(study, plan.method)} keep the score?",
         [*_places(study), *header],
         body,
-        [*notes, *_unknown(rows, "verdict", "reason"), *_read_otherwise(rows)],
+        [*notes, *_unknown(study, rows, "verdict"), *_read_otherwise(study, rows)],
     )
 
 
@@ -74,7 +74,7 @@ def effects(study: Study, rows: pd.DataFrame) -> Rows:
     called = tables.listed(list(dict.fromkeys(rows["called"])))
     header = ["Evicted", "Compared", "Points, 95 %", "p (Holm)", "Effect"]
     notes = [
-        f"No difference: within {100 * study.plan.margin:g} points either way. Helps, costs: above "
+        f"No difference: within {tables.margin(study.plan)} either way. Helps, costs: above "
         f"or below 0 (two-sided, level {study.plan.alpha:g}, Holm's correction over the lines of a "
         "task)."
     ]
@@ -82,7 +82,7 @@ def effects(study: Study, rows: pd.DataFrame) -> Rows:
         f"What {called} does",
         [*_places(study), *header],
         body,
-        [*notes, *_unknown(rows, "effect", "reason"), *_inert(study, rows)],
+        [*notes, *_unknown(study, rows, "effect"), *_inert(study, rows)],
     )
 
 
@@ -122,24 +122,33 @@ def _control(study: Study, row: pd.Series) -> str:
     return points(here["difference"].iloc[0]) if len(here) else words.DASH
 
 
-def _unknown(rows: pd.DataFrame, column: str, reason: str) -> Iterator[str]:
+def _unknown(study: Study, rows: pd.DataFrame, column: str) -> Iterator[str]:
     """Each reason why a setting cannot be judged, once, with the settings that it is about."""
     unknown = rows[rows[column] == CANNOT_TELL]
-    for text, part in unknown.groupby(reason, sort=False):
-        where = settings(part)
-        yield f"{where[0].upper()}{where[1:]}: {text}"
+    for text, part in unknown.groupby("reason", sort=False):
+        yield f"{_about(study, part)}: {text}"
 
 
-def _read_otherwise(rows: pd.DataFrame) -> Iterator[str]:
+def _about(study: Study, rows: pd.DataFrame) -> str:
+    """Which settings, of which tasks and pairs where there are several."""
+    named = [[tables.short(row[name]) for name in _differ(study)] for _, row in rows.iterrows()]
+    groups = list(dict.fromkeys(", ".join(each) for each in named if each))
+    pairs = []
+    if "against" in rows and len(study.plan.contrasts) > 1:
+        pairs = [f"{row['label']} against {row['against']}" for _, row in rows.iterrows()]
+    where = ", ".join([*groups, *dict.fromkeys(pairs), settings(rows)])
+    return f"{where[0].upper()}{where[1:]}" if not (groups or pairs) else where
+
+
+def _read_otherwise(study: Study, rows: pd.DataFrame) -> Iterator[str]:
     """What the other reading says of settings that are decided and come out another way."""
     if "verdict_other" not in rows:
         return
     other = rows["verdict_other"]
     decided = rows[(rows["verdict"] != CANNOT_TELL) & other.notna() & other.ne(rows["verdict"])]
     for _, row in decided.iterrows():
-        where = settings(rows.loc[[row.name]])
         said = str(row["reason"]).rpartition(READ)[2]
-        yield f"{where[0].upper()}{where[1:]}: {READ.strip()} {said}"
+        yield f"{_about(study, rows.loc[[row.name]])}: {READ.strip()} {said}"
 
 
 def _inert(study: Study, rows: pd.DataFrame) -> Iterator[str]:

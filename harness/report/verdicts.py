@@ -15,11 +15,12 @@ from harness.report.rulings import (
     CANNOT_TELL,
     NOT_SUPPORTED,
     SUPPORTED,
+    WORDS,
     Blind,
     Ruling,
     blind,
-    failed,
     few,
+    insensitive,
     same,
 )
 from harness.report.tables import points
@@ -101,7 +102,7 @@ def beside(first: pd.DataFrame, second: pd.DataFrame, samples: pd.DataFrame) -> 
         for index, row in found[differ].iterrows():
             name = READINGS.get(str(names.get(tuple(row[stats.GROUP]), "")), "the other rule")
             figures = f"{points(row[number])} points {tables.span(row, ends)}"
-            said = f"extraction={name} it is {row[kind]}: {figures}."
+            said = f"extraction={name} it is {WORDS.get(row[kind], row[kind])}: {figures}."
             table.loc[index, reason] = f"{first.loc[index, reason]}{READ}{said}"
     return table
 
@@ -158,13 +159,13 @@ def _kept(row: pd.Series, beside: pd.DataFrame, plan: Plan, dtype: str) -> Rulin
     """Whether the score is kept within the margin."""
     level = f"{100 * (1 - plan.alpha):g} % one-sided"
     loss = f"{points(row['difference'])} points {tables.span(row, 'difference')}"
-    margin = f"{100 * plan.margin:g} points"
+    margin = tables.margin(plan)
     if max(row["upper"], row["difference_high"]) < -plan.margin:
         bound = f"at best {points(row['upper'])}, {level}"
         return Ruling(NOT_SUPPORTED, f"It loses more than the margin of {margin}: {loss}, {bound}.")
     if not row["p_noninferior_holm"] <= plan.alpha:
         return Ruling(CANNOT_TELL, *_undecided(row, loss, margin, plan))
-    numb = _insensitive(beside[beside["method"] == plan.control], plan, margin, dtype)
+    numb = insensitive(beside, plan, dtype)
     if numb:
         return Ruling(CANNOT_TELL, f"{numb.reason} {plan.method} itself: {loss}.", numb.why)
     control = beside[beside["method"] == plan.control].iloc[0]
@@ -183,29 +184,8 @@ def equivalence(row: pd.Series, plan: Plan) -> str:
     """
     end = "_holm" if row["family"] else ""
     if row[f"p_equivalent{end}"] <= plan.alpha:
-        return f"equivalent within {100 * plan.margin:g} points"
+        return f"equivalent within {tables.margin(plan)}"
     return "kept, and possibly better" if row[f"p_noninferior{end}"] <= plan.alpha else ""
-
-
-def _insensitive(control: pd.DataFrame, plan: Plan, margin: str, dtype: str) -> Blind | None:
-    """Why the control does not show that methods can be told apart here; None where it does."""
-    sound = control[control["complete"].astype(bool) & ~control["vacuous"].astype(bool)]
-    if sound.empty:
-        return Blind(
-            f"{plan.control} was not run to its end here, so it is unknown whether this setting "
-            "loses anything.",
-            f"{plan.control}, which would show that eviction can lose anything, was not run",
-        )
-    if tables.failed_rows(sound.iloc[0]):
-        return failed(plan.control, sound.iloc[0], dtype)
-    if sound.iloc[0]["upper"] < -plan.margin:
-        return None
-    loss = points(sound.iloc[0]["difference"])
-    return Blind(
-        f"Not even {plan.control} is shown to lose more than {margin} here "
-        f"({loss} points), so this setting cannot tell methods apart.",
-        f"not even {plan.control} is shown to lose more than {margin} ({loss})",
-    )
 
 
 def _undecided(row: pd.Series, loss: str, margin: str, plan: Plan) -> Blind:

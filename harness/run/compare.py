@@ -10,7 +10,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.process import stopping
@@ -18,9 +17,6 @@ from harness.process.console import say
 from harness.records import places
 from harness.records.atomic import replacing
 from harness.records.folder import locked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MODES = ("offline", "online", "disabled")
 
@@ -59,7 +55,7 @@ def compare(runs: Sequence[Path], out: Path, mode: str, project: str) -> None:
         UserError: fewer than two runs, one that is not finished or damaged, or `out` cannot be
             written.
     """
-    folders = list(dict.fromkeys(runs))
+    folders = list({run.resolve(): run for run in runs}.values())
     if len(folders) < 2:
         raise UserError(
             f"compare takes two runs or more, and was given {folders[0]} alone: name another."
@@ -69,11 +65,10 @@ def compare(runs: Sequence[Path], out: Path, mode: str, project: str) -> None:
         raise UserError(f"{missing[0]} is not there: name the folder of a finished run.")
     from harness import tracking  # late: bad input is known without them
     from harness.report import build, compare_page, reading
-    from harness.report.compare import parts
-    from harness.report.compare import said as told
+    from harness.report import compare as comparing
 
     studies = [(build.read(folder), reading.manifest(folder).get("data", {})) for folder in folders]
-    found = parts(studies)
+    found = comparing.parts(studies)
     frames = compare_page.frames(found)
     tables = compare_page.rows(frames)
     with places.speaking(out), locked(out, say):
@@ -84,24 +79,19 @@ def compare(runs: Sequence[Path], out: Path, mode: str, project: str) -> None:
         for name, make in texts.items():
             with replacing(out / name) as part:
                 part.write_text(make(found, tables), encoding="utf-8")
+        for run, text in comparing.said(found):
+            say(f"{run}: {text}")
+        judged = comparing.shared(frames["verdicts"])
+        say(f"{len(comparing.unlike(frames['verdicts']))} of {judged} verdicts differ")
+        for name in texts:
+            say(f"{name.rpartition('.')[2]:<6} {out / name}")
         tracking.log_comparison(frames, compare_page.title(found), out, mode, project=project)
-    for run, text in told(found):
-        say(f"{run}: {text}")
-    say(_differing(frames["verdicts"]))
-    for name in texts:
-        say(f"{name.rpartition('.')[2]:<6} {out / name}")
-
-
-def _differing(verdicts: "pd.DataFrame") -> str:
-    """How many verdicts are not the same for all runs."""
-    kinds = verdicts.groupby(["method", "ratio", "budget"], dropna=False)["verdict"].nunique()
-    count = int((kinds > 1).sum())
-    return f"{count} of {len(kinds)} verdicts differ" if len(kinds) else "there is no verdict"
 
 
 def _beside(runs: Sequence[Path]) -> Path:
     """compare-<a>-<b> in the folder of the first run; a digest keeps long names apart."""
-    names = "-".join(dict.fromkeys(run.resolve().name for run in runs))
-    if len(names) > 100:
-        names = f"{names[:90]}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+    places = [str(run.resolve()) for run in runs]
+    names = "-".join(Path(place).name for place in places)
+    if len(names) > 100 or len({Path(place).name for place in places}) < len(places):
+        names = f"{names[:90]}-{hashlib.sha256(' '.join(places).encode()).hexdigest()[:8]}"
     return runs[0].resolve().parent / f"compare-{names}"

@@ -37,6 +37,7 @@ CELLS = 1_000_000
 DIGITS = 6  # decimals of a ratio: tables show no more
 NAME = 200  # characters of a name: with what is added to it, a file system takes 255 bytes
 PATH = 3_000  # characters of a path, of 4,096
+ASKED = {"method", "score", "tasks", "model", "above"}  # what a question may name
 FREE = re.compile(r"tasks\.[^.]+\.(generation|overrides|data)\.|model\.caveat")  # may hold lines
 
 
@@ -159,6 +160,12 @@ def _check_analysis(analysis: AnalysisConfig, methods: Mapping[str, object]) -> 
                 f"({', '.join(methods)}), or another of {', '.join(sorted(known - {*methods}))}."
             )
     _check_contrasts(analysis.contrasts, known)
+    for text in (analysis.question, *(pair.asks for pair in analysis.contrasts)):
+        if unknown := {*re.findall(r"{(.*?)}", text)} - ASKED:
+            raise UserError(
+                f"The question {text!r} has {{{min(unknown)}}}: what may stand in brackets is "
+                f"{', '.join(sorted(ASKED))}."
+            )
     if analysis.control == analysis.method:
         raise UserError(
             f"analysis.control={analysis.control} is the method that the question is about: name "
@@ -187,6 +194,10 @@ def _check_contrasts(contrasts: Sequence[ContrastConfig], known: Set[str]) -> No
                 )
         if pair.label == pair.against:
             raise UserError(f"{name} compares {pair.label} with itself: name another label.")
+        if any((one.label, one.against) == (pair.label, pair.against) for one in contrasts[:place]):
+            raise UserError(
+                f"{name} compares {pair.label} with {pair.against} once more: leave it out."
+            )
 
 
 def _check_model(model: ModelConfig) -> None:

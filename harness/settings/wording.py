@@ -56,6 +56,12 @@ def unknown_choice(group: str, choice: str) -> str:
 
 
 def _unknown_setting(name: str) -> str:
+    if name == "analysis.contrasts":
+        return f"{name} takes pairs of label, against, called, varies and asks: {HELP}."
+    return _unknown_parameter(name)
+
+
+def _unknown_parameter(name: str) -> str:
     """Name what is close by: the parameters of a method, else where all settings are listed."""
     found = re.fullmatch(r"methods\.([^.]+)\.([^.]+)", name)
     if found and (CONF / "method" / f"{found[1]}.yaml").is_file():

@@ -77,7 +77,9 @@ def pairs(samples: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     def there(labels: set[Hashable]) -> Iterator[Contrast]:
         for name, pair in asked.items():
             if {pair.label, pair.against} <= labels:
-                yield Contrast(pair.called, name, "", {pair.label: 1.0, pair.against: -1.0})
+                yield Contrast(
+                    pair.called, name, "", {pair.label: 1.0, pair.against: -1.0}, pair=True
+                )
 
     labels = {label: label for pair in plan.contrasts for label in (pair.label, pair.against)}
     table = contrasted(samples, labels, there, plan, {pair.called for pair in plan.contrasts})
@@ -164,8 +166,14 @@ def _row(
         "p": found.p_equal(),
         "adaptive_active": active.mean(),
         "inert": one.contrast in ADAPTIVE_PART and len(active) > 0 and bool((active == 0).all()),
-        "evicted": 1 - cells["kept_fraction"].mean(),
+        "evicted": 1 - _first(one, cells)["kept_fraction"].mean(),
     }
+
+
+def _first(one: Contrast, cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells that tell how much a contrast evicts: a pair's first one, else all."""
+    first = cells[cells["kind"].map(one.weights) > 0]
+    return first if one.pair else cells
 
 
 def _kinds(factors: Mapping[str, Mapping[str, str]]) -> dict[str, Kind]:

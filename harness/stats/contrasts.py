@@ -27,6 +27,7 @@ class Contrast:
     contrast: str
     given: str
     weights: Mapping[Any, float]
+    pair: bool = False  # one label beside another, which is what is asked about
 
     @property
     def bound(self) -> float:

@@ -39,7 +39,7 @@ def _mean(rows: pd.DataFrame) -> pd.Series:
     first[numbers] = rows[numbers].mean()
     if rows["failed_rows"].any():
         first[SCORES] = np.nan
-    added = ["n_questions", "n_rows", "failed_rows", *TIMINGS]
+    added = ["n_questions", "n_rows", "failed_rows", *rows.columns.intersection(TIMINGS)]
     first[added] = rows[added].sum()
     half = (rows["accuracy_high"] - rows["accuracy_low"]) / 2
     spread = float(np.sqrt((half**2).sum()) / len(rows))

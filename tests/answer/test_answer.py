@@ -3,8 +3,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from harness.report import answer, answer_tables, build
-from harness.report.headline import WORDS, headline
+from harness.report import answer, answer_tables, build, verdict_tables
+from harness.report.headline import headline
+from harness.report.rulings import WORDS
 from harness.report.study import Study
 from tests.answer.conftest import study_samples
 from tests.answer.test_verdicts import FACTORS
@@ -110,7 +111,7 @@ def test_the_question_is_about_the_method_of_the_plan(method):
     )
     kept, effect = headline(one)
     assert kept == f"{name} keeps accuracy (within 2 points) at 90 % eviction."
-    assert effect.startswith("Smoothing for restkv_neither makes no difference")
+    assert effect.startswith("Smoothing (restkv against restkv_neither) makes no difference")
 
 
 def test_a_task_with_another_score_is_named_so():
@@ -124,16 +125,85 @@ def test_a_question_of_its_own_puts_the_contrasts_first():
     """As experiment=budgets asks it."""
     pair = {"label": "snapkv_pyramid", "against": "snapkv", "called": "a pyramid"}
     plan = {"resamples": 199, "question": "Does {tasks} on {model} gain?", "contrasts": [pair]}
-    lost = {("random", 0.9): 200, ("restkv", 0.9): 0, ("snapkv", 0.9): 0}
+    lost = {("random", 0.9): 200, ("random", 0.7): 200, ("restkv", 0.9): 0, ("snapkv", 0.9): 0}
     lost |= {("snapkv_pyramid", 0.9): 60, ("snapkv", 0.7): 0, ("snapkv_pyramid", 0.7): 0}
     one = study(study_samples(lost), plan=plan, titles={"snapkv": "SnapKV", "restkv": "ReST-KV"})
     assert one.question == "Does mini on tiny gain?"
     effect, kept = headline(one)
     assert effect == (
-        "A pyramid for SnapKV does not help: it costs 20.0 points at 90 % eviction and makes no "
-        "difference (within 2 points) at 70 %."
+        "A pyramid (snapkv_pyramid against SnapKV) does not help: it costs 20.0 points at 90 % "
+        "eviction and makes no difference (within 2 points) at 70 %."
     )
     assert kept.startswith("ReST-KV keeps accuracy")
+    alone = study(study_samples({("random", 0.9): 200, ("restkv", 0.9): 0}), plan=plan)
+    assert headline(alone)[0] == (
+        "Cannot tell: no pair that the question is about was run at a setting that evicts more "
+        "than 50 %."
+    )
+
+
+def test_a_pair_is_no_different_only_where_the_control_loses():
+    pair = {("restkv", 0.9): 0, ("restkv_neither", 0.9): 0}
+    for control, effect in (({("random", 0.9): 200}, "no difference"), ({}, "cannot tell"),
+                            ({("random", 0.9): 0}, "cannot tell")):  # fmt: skip
+        one = study(study_samples(pair | control))
+        assert one.contrasts["effect"].tolist() == [effect]
+    assert "not even random is shown to lose" in headline(one)[1]
+
+
+def test_a_pair_that_keeps_different_amounts_is_not_compared():
+    lost = {("random", 0.9): 200, ("restkv", 0.9): 0, ("restkv_neither", 0.9): 60}
+    samples = study_samples(lost)
+    more = samples["method"].eq("restkv")
+    samples.loc[more, "kept_tokens"] = samples.loc[more, "kept_tokens"] * 3
+    (row,) = study(samples).contrasts.to_dict("records")
+    assert row["effect"] == "cannot tell"
+    assert "keep different amounts" in row["reason"]
+
+
+def test_the_first_label_decides_which_settings_are_asked():
+    lost = {("random", 0.4): 200, ("restkv", 0.4): 0, ("restkv_neither", 0.4): 0}
+    samples = study_samples(lost)
+    other = samples["method"].eq("restkv_neither")
+    samples.loc[other, "kept_tokens"] = 1
+    assert study(samples).contrasts.empty
+
+
+def test_what_only_the_correction_undoes_is_said():
+    lost = {("random", 0.9): 200, ("restkv", 0.9): 7, ("restkv_neither", 0.9): 0}
+    extra = [{"label": f"x{i}", "against": "restkv_neither", "called": "x"} for i in range(6)]
+    pairs = [{"label": "restkv", "against": "restkv_neither", "called": "smoothing"}, *extra]
+    lost |= {(f"x{i}", 0.9): 0 for i in range(6)}
+    plan = {"resamples": 199, "contrasts": pairs, "margin": 0.001}
+    one = study(study_samples(lost), plan=plan).contrasts.set_index("label").loc["restkv"]
+    assert one["p"] <= 0.05 < one["p_holm"]
+    assert one["effect"] == "cannot tell"
+    assert "not after Holm's correction" in one["reason"]
+    assert "may raise or lower" not in one["reason"]
+
+
+def test_a_reason_names_its_task_where_there_are_several():
+    other = study_samples({("random", 0.9): 0, ("restkv", 0.9): 0}).assign(task="second")
+    samples = pd.concat([study_samples({("random", 0.9): 200, ("restkv", 0.9): 0}), other])
+    one = study(samples.reset_index(drop=True))
+    notes = verdict_tables.kept(one, one.verdicts).notes
+    assert any(note.startswith("second, at 90 % eviction: Not even random") for note in notes)
+    assert headline(one)[0].endswith(
+        "Cannot tell in 1: not even random is shown to lose more than 2 points (+0.0)."
+    )
+
+
+def test_a_task_without_a_verdict_is_still_one_of_several():
+    other = study_samples({("restkv", 0.3): 0}).assign(task="second")
+    samples = pd.concat([study_samples({("random", 0.9): 200, ("restkv", 0.9): 0}), other])
+    (said,) = headline(study(samples.reset_index(drop=True)))
+    assert said.startswith("Of 1 settings of task and eviction, ReST-KV keeps accuracy")
+
+
+def test_one_point_is_one():
+    samples = study_samples({("random", 0.9): 200, ("restkv", 0.9): 0}, questions=1000)
+    (said,) = headline(study(samples, plan={"resamples": 199, "margin": 0.01}))
+    assert said == "ReST-KV keeps accuracy (within 1 point) at 90 % eviction."
 
 
 def test_holding_a_budget_cannot_show_on_answers_of_one_token():

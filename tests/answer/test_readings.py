@@ -33,7 +33,7 @@ def test_a_verdict_that_hangs_on_the_reading_says_so(tmp_path):
     found = study(chance(study_samples(LOST)))
     (row,) = found.verdicts.to_dict("records")
     assert (row["verdict"], row["verdict_other"]) == ("supported", "not supported")
-    said = "Read by extraction=strict it is not supported: -4"
+    said = "Read by extraction=strict it is lost: -4"
     assert said in row["reason"]
     kept, otherwise = headline(found)
     assert "keeps accuracy" in kept
@@ -60,7 +60,7 @@ def test_the_second_verdict_is_that_of_a_run_by_the_other_reading():
     ours, theirs = study(samples).verdicts, study(other).verdicts
     assert list(ours["verdict_other"]) == list(theirs["verdict"])
     assert list(theirs["verdict_other"]) == list(ours["verdict"])
-    assert "Read by extraction=lmms_eval it is supported" in theirs["reason"].iloc[0]
+    assert "Read by extraction=lmms_eval it is kept" in theirs["reason"].iloc[0]
 
 
 def test_where_both_readings_agree_nothing_is_said():
@@ -109,3 +109,13 @@ def test_a_failed_row_fails_in_both_readings():
     assert other.loc[failed, "score"].isna().all()
     assert not other.loc[failed, "correct"].any()
     assert study(samples).verdicts["verdict_other"].tolist() == ["cannot tell"]
+
+
+def test_a_contrast_that_hangs_on_the_reading_says_so():
+    lost = LOST | {("restkv_neither", 0.9): 0}
+    found = study(chance(study_samples(lost), method="restkv_neither", share=3))
+    assert found.contrasts["effect"].tolist() == ["no difference"]
+    assert found.contrasts["effect_other"].tolist() == ["helps"]
+    assert headline(found)[-1] == (
+        "Read by extraction=strict its smoothing comes out otherwise: helps at 90 % eviction."
+    )

@@ -88,7 +88,7 @@ def test_the_command_writes_page_text_tables_and_says_what_differs(two, capsys):
     text = (folder / "compare.md").read_text()
     assert "| restkv | 90 % | kept | lost | differ |" in text
     page = (folder / "compare.html").read_text()
-    assert page.count('<div id="figure-') == 2
+    assert page.count('<div id="figure-') == 4  # two panels of methods for each part
     assert "default-src 'none'" in page
     losses = pd.read_parquet(folder / "losses.parquet")
     for name, part in losses.groupby("part"):
@@ -97,6 +97,31 @@ def test_the_command_writes_page_text_tables_and_says_what_differs(two, capsys):
         assert np.allclose(part.set_index("method")["difference"], want)
     (logged,) = (folder / "wandb").glob("offline-run-*")
     assert list(logged.glob("*.wandb"))
+
+
+def test_two_folders_of_one_name_stay_apart(tmp_path, quick_report, capsys):
+    folders = [run(tmp_path / "r1" / "x", LOST), run(tmp_path / "r2" / "x", OTHER)]
+    assert [part.label for part in parts(folders)] == ["tiny (x) #1", "tiny (x) #2"]
+    found = compare.between(parts(folders)).set_index("method")
+    assert found.loc["restkv", "difference"] == pytest.approx(0.2)
+    assert main([*map(str, folders), "--wandb", "disabled"]) == 0
+    (made,) = (tmp_path / "r1").glob("compare-x-x-*")
+    assert "| restkv | 90 % | kept | lost | differ |" in (made / "compare.md").read_text()
+    again = [str(folders[0]), str(tmp_path / "r2" / ".." / "r1" / "x")]
+    assert main(again) == 2
+    assert "two runs or more" in capsys.readouterr().err
+
+
+def test_verdicts_of_other_tasks_are_no_difference(tmp_path, quick_report, capsys):
+    folders = []
+    for name in ("a", "b"):
+        samples = [study_samples(LOST), study_samples(OTHER).assign(task="second")]
+        manifest = {"name": name, "plan": {"resamples": 199}, "registered": True, "data": {}}
+        files.write(build.study(pd.concat(samples, ignore_index=True), manifest), tmp_path / name)
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
+        folders.append(str(tmp_path / name))
+    assert main([*folders, "--wandb", "disabled"]) == 0
+    assert "0 of 2 verdicts differ" in capsys.readouterr().out
 
 
 def test_the_same_comparison_is_the_same_bytes(two, tmp_path):

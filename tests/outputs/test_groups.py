@@ -153,3 +153,10 @@ def test_a_text_task_is_not_asked_for_a_blank_image(make_sweep):
     text = frame[frame["control"] == "none"].assign(image_tokens=0, kept_image=0.0)
     assert "blank image" not in said(text)
     assert "The blank image was not run" in said(frame[frame["control"] == "none"])
+
+
+def test_means_need_no_times(make_sweep):
+    """Published tables leave times out."""
+    cells = stats.summarise(tasks(make_sweep)).drop(columns=stats.TIMINGS)
+    assert len(stats.means(cells)) > 0
+    assert not {*stats.TIMINGS} & {*stats.means(cells).columns}

@@ -58,6 +58,15 @@ def test_methods_are_written_as_their_papers_do() -> None:
         ("[{label: restkv}]", "analysis.contrasts[0] has no against"),
         ("[{label: restkv, against: nope, called: x}]", "compares nope, which is no method"),
         ("[{label: restkv, against: restkv, called: x}]", "compares restkv with itself"),
+        (
+            "[{label: h2o, against: tova, called: x},{label: h2o, against: tova, called: y}]",
+            "compares h2o with tova once more",
+        ),
+        (
+            "[{label: h2o, against: tova, called: x, vary: [window]}]",
+            "label, against, called, varies",
+        ),
+        ("[{label: h2o, against: tova, called: x, asks: 'Is {metod} fine?'}]", "has {metod}"),
     ],
 )
 def test_a_wrong_contrast_is_one_sentence(

@@ -1,6 +1,7 @@
 """What decides a verdict is on record before its questions are answered, and a change is told."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,13 @@ from harness.errors import UserError
 from harness.records import plan
 from harness.records.plan import Asked
 from harness.records.store import Store
-from harness.settings.config import AnalysisConfig, Config, ProtocolConfig, TaskConfig
+from harness.settings.config import (
+    AnalysisConfig,
+    Config,
+    ContrastConfig,
+    ProtocolConfig,
+    TaskConfig,
+)
 from tests.run.conftest import Program, store_of
 from tests.run.fakes import FakeEngine
 
@@ -23,7 +30,8 @@ METHODS = {
 
 
 def config(**changed: object) -> Config:
-    analysis = {key: changed.pop(key) for key in list(changed) if hasattr(AnalysisConfig, key)}
+    names = {field.name for field in fields(AnalysisConfig)}
+    analysis = {key: changed.pop(key) for key in list(changed) if key in names}
     settings = {
         "ratios": [0.5, 0.9],
         "tasks": {"mini": TaskConfig("mini")},
@@ -212,3 +220,34 @@ def test_plans_that_make_no_sense_are_refused(call: Program, overrides, capsys, 
     error = capsys.readouterr().err
     assert error.startswith(f"error: analysis.{setting.partition('=')[0]}=")
     assert error.count("\n") == 1
+
+
+PAIR = ContrastConfig("restkv", "restkv_neither", "smoothing")
+OTHER = ContrastConfig("h2o", "random", "it")
+
+
+def test_pairs_of_another_experiment_are_no_change(store, tmp_path):
+    report(store, tmp_path / "one", contrasts=[OTHER])
+    assert report(store, tmp_path / "two", contrasts=[PAIR]).stands
+    assert report(store, tmp_path / "three", contrasts=[OTHER, PAIR]).stands  # it has grown
+
+
+def test_a_pair_that_is_left_out_later_is_a_change(store, tmp_path):
+    report(store, tmp_path / "one", contrasts=[PAIR, OTHER])
+    record = report(store, tmp_path / "two", contrasts=[PAIR])
+    assert not record.stands
+    assert "contrasts" in record.sentence()
+
+
+def test_a_report_of_pairs_alone_is_on_record(store, tmp_path):
+    about = asked(restkv=None)
+    report(store, tmp_path / "one", about, contrasts=[OTHER])
+    assert not report(store, tmp_path / "two", about, contrasts=[OTHER], margin=5.0).stands
+
+
+def test_a_plan_without_pairs_of_an_earlier_version_is_none_that_changed(store, tmp_path):
+    report(store, tmp_path / "one", contrasts=[PAIR])
+    (found,) = store.plans()
+    rules = {k: v for k, v in json.loads(found["rules"]).items() if k != "contrasts"}
+    store.put_plan({**found, "plan": "earlier", "rules": json.dumps(rules)})
+    assert report(store, tmp_path / "two", contrasts=[PAIR]).stands
