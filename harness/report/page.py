@@ -109,7 +109,7 @@ def render(
         .get_template("page.html.j2")
         .render(
             study=study,
-            headline=[sentence.replace(" %", f"{words.SPACE}%") for sentence in headline],
+            headline=[re.sub(r"(?<=\d) %", f"{words.SPACE}%", text) for text in headline],
             verdicts=page_tables.verdicts(study),
             parts=parts,
             means=[plot for rows in _groups(study.means) for plot in _means(rows, scripts)],

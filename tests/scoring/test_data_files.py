@@ -98,7 +98,10 @@ def test_a_broken_folder_is_refused_in_one_sentence(name: str, tmp_path: Path) -
     assert len(str(caught.value)) < 600
 
 
-def test_libraries_log_into_the_file_only(tmp_path: Path, capfd) -> None:
+def test_libraries_log_into_the_file_only(tmp_path: Path, capfd, monkeypatch) -> None:
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.startswith("datasets") and isinstance(logger, logging.Logger):
+            monkeypatch.setattr(logger, "disabled", False)  # Hydra may have run in this process
     folder = write(tmp_path / "data", rows())
     (folder / "en" / "dev-junk.txt").write_text("hi")
     stream = sys.stderr
