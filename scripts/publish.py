@@ -1,7 +1,7 @@
 """Run the embedded sweeps and put what they say into results/: `make publish`.
 
-Answers that are in the stores under results/runs are not computed anew. What is published holds no
-times and no dates, so that the same answers give the same bytes.
+Answers that are in the stores under results/runs/published are not computed anew. What is published
+holds no times and no dates, so that the same answers give the same bytes.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from harness.report import build, files
 from harness.report.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS, RESULTS = Path("results/runs"), Path("results")
+RUNS, RESULTS = Path("results/runs/published"), Path("results")
 TABLES = ("cells", "comparisons", "ablation", "verdicts", "contrasts", "abilities", "means")
 WHOLE = ("answer.md", "summary.md", "manifest.json", "config.yaml")
 
@@ -43,14 +43,20 @@ PUBLICATIONS = (
 
 
 def run(one: Publication) -> None:
-    """Run one sweep to its end."""
-    command = [sys.executable, "-m", "harness", *one.settings, f"run.name={one.folder}"]
+    """Run one sweep to its end, with a store of its own: each plan comes before its answers."""
+    own = [f"run.name={one.folder}", f"run.dir={RUNS / one.folder}"]
+    command = [sys.executable, "-m", "harness", *one.settings, *own]
     subprocess.run(command, check=True)
+
+
+def place(one: Publication) -> Path:
+    """The folder of its run."""
+    return RUNS / one.folder / one.folder
 
 
 def publish(one: Publication, results: Path = RESULTS) -> Path:
     """Replace the published files of a finished run."""
-    source, target = RUNS / one.folder, results / one.folder
+    source, target = place(one), results / one.folder
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / one.folder
         files.write(without_times(build.read(source)), made)

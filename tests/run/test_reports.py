@@ -100,7 +100,7 @@ def test_the_manifest_says_what_the_answer_rests_on(run: Path):
 
 
 def test_what_is_published_holds_no_times(run: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(publish, "RUNS", run.parent)
+    monkeypatch.setattr(publish, "place", lambda one: run)
     one = publish.Publication("run", page=True)
     target = publish.publish(one, tmp_path / "results")
     first = publish.digest(target)
