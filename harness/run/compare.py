@@ -68,6 +68,11 @@ def compare(runs: Sequence[Path], out: Path, mode: str, project: str) -> None:
     from harness.report import compare as comparing
 
     studies = [(build.read(folder), reading.manifest(folder).get("data", {})) for folder in folders]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{out} cannot be written ({error.strerror})"
+        raise UserError(f"{why}: name another folder with --out.") from error
     found = comparing.parts(studies)
     frames = compare_page.frames(found)
     tables = compare_page.rows(frames)

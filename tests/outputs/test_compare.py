@@ -143,6 +143,11 @@ def test_bad_input_is_one_sentence(two, tmp_path, capsys, names, said):
     assert not list(tmp_path.glob("compare-*"))
 
 
+def test_a_place_that_cannot_be_written_is_named(two, capsys):
+    assert main([*map(str, two), "--out", str(two[0] / "answer.md" / "x")]) == 2
+    assert "name another folder with --out" in capsys.readouterr().err
+
+
 def test_an_unfinished_run_is_named(two, capsys):
     (two[1] / "manifest.json").unlink()
     assert main(list(map(str, two))) == 2
