@@ -71,8 +71,8 @@ def _plan(study: Study) -> list[str]:
 
 
 def _group(study: Study, key: tuple[str, str, str], rows: pd.DataFrame) -> Iterator[str]:
-    alone = replace(study, cells=_of(study.cells, key))
-    verdicts, contrasts = _of(study.verdicts, key), _of(study.contrasts, key)
+    alone = replace(study, cells=tables.of(study.cells, key))
+    verdicts, contrasts = tables.of(study.verdicts, key), tables.of(study.contrasts, key)
     if not verdicts.empty:
         yield from answer_tables.ruled(verdict_tables.kept(alone, verdicts))
     if not contrasts.empty:
@@ -85,15 +85,10 @@ def _group(study: Study, key: tuple[str, str, str], rows: pd.DataFrame) -> Itera
         *answer_tables.tests(rows, study.plan),
         "",
     )
-    effects = _of(study.ablation, key)
+    effects = tables.of(study.ablation, key)
     if not effects.empty:
         yield from ("### The ablation of the smoothing", "", *answer_tables.ablation(effects), "")
-    fell = _of(study.weights, key)
+    fell = tables.of(study.weights, key)
     if not fell.empty:
         yield from ("### Where the weight of the observation window fell, in percent", "")
         yield from (*answer_tables.weights(fell), "")
-
-
-def _of(frame: pd.DataFrame, key: tuple[str, str, str]) -> pd.DataFrame:
-    """The rows of one group; an empty frame has no columns to choose by."""
-    return frame if frame.empty else frame[(frame[stats.GROUP] == list(key)).all(axis=1)]

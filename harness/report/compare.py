@@ -35,9 +35,7 @@ class Part:
 
     def of(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The part's own rows of a frame of its study."""
-        if frame.empty:
-            return frame
-        return frame[(frame[stats.GROUP] == list(self.key)).all(axis=1)]
+        return tables.of(frame, self.key)
 
 
 def parts(studies: Sequence[tuple[Study, dict[str, str]]]) -> list[Part]:

@@ -17,7 +17,6 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from harness import stats
 from harness.records.atomic import replacing
 from harness.report import charts, evidence, figures, page_tables, tables, words
 from harness.report.study import Study
@@ -148,14 +147,14 @@ def _part(
 ) -> dict[str, object]:
     """What the template shows of one (model, task, protocol) group."""
     model, task, protocol = key
-    compared, effects = (_of(frame, key) for frame in (study.comparisons, study.ablation))
+    compared, effects = (tables.of(frame, key) for frame in (study.comparisons, study.ablation))
     rows = tables.compressed(cells)
     labels = dict(zip(rows["cell_key"], rows["label"], strict=True))
     focus = evidence.worst(cells, compared, study.plan.method)
     margin = study.plan.margin
-    heatmap = charts.heatmap(cells, _of(study.abilities, key), focus)
+    heatmap = charts.heatmap(cells, tables.of(study.abilities, key), focus)
     forest = charts.forest(effects, margin)
-    fell = _of(study.weights, key)
+    fell = tables.of(study.weights, key)
     return {
         "name": f"{tables.short(model)} on {task}, protocol {protocol}",
         "size": f"{cells['n_questions'].max():,} questions, {cells['n_rows'].max():,} rows",
@@ -184,8 +183,3 @@ def _means(rows: pd.DataFrame, scripts: Scripts) -> Iterator[Plot]:
 
 def _groups(frame: pd.DataFrame) -> list[pd.DataFrame]:
     return [] if frame.empty else [rows for _, rows in tables.groups(frame)]
-
-
-def _of(frame: pd.DataFrame, key: tuple[str, str, str]) -> pd.DataFrame:
-    """The rows of one group; an empty frame has no columns to choose by."""
-    return frame if frame.empty else frame[(frame[stats.GROUP] == list(key)).all(axis=1)]

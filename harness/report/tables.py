@@ -28,6 +28,11 @@ def groups(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataF
     yield from frame.groupby(stats.GROUP, sort=False)
 
 
+def of(frame: pd.DataFrame, key: tuple[str, str, str]) -> pd.DataFrame:
+    """The rows of one model, task and protocol; an empty frame has no columns to choose by."""
+    return frame if frame.empty else frame[(frame[stats.GROUP] == list(key)).all(axis=1)]
+
+
 def setting(cell: pd.Series) -> str:
     """How much of the cache a cell keeps: "0.9" for a ratio, "n=64" for an absolute budget."""
     return f"{cell['ratio']:g}" if pd.notna(cell["ratio"]) else f"n={cell['budget']}"

@@ -137,9 +137,9 @@ def single_cell(
 
 def amounts(ratio: float | None, budget: int | None) -> tuple[float | None, int | None]:
     """Check one ratio or budget by the rules of the sweep."""
-    from harness.settings import checks
+    from harness.settings.amounts import amounts as checked
 
-    ratios, budgets = checks.amounts(
+    ratios, budgets = checked(
         None if ratio is None else [ratio], None if budget is None else [budget]
     )
     return (ratios[0], None) if ratios else (None, budgets[0])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.errors import UserError
-from harness.settings.checks import check_name, shortened
+from harness.settings.bounds import check_name, shortened
 from harness.settings.config import SWEEP_WIDE, Config, ContrastConfig, ProtocolConfig
 from harness.settings.grid import Variant
 
