@@ -11,7 +11,7 @@ from harness.process import stopping
 
 COMMANDS = {
     "run": "harness.run.cli",
-    "report": "harness.report.command",
+    "report": "harness.run.report",
     "compare": "harness.run.compare",
 }
 

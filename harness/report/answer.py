@@ -44,7 +44,7 @@ def text(study: Study) -> str:
     """The whole of answer.md."""
     first, *others = (escape(said, 1200) for said in headline(study))
     lines = [f"# {escape(study.question, 400)}", ""]
-    lines += [f"*{escape(study.caveat, 400)}*", ""] if study.caveat else []
+    lines += [f"*{escape(study.warning, 600)}*", ""] if study.warning else []
     lines += [" ".join([f"**{first}**", *others]), "", f"Run: {escape(study.name)}.", ""]
     lines += [*_plan(study), ""]
     for key, rows in tables.groups(study.comparisons):

@@ -68,6 +68,7 @@ def study(
         provenance=manifest.get("provenance", {}),
         session=session or {},
         caveat=manifest.get("caveat", ""),
+        unfinished=manifest.get("unfinished", {}),
     )
 
 

@@ -85,7 +85,7 @@ def _write(study: Study, folder: Path) -> dict[str, Path]:
 def _spoken(study: Study) -> dict[str, object]:
     """What the summary tells about the run."""
     facts: dict[str, object] = {"name": study.name, "question": study.question}
-    facts |= {"caveat": study.caveat, "told": study.told}
+    facts |= {"caveat": study.warning, "told": study.told}
     return {k: v for k, v in facts.items() if v} | {**study.provenance, **study.session}
 
 

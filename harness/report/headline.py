@@ -27,6 +27,9 @@ def headline(study: Study) -> tuple[str, ...]:
     said = [*effects, *kept] if study.plan.question else [*kept, *effects]
     if not study.registered:
         said[0] = f"Exploratory: {said[0]}"
+    if study.unfinished:
+        done, total = map(sum, zip(*study.unfinished.values(), strict=True))
+        said[0] = f"So far ({done:,} of {total:,} questions): {said[0]}"
     return tuple(map(_once, said))
 
 

@@ -40,6 +40,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "data": dict,
     "provenance": dict,
     "samples": str,
+    "unfinished": dict,
 }
 NESTED = ("methods", "factors", "window_weights")  # mappings of mappings
 COLUMNS = {
@@ -67,6 +68,11 @@ def check(folder: Path) -> None:
         if not name or not path.is_file() or _sum(path) != digest:
             where = path if name else sums
             raise UserError(f"{where} is not what the run wrote (see {sums}): {REMEDY}.")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the reports in a folder are about all that was asked, sound or not."""
+    return (folder / MANIFEST).is_file() and not manifest(folder).get("unfinished")
 
 
 def manifest(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Holds frames and plain values; must not know how they came about or how they are shown.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,8 @@ class Study:
     registered: whether the plan was on record before the first answer; registration says so in a
     sentence. told: sentences about the settings. provenance: nested plain values, the same on every
     report of the same answers. session: what only this report's own run knows, for the summary.
-    images: folder of the pictures that prompts name.
+    images: folder of the pictures that prompts name. unfinished: by task, how many of its questions
+    the samples hold and how many are asked; empty where all are there.
     """
 
     name: str
@@ -52,3 +53,19 @@ class Study:
     session: Mapping[str, object] = field(default_factory=dict)
     caveat: str = ""
     images: Path | None = None
+    unfinished: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def warning(self) -> str:
+        """What stands below the title: how much is missing, and the caveat of model or data."""
+        counts = [
+            f"{done:,} of {total:,} questions of {task}"
+            for task, (done, total) in self.unfinished.items()
+        ]
+        if not counts:
+            return self.caveat
+        said = (
+            f"Unfinished: {', '.join(counts)} are answered. Everything here is about those alone "
+            "and may still change."
+        )
+        return f"{said} {self.caveat}".strip()

@@ -6,7 +6,7 @@ Knows the engine's bridge, lmms-eval's adapter and the store; must not score or 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,41 +15,14 @@ from harness.process import stopping
 from harness.process.console import say, width
 from harness.records import provenance
 from harness.records.store import Store
-from harness.run.tasks import Task
+from harness.run.asked import Asked
+from harness.run.meanwhile import Told, meanwhile
 from harness.settings.config import Config
-from harness.settings.grid import Cell
 
 if TYPE_CHECKING:
-    from harness.scoring.adapter import Engine
-    from harness.scoring.benchmark import Benchmark
+    from harness.scoring.adapter import Engine, Progress
 
 LOG = "libraries.log"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A task with its questions, its cells by key, and the settings that are in the keys."""
-
-    task: Task
-    benchmark: "Benchmark"
-    context: Mapping[str, object]
-    cells: Mapping[str, Cell]
-
-    def missing(self, store: Store) -> int:
-        """Rows for which the store lacks some cell."""
-        done = store.done(self.cells)
-        return sum(len(done.get(row, ())) < len(self.cells) for row in self.benchmark.rows)
-
-    @property
-    def questions(self) -> int:
-        """How many questions are asked, their rotations taken together."""
-        return len({question.question_id for question in self.benchmark.questions})
-
-    def answered(self, store: Store) -> int:
-        """How many questions some cell has answered by now, the full cache and control aside."""
-        done = store.done(key for key, cell in self.cells.items() if cell.evicts)
-        pairs = zip(self.benchmark.rows, self.benchmark.questions, strict=True)
-        return len({question.question_id for row, question in pairs if row in done})
 
 
 def collect(
@@ -77,13 +50,22 @@ def collect(
     starting()
     computed = 0
     say("building the first requests with lmms-eval")
-    with progress(total) as bar:
+    with meanwhile(config, folder, store, total) as tell, progress(total) as bar:
         for one in asked:
             if missing[one.task.name]:
                 describe(one, store)
                 tick = bar(f"{config.model.name} {one.task.name}")
-                computed += answer_all(engine, one, store, folder, config.seed, tick)
+                told = partial(_told, one, tick, tell)
+                computed += answer_all(engine, one, store, folder, config.seed, told)
     return computed
+
+
+def _told(
+    one: Asked, tick: Callable[[int], None], tell: Told, row: int, texts: Mapping[str, str]
+) -> None:
+    """A row is done: move the bar and let others know."""
+    tick(len(texts))
+    tell(one, row, texts)
 
 
 def _size(one: Asked, missing: int) -> str:
@@ -129,7 +111,7 @@ def answer_all(
     store: Store,
     folder: Path,
     seed: int,
-    tick: Callable[[int], None],
+    told: "Progress",
 ) -> int:
     """Let lmms-eval send every request of a task through the engine; the rows computed here."""
     from harness.scoring import quiet
@@ -138,9 +120,11 @@ def answer_all(
 
     asked = one.benchmark
     letters = [question.letters for question in asked.questions]
-    plan = Plan(one.cells, asked.rows, letters, asked.texts, asked.shown, one.task.name)
+    plan = Plan(
+        one.cells, asked.rows, letters, asked.texts, asked.shown, asked.turns, one.task.name
+    )
     with quiet.into(folder / LOG):
-        model = Collector(engine, plan, store, tick)
+        model = Collector(engine, plan, store, told)
         evaluate(model, one.benchmark, folder / "lmms_eval", seed)
         one.benchmark.task._instances = None  # they hold every prompt
     return model.computed

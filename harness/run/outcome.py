@@ -4,19 +4,19 @@ Knows the job and what was scored; must not load models or answer anything.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from harness.process.console import say_filled, width
+from harness.process.console import say, say_filled, width
 from harness.records import plan, provenance
 from harness.records.atomic import replacing
 from harness.records.plan import Record
 from harness.records.store import Store
-from harness.run.collect import Asked, say
+from harness.run.asked import Asked
 from harness.run.validate import Job
 from harness.settings.config import EMBEDDED, Config
 from harness.settings.variants import factors, titles, window_weights
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LOGGED = "logged.json"
+
+SoFar = Mapping[str, tuple[int, int]]  # by task: questions answered by every cell, and asked
 
 
 def write(
@@ -35,8 +37,12 @@ def write(
     record: Record,
     computed: int,
     seconds: float,
+    so_far: SoFar | None = None,
 ) -> None:
-    """Write the tables, log to wandb where something is new, print the table and the paths."""
+    """Write the tables, log to wandb where something is new, print the table and the paths.
+
+    so_far: how much there is of an unfinished run, which is not logged.
+    """
     from harness import tracking
     from harness.report import build, evidence, files, reading, tables
     from harness.report.headline import headline
@@ -44,6 +50,8 @@ def write(
 
     config = job.config
     facts = manifest(job, asked, store, frame, record) | {"samples": build.digest(frame)}
+    if so_far:
+        facts["unfinished"] = {task: list(counts) for task, counts in so_far.items()}
     session = {"rows computed this time": computed, "seconds this time": round(seconds)}
     say("computing the statistics, then writing tables, pictures and the report")
     study = build.study(frame, facts, session)
@@ -60,7 +68,7 @@ def write(
         say_filled(sentence)
     say("")
     said = {"runs": tracking.identities(study, config.run.name), **asdict(config.wandb)}
-    if config.wandb.mode != "disabled" and _logged(job.folder) != said:
+    if config.wandb.mode != "disabled" and not so_far and _logged(job.folder) != said:
         logged = tracking.log(
             study,
             _pictures(asked),

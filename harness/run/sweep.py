@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from harness.process.console import say
 from harness.records import older, places, plan
 from harness.records.atomic import replacing
 from harness.records.folder import locked
 from harness.records.store import Store, place_of
 from harness.run import outcome, tasks
-from harness.run.collect import LOG, Asked, collect, say
+from harness.run.asked import Asked
+from harness.run.collect import LOG, collect
 from harness.run.tasks import Task
 from harness.run.validate import Job, validate
 from harness.settings.checks import refuse_images

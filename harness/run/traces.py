@@ -14,7 +14,7 @@ from PIL import Image
 
 from harness.records.atomic import replacing
 from harness.records.store import Store
-from harness.run.collect import Asked
+from harness.run.asked import Asked
 
 FOLDER = "images"
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # of images that PNG holds as they are

@@ -6,7 +6,6 @@ Knows Hydra and the records that jobs in other processes keep; must not know wha
 import json
 import os
 import platform
-import site
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,8 +17,8 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from harness.process import stopping
+from harness.process.python import environment
 from harness.run.jobs import Failure, Program, run_folder
-from harness.settings.config import HOME
 
 DIED = (
     "its process ended without a result (killed, out of memory or out of time): what it had "
@@ -54,7 +53,7 @@ class Watched:
         if type(self.launcher).__name__ == "BasicLauncher":
             self.launcher.launch(overrides, initial_job_idx=first)
             return []
-        _import_from_here()
+        os.environ.update(environment())
         root = Path(str(self.config.hydra.sweep.dir)).absolute()
         program.records = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         for number, typed in jobs.items():
@@ -137,14 +136,6 @@ def names(
         number: " ".join(o for o in filter_overrides(typed) if o not in shared) or "no settings"
         for number, typed in enumerate(overrides, first)
     }
-
-
-def _import_from_here() -> None:
-    """Let the processes of jobs find this package, and not what the working folder calls so."""
-    os.environ["PYTHONSAFEPATH"] = "1"
-    if str(HOME) not in site.getsitepackages():
-        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(HOME), *filter(None, given)]))
 
 
 def _failure(returned: JobReturn) -> Failure | None:

@@ -20,6 +20,8 @@ from harness.records.store import Store
 from harness.settings.grid import BLANK_IMAGE, Cell
 
 Messages = list[dict[str, Any]]
+#: Told of each row that is done, with the texts that were computed here by cell key.
+Progress = Callable[[int, Mapping[str, str]], None]
 
 
 class Engine(Protocol):
@@ -46,7 +48,8 @@ class Plan:
     """What a sweep asks: cells by key, the data set row and option letters of every document.
 
     texts: what is known of the text of a document's prompt. shown: rows whose prompts are traced.
-    task: what the run calls it.
+    turns: by document, when it is asked; empty: in the order of the data. task: what the run calls
+    it.
     """
 
     cells: Mapping[str, Cell]
@@ -54,6 +57,7 @@ class Plan:
     letters: Sequence[Sequence[str]]
     texts: Callable[[int], Texts]
     shown: Collection[int]
+    turns: Sequence[int] = ()
     task: str = ""
 
     @property
@@ -67,10 +71,8 @@ class Collector(lmms):
 
     is_simple = False
 
-    def __init__(
-        self, engine: Engine, plan: Plan, store: Store, progress: Callable[[int], None]
-    ) -> None:
-        """Take the engine, what to ask, where to write and whom to tell the cells of each row."""
+    def __init__(self, engine: Engine, plan: Plan, store: Store, progress: Progress) -> None:
+        """Take the engine, what to ask, where to write and whom to tell of each row."""
         super().__init__()
         self.engine, self.plan, self.store, self.progress = engine, plan, store, progress
         self.computed = 0
@@ -82,7 +84,7 @@ class Collector(lmms):
         """
         done = self.store.done(self.plan.cells)
         later = []
-        for request in requests:
+        for request in sorted(requests, key=self._turn):
             row = self._row(request)
             if len(done.get(row, ())) < len(self.plan.cells) and not self._answer(request):
                 later.append(request)
@@ -94,6 +96,9 @@ class Collector(lmms):
     def _row(self, request: Instance) -> int:
         return self.plan.rows[request.args[3]]
 
+    def _turn(self, request: Instance) -> int:
+        return self.plan.turns[request.args[3]] if self.plan.turns else 0
+
     def _answer(self, request: Instance, wait: bool = False) -> bool:
         """Compute what the store lacks of a row; False where another run has it in hand."""
         row = self._row(request)
@@ -103,14 +108,14 @@ class Collector(lmms):
         try:
             done = self.store.have(row, self.plan.cells)
             missing = {key: cell for key, cell in self.plan.cells.items() if key not in done}
-            if missing:
-                self._compute(request, row, missing)
+            texts = self._compute(request, row, missing) if missing else {}
         finally:
             self.store.claims.free(claim)
-        self.progress(len(missing))
+        self.progress(row, texts)
         return True
 
-    def _compute(self, request: Instance, row: int, missing: Mapping[str, Cell]) -> None:
+    def _compute(self, request: Instance, row: int, missing: Mapping[str, Cell]) -> dict[str, str]:
+        """Answer a row; the text of each missing cell."""
         _, doc_to_messages, generation, position, task, split = request.args
         messages = doc_to_messages(self.task_dict[task][split][position])
         try:
@@ -121,6 +126,7 @@ class Collector(lmms):
             result.text = storable(result.text)
         self._write(row, found)
         self.computed += 1
+        return {key: found[key].text for key in missing}
 
     def _write(self, row: int, found: Mapping[str, Any]) -> None:
         """One sample: answers, the prompt of the full cache, and what was kept where traced."""

@@ -5,9 +5,10 @@ Knows lmms-eval's public task API; must not know models, methods or the store.
 
 import hashlib
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Benchmark:
         self.task = loading.load(name, config, label, too_long)
         self.split = self.task.split
         self.scorer = scorer_for(config, self.task)
+        self._process = self.task.process_results  # `evaluate` puts another in its place
         questions, chosen = self._chosen(limit)
         documents = self.task.eval_docs_no_media
         self.fingerprint = fingerprint(self.task, self.task.whole, documents)
@@ -88,6 +90,25 @@ class Benchmark:
                 return questions, chosen
             known.update(rows[place] for place in fresh)
             self.task.leave_out(found)
+
+    @property
+    def turns(self) -> list[int]:
+        """When each of `rows` is asked: whole questions in the order in which limits grow, so that
+        the questions of an unfinished run are those of a smaller limit.
+        """
+        place = {question: turn for turn, question in enumerate(_order(self.questions))}
+        return [place[question.question_id] for question in self.questions]
+
+    def keep(self, questions: Collection[int]) -> None:
+        """Forget all other questions, as if the data set had no others."""
+        chosen = [i for i, one in enumerate(self.questions) if one.question_id in questions]
+        self.rows = [self.rows[i] for i in chosen]
+        self.questions = [self.questions[i] for i in chosen]
+        self.shown = [row for row in self.shown if row in set(self.rows)]
+        self._judged = {}
+        self.__dict__.pop("_position", None)
+        _restrict(self.task, self.split, chosen)
+        self._documents = self.task.eval_docs_no_media
 
     @property
     def left_out(self) -> list[dict[str, object]]:
@@ -127,6 +148,21 @@ class Benchmark:
     def judge(self, texts: Sequence[str]) -> list[Judgement]:
         """Score one cell's answers, one text a row, in the order of `rows`."""
         return [self._judge(i, text) for i, text in enumerate(self._filtered(texts))]
+
+    def score(self, row: int, text: str) -> float | None:
+        """The score of one answer, also while `evaluate` runs; None where it is not known.
+
+        A row of the data set that is not asked has none.
+        """
+        if row not in self._position:
+            return None
+        (filtered,) = self._filtered([text])
+        found = float(self._judge(self._position[row], filtered).score)
+        return found if isfinite(found) else None
+
+    @cached_property
+    def _position(self) -> dict[int, int]:
+        return {row: position for position, row in enumerate(self.rows)}
 
     def aggregate(self, texts: Sequence[str], output: Path) -> float | None:
         """lmms-eval's own score of one cell (for MMBench: circular accuracy in percent), if any.
@@ -181,9 +217,8 @@ class Benchmark:
             )
             for i, text in enumerate(texts)
         ]
-        self.task._instances = instances  # lmms-eval's own hold every prompt as text
-        self.task.apply_filters()
-        self.task._instances = None
+        for ensemble in self.task._filters:
+            ensemble.apply(instances, self.task.task_docs)
         found = [str(next(iter(one.filtered_resps.values()))) for one in instances]
         return [strip_reasoning_tags(text, self._tags) for text in found] if self._tags else found
 
@@ -201,10 +236,10 @@ class Benchmark:
         scores as an empty answer, unless that stops them as well.
         """
         try:
-            return self.task.process_results(document, [text]), False
+            return self._process(document, [text]), False
         except Exception as error:
             try:
-                return self.task.process_results(document, [""]), True
+                return self._process(document, [""]), True
             except Exception:  # the task's fault, not the answer's: say the first error
                 raise error from None
 

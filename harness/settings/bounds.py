@@ -77,6 +77,19 @@ def at_most(name: str, value: int | None, most: int, other: str = "") -> None:
         )
 
 
+def seconds(name: str, value: str | None) -> float | None:
+    """A time such as 90s, 10m, 1.5h or 1d in seconds; UserError for what is none."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", str(value))
+    if not found or not float(found[1]):
+        raise UserError(
+            f"{name}={shortened(value)} is no time: give a number and a unit, such as 90s, 10m or "
+            "1h."
+        )
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
 def check_name(name: str, value: str) -> None:
     """Raise UserError for what cannot name a folder or a label."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._=+-]*", value):

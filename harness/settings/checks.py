@@ -23,6 +23,7 @@ from harness.settings.bounds import (
     check_name,
     check_values,
     one_of,
+    seconds,
     shortened,
 )
 from harness.settings.config import (
@@ -87,6 +88,7 @@ def check(config: Config) -> tuple[list[float], list[int]]:
     if config.run.name == "answers":
         raise UserError("run.name=answers is the folder of all answers: choose another name.")
     check_folder("run.dir", config.run.dir)
+    seconds("run.report_every", config.run.report_every)
     ratios, budgets = amounts(config.ratios, config.budgets)
     config.ratios, config.budgets = ratios or None, budgets or None
     return ratios, budgets

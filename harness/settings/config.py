@@ -80,10 +80,15 @@ class ProtocolConfig:
 
 @dataclass
 class RunConfig:
-    """Where the results go: the folder `dir`/`name`; name empty: made of what is asked."""
+    """Where the results go: the folder `dir`/`name`; name empty: made of what is asked.
+
+    report_every: how long from one report to the next while answers come, such as 90s, 10m or 1h;
+    null: none before the end.
+    """
 
     name: str = ""
     dir: str = "results/runs"
+    report_every: str | None = None
 
 
 @dataclass

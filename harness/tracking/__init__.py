@@ -16,6 +16,7 @@ from PIL import Image
 from harness.errors import UserError
 from harness.report.study import Study
 from harness.tracking import groups, keys, lines, media, session, shown
+from harness.tracking.live import live as live
 
 Picture = Callable[[str, int], Image.Image | None]
 

@@ -34,7 +34,7 @@ LIBRARIES = (
     "harness.run.sweep", "harness.run.outcome", "harness.run.collect", "harness.scoring.bridge",
     "harness.scoring.benchmark", "harness.scoring.samples", "harness.scoring.adapter",
     "harness.scoring.generators", "harness.models.tokenizer", "harness.report.files",
-    "harness.report.build", "harness.run.traces", "harness.tracking", "harness.report.command",
+    "harness.report.build", "harness.run.traces", "harness.tracking", "harness.run.report",
 )  # fmt: skip
 
 

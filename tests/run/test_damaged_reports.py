@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from harness.errors import UserError
-from harness.report import build, command, page, reading
+from harness.report import build, page, reading
 from harness.report.reading import KEPT, MANIFEST, PROMPTS, SAMPLES, SUMS
+from harness.run import report as command
 from tests.outputs.conftest import sweep
 
 Damage = Callable[[Path], object]

@@ -9,8 +9,8 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from harness.report import command
 from harness.run import collect
+from harness.run import report as command
 from harness.scoring.adapter import storable
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from harness import stats
-from harness.report import build, command, evidence, reading
+from harness.report import build, evidence, reading
+from harness.run import report as command
 from harness.settings.variants import factors, variant
 from scripts import publish
 from tests.outputs.conftest import sweep

@@ -1,6 +1,7 @@
-"""`evictbench report RUN`: write a run's reports anew from its files, without model or data.
+"""`evictbench report RUN`: write a run's reports anew, without its model.
 
-Knows run folders; must not answer or score.
+A finished run is read from its files alone. Of one that is not finished the answers that are stored
+by now are scored, which takes its data.
 """
 
 import argparse
@@ -19,21 +20,30 @@ from harness.report import build, files, reading
 from harness.report.headline import headline
 
 RUNS = Path("results/runs")
+SETTINGS = "config.yaml"  # a run writes it when its first answers are about to come
 
 
 def latest(runs: Path) -> Path:
-    """The finished run that was written last; UserError where there is none."""
-    found = [path.parent for path in runs.glob(f"*/{build.MANIFEST}")]
-    finished = [folder for folder in found if (folder / build.SAMPLES).is_file()]
-    if not finished:
-        raise UserError(f"{runs} holds no finished run: run one first, with make sweep.")
-    return max(finished, key=lambda folder: (folder / build.MANIFEST).stat().st_mtime)
+    """The run that was written last; UserError where there is none."""
+    found = [path.parent for path in runs.glob(f"*/{SETTINGS}")]
+    if not found:
+        raise UserError(f"{runs} holds no run: run one first, with make sweep.")
+    return max(found, key=lambda folder: (folder / SETTINGS).stat().st_mtime)
 
 
 def report(folder: Path) -> None:
     """Write every table, picture and report of a run folder, and print its verdict and paths."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is not there: name the folder of a finished run.")
+        raise UserError(f"{folder} is not there: name the folder of a run.")
+    if reading.is_finished(folder) or not (folder / SETTINGS).is_file():
+        _finished(folder)
+        return
+    from harness.run import unfinished  # late: it brings lmms-eval
+
+    unfinished.report(folder)
+
+
+def _finished(folder: Path) -> None:
     with locked(folder, say), places.speaking(folder):
         study = build.read(folder)
         try:
