@@ -37,14 +37,15 @@ def study(
         ValueError: a samples frame that `stats.summarise` refuses.
     """
     plan = Plan.of(manifest.get("plan", {}))
-    cells = stats.summarise(samples)
+    known = stats.described(samples)
+    cells = stats.summarise(known)
     means = stats.means(cells)
     factors = manifest.get("factors", {})
     dtype = manifest.get("provenance", {}).get("settings", {}).get("dtype", "")
     titles = manifest.get("titles", {})
-    comparisons = stats.compare(samples, plan)
-    ablation = stats.ablate(samples, factors, plan)
-    paired = contrasts.decide(stats.pairs(samples, plan), samples, cells, comparisons, plan, dtype)
+    comparisons = stats.compare(known, plan)
+    ablation = stats.ablate(known, factors, plan)
+    paired = contrasts.decide(stats.pairs(known, plan), samples, cells, comparisons, plan, dtype)
     decided = verdicts.decide(cells, comparisons, paired, plan, dtype)
     twice = _read_twice(decided, paired, samples, plan, dtype)
     return Study(
@@ -53,7 +54,7 @@ def study(
         plan=plan,
         samples=samples,
         cells=cells,
-        abilities=stats.abilities(samples),
+        abilities=stats.abilities(known),
         means=means,
         comparisons=comparisons,
         ablation=ablation,
@@ -88,8 +89,9 @@ def _read_twice(
         same = (frame.merge(asked, on=stats.GROUP) for frame in (decided, paired))
         return _beside((decided, paired), tuple(same), samples)
     quick = replace(plan, resamples=min(plan.resamples, 100))  # no verdict rests on the bootstrap
-    cells, comparisons = stats.summarise(second), stats.compare(second, quick)
-    pairs = stats.pairs(second, quick)
+    known = stats.described(second)
+    cells, comparisons = stats.summarise(known), stats.compare(known, quick)
+    pairs = stats.pairs(known, quick)
     again = contrasts.decide(pairs, second, cells, comparisons, plan, dtype)
     other = verdicts.decide(cells, comparisons, again, plan, dtype)
     return _beside((decided, paired), (other, again), samples)

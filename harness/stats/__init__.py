@@ -5,7 +5,7 @@ numbers are shown.
 """
 
 from harness.stats.ablation import ABLATION_COLUMNS, ablate, pairs
-from harness.stats.cells import abilities, summarise
+from harness.stats.cells import abilities, described, summarise
 from harness.stats.comparisons import COMPARISON_COLUMNS, compare
 from harness.stats.frame import (
     ABILITY_COLUMNS,
@@ -41,6 +41,7 @@ __all__ = [
     "accuracy_interval",
     "between",
     "compare",
+    "described",
     "failed",
     "losses",
     "means",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.stats.cells import described
+from harness.stats.cells import Samples, described
 from harness.stats.comparisons import holm
 from harness.stats.contrasts import ADAPTIVE_PART, LEVELS, Contrast, Kind, contrasts
 from harness.stats.frame import GROUP, roles
@@ -31,9 +31,7 @@ TYPES = {"budget": "Int64", "n_questions": "int64", "inert": "bool"}
 TYPES |= dict.fromkeys(NUMBERS, "float64")
 
 
-def ablate(
-    samples: pd.DataFrame, factors: Mapping[str, Mapping[str, str]], plan: Plan
-) -> pd.DataFrame:
+def ablate(samples: Samples, factors: Mapping[str, Mapping[str, str]], plan: Plan) -> pd.DataFrame:
     """The ablation table: a row a setting and contrast, columns `ABLATION_COLUMNS`.
 
     Every contrast is over the rows that all its cells have. effect: "temporal" and "spatial" for
@@ -62,7 +60,7 @@ def ablate(
     return contrasted(samples, _kinds(factors), contrasts, plan, {"smoothing"})
 
 
-def pairs(samples: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+def pairs(samples: Samples, plan: Plan) -> pd.DataFrame:
     """What the first label of each of the plan's pairs scores beside the second, as in `ablate`.
 
     effect: `Pair.called`. contrast: "label - against". p_holm: Holm's adjustment over all of them
@@ -89,7 +87,7 @@ def pairs(samples: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
 
 def contrasted(
-    samples: pd.DataFrame,
+    samples: Samples,
     kinds: Mapping[str, Hashable],
     chosen: Callable[[set[Any]], Iterator[Contrast]],
     plan: Plan,
@@ -104,7 +102,8 @@ def contrasted(
         plan: level and resamples.
         family: effects whose p values are adjusted for being several.
     """
-    frame, cells = described(samples)
+    known = described(samples)
+    frame, cells = known.frame, known.cells
     frame = frame[["cell", "row", "question_id"]].assign(score=known_scores(frame))
     cells = cells[roles(cells).eq("method") & cells["method"].isin(kinds)]
     cells = cells.assign(kind=cells["method"].map(kinds))

@@ -5,6 +5,7 @@ lmms-eval, of Hydra or of how the numbers are shown.
 """
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -23,8 +24,27 @@ from harness.stats.intervals import accuracy_interval
 from harness.stats.paired import paired
 from harness.stats.pairing import against_full
 
+NUMBERS = ["window_effective", "adaptive_active"]  # may be missing, and are no floats then
+MEASURED = [
+    *NUMBERS, *TIMINGS, "question_id", "score", "correct", "complete", "failed", "flip", "unparsed",
+    "unparsed_other", "exposed_tokens", "evictable_tokens", "image_tokens", "kept_tokens",
+    "kept_image", "kept_text", "cache_bytes", "full_cache_bytes", "truncated_tokens",
+]  # fmt: skip
 
-def summarise(samples: pd.DataFrame) -> pd.DataFrame:
+
+@dataclass(frozen=True)
+class Described:
+    """Prepared samples beside the full cache's, and the cells table; `cell` joins the two."""
+
+    frame: pd.DataFrame
+    cells: pd.DataFrame
+
+
+#: What the functions of this package take: samples, or what several of them need, made once.
+Samples = pd.DataFrame | Described
+
+
+def summarise(samples: Samples) -> pd.DataFrame:
     """The cells table: a row a cell, columns `CELL_COLUMNS`.
 
     `accuracy` is the mean score in the task's `metric`; with scores of 0 and 1 the share of right
@@ -42,19 +62,26 @@ def summarise(samples: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: no rows, a missing column, or a row that a cell holds twice.
     """
-    return described(samples)[1][CELL_COLUMNS]
+    return described(samples).cells[CELL_COLUMNS]
 
 
-def described(samples: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The prepared samples and the cells table, joined by the number `cell` in both."""
+def described(samples: Samples) -> Described:
+    """The samples ready for every other function; ValueError as in `summarise`."""
+    if isinstance(samples, Described):
+        return samples
     frame = against_full(prepared(samples))
     frame["complete"] = complete(frame)
-    cells = pd.DataFrame([_cell(rows) for _, rows in frame.groupby("cell")])
+    names = frame.drop_duplicates("cell")[["cell", *CELL, "group", "metric"]].reset_index(drop=True)
+    numbers = frame[MEASURED].astype(frame[NUMBERS].astype(float).dtypes)
+    numbers["fallback"] = frame["fallback"].notna()
+    measures = pd.DataFrame([_cell(rows) for _, rows in numbers.groupby(frame["cell"])])
+    cells = pd.concat([names, measures], axis=1)
+    cells["vacuous"] = roles(cells).eq("method") & cells["exposed_tokens"].eq(0)
     cells = cells.astype({"budget": "Int64", "group": "string"})
-    return frame, ordered(cells, frame)
+    return Described(frame, ordered(cells, frame))
 
 
-def abilities(samples: pd.DataFrame) -> pd.DataFrame:
+def abilities(samples: Samples) -> pd.DataFrame:
     """Accuracy of every cell by kind of question: columns `ABILITY_COLUMNS`.
 
     `difference` is that of a method's cell from the full cache on the rows that both have, with
@@ -65,7 +92,7 @@ def abilities(samples: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: as `summarise`.
     """
-    frame = against_full(prepared(samples))
+    frame = described(samples).frame
     parts = [
         _by_ability(frame, level)
         for level in LEVELS
@@ -100,10 +127,8 @@ def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
     low, high = accuracy_interval(rows["score"], rows["question_id"])
     whole = rows[rows["complete"]]
     unknown = bool(rows["score"].isna().any())
-    exposed = float(rows["exposed_tokens"].mean())
     evictable = rows["evictable_tokens"]
     return {
-        **rows.iloc[0][["cell", *CELL, "group", "metric"]],
         "n_questions": rows["question_id"].nunique(),
         "n_rows": len(rows),
         "failed_rows": int(rows["failed"].sum()),
@@ -114,8 +139,7 @@ def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
             float("nan") if unknown else whole.groupby("question_id")["correct"].all().mean()
         ),
         "flip_rate": rows["flip"].mean(),
-        "exposed_tokens": exposed,
-        "vacuous": roles(rows.head(1)).item() == "method" and exposed == 0,
+        "exposed_tokens": float(rows["exposed_tokens"].mean()),
         "kept_fraction": _share(rows["kept_tokens"], evictable),
         "kept_fraction_image": _share(rows["kept_image"], rows["image_tokens"]),
         "kept_fraction_text": _share(rows["kept_text"], evictable - rows["image_tokens"]),
@@ -124,9 +148,9 @@ def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
         "unparsed_rate": rows.loc[~rows["failed"], "unparsed"].mean(),
         "unparsed_rate_other": rows.loc[~rows["failed"], "unparsed_other"].mean(),
         "truncated_rate": (rows["truncated_tokens"] > 0).mean(),
-        "adaptive_active": rows["adaptive_active"].astype(float).mean(),
-        "fallback_rate": rows["fallback"].notna().mean(),
-        "window_effective": rows["window_effective"].astype(float).mean(),
+        "adaptive_active": rows["adaptive_active"].mean(),
+        "fallback_rate": rows["fallback"].mean(),
+        "window_effective": rows["window_effective"].mean(),
         **{name: rows[name].sum() for name in TIMINGS},
     }
 

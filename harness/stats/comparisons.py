@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.contingency_tables import mcnemar
 
-from harness.stats.cells import described
+from harness.stats.cells import Samples, described
 from harness.stats.frame import GROUP, roles
 from harness.stats.intervals import accuracy_interval
 from harness.stats.paired import paired
@@ -36,7 +36,7 @@ TYPES = dict.fromkeys(("budget", "lost", "gained", "questions_least", "questions
 TYPES |= {"group": "string"} | dict.fromkeys(("complete", "vacuous", "family"), "bool")
 
 
-def compare(samples: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+def compare(samples: Samples, plan: Plan) -> pd.DataFrame:
     """The comparisons table: a row a compressed cell, columns `COMPARISON_COLUMNS`.
 
     `accuracy` and the counts are those of `summarise`; all that compares is over the rows that the
@@ -63,8 +63,9 @@ def compare(samples: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     Raises:
         ValueError: as `summarise`.
     """
-    frame, cells = described(samples)
-    frame = with_blank(with_logits(frame))[MEASURED]
+    known = described(samples)
+    frame, cells = with_blank(with_logits(known.frame)), known.cells
+    frame = frame[MEASURED]
     parts = [
         _group(frame[frame["cell"].isin(part["cell"])], part, plan)
         for _, part in cells.groupby(GROUP, sort=False)

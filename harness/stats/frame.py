@@ -31,6 +31,12 @@ REQUIRED = [
 ]  # fmt: skip
 
 
+USED = {
+    *REQUIRED, *LEVELS, "index", "question_id", "score", "metric", "group", "truncated_tokens",
+    "failed", "unparsed_other", "letter_logits",
+}  # fmt: skip
+
+
 def roles(frame: pd.DataFrame) -> pd.Series:
     """What each row of a samples or cells frame is: "full", "blank" or "method"."""
     blank = frame["control"].eq("blank_image")
@@ -48,7 +54,7 @@ def prepared(samples: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"the samples lack the columns {missing}; write them with the sweep")
     if samples.empty:
         raise ValueError("the samples hold no rows; run the sweep before reporting it")
-    frame = samples.reset_index(drop=True).copy()
+    frame = samples[[name for name in samples if name in USED]].reset_index(drop=True)
     frame["cell"] = frame.groupby(CELL, sort=False, dropna=False).ngroup()
     twice = frame.duplicated(["cell", "row"])
     if twice.any():

@@ -6,7 +6,7 @@ numbers are shown.
 
 import pandas as pd
 
-from harness.stats.cells import described
+from harness.stats.cells import Samples, described
 from harness.stats.frame import roles
 from harness.stats.paired import paired
 
@@ -14,7 +14,7 @@ SETTING = ["method", "ratio", "budget"]
 LOSS_COLUMNS = [*SETTING, "n_questions", "difference", "low", "high", "p"]
 
 
-def losses(samples: pd.DataFrame) -> pd.DataFrame:
+def losses(samples: Samples) -> pd.DataFrame:
     """Each compressed row's score less that of the full cache on the same row.
 
     Args:
@@ -24,7 +24,7 @@ def losses(samples: pd.DataFrame) -> pd.DataFrame:
         Columns method, ratio, budget, row, question_id and loss; rows without both scores are left
         out.
     """
-    frame, _ = described(samples)
+    frame = described(samples).frame
     frame = frame[roles(frame).eq("method")]
     table = frame[[*SETTING, "row", "question_id"]].assign(loss=frame["difference"])
     return table[table["loss"].notna()]
