@@ -6,6 +6,7 @@ lmms-eval, of Hydra or of how the numbers are shown.
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import pandas as pd
 
@@ -41,7 +42,7 @@ class Described:
 
 
 #: What the functions of this package take: samples, or what several of them need, made once.
-Samples = pd.DataFrame | Described
+Samples: TypeAlias = pd.DataFrame | Described
 
 
 def summarise(samples: Samples) -> pd.DataFrame:

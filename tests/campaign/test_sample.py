@@ -28,6 +28,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [json.loads(line) for line in (folder / "out" / "cases.jsonl").open()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in KINDS if kind(name).SAMPLE])
 def test_a_sample_of_each_kind_is_right_or_one_sentence(tried: list[dict], name: str) -> None:
     mine = [one for one in tried if one["kind"] == name]

@@ -273,7 +273,7 @@ def test_finished_cells_leave_the_reindexed_ones_undisturbed(monkeypatch):
 
 
 @pytest.mark.parametrize("protocol", ["replay", "paper"])
-@pytest.mark.parametrize("kind", ["dynamic", "phi", *map(slow, ("default", "yarn"))])
+@pytest.mark.parametrize("kind", ["dynamic", *map(slow, ("phi", "default", "yarn"))])
 def test_generate_inside_evict_reindexes_as_the_engine_does(kind, protocol):
     prompt = make_prompt("llama", seed=54)
     branches = [

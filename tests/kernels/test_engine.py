@@ -54,6 +54,7 @@ def test_answers_are_those_of_plain_torch(kind):
     expect_same(BUILDERS[kind](), make_prompt(kind), GROWING + HOLDING)
 
 
+@pytest.mark.slow
 def test_a_question_that_is_read_after_the_eviction():
     expect_same(BUILDERS["llava"](), make_prompt("llava"), GROWING + HOLDING[:2], "context")
 

@@ -62,7 +62,7 @@ def test_a_run_of_hostile_answers_ends_and_can_be_given_again(
     bell = samples[samples["text"] == "B\x07"]
     assert bell["score_other"].notna().all()
     asked = len(hostile.calls)
-    assert call(*run, "extraction=strict", "run.name=strict") == 0
+    assert call(*run, "extraction=strict", "run.name=strict", "wandb.mode=disabled") == 0
     assert len(hostile.calls) == asked  # all in the store
     assert command.main([str(tmp_path / "run")]) == 0
     terminal.flush()

@@ -75,7 +75,7 @@ def test_a_failed_job_fails_the_sweep_and_no_other(start: Start, tmp_path: Path)
     assert not left_over(tmp_path)
 
 
-@pytest.mark.parametrize("launcher", MODULES)
+@pytest.mark.parametrize("launcher", [pytest.param("joblib", marks=pytest.mark.slow), "submitit"])
 def test_jobs_that_fail_or_die_elsewhere_are_named(start: Start, tmp_path: Path, launcher: str):
     program = start(launcher, "-m", "seed=3,9,4")
     out, err = program.communicate(timeout=120)
@@ -90,7 +90,9 @@ def test_jobs_that_fail_or_die_elsewhere_are_named(start: Start, tmp_path: Path,
     assert len(re.findall(r"^job \d of 3: seed=\d -> .*, log .*\.log$", out, re.M)) == 3
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    "launcher", ["basic", "joblib", pytest.param("submitit", marks=pytest.mark.slow)]
+)
 def test_a_stop_ends_the_jobs_too(start: Start, tmp_path: Path, launcher: str):
     program = start(launcher, "-m", "seed=8,2")
     _wait(tmp_path / "began-8")

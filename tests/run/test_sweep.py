@@ -198,7 +198,7 @@ def test_killed_at_any_moment_the_tables_come_out_the_same(
     calm, here = tmp_path / "calm", tmp_path / "here"
     assert call(*overrides, f"run.dir={calm}") == 0
     killed = [*overrides, f"run.dir={here}"]
-    for moment in (1, 10 * CELLS):
+    for moment in (10 * CELLS,):
         process = _start(killed)
         while count(here) < moment:
             assert process.poll() is None
