@@ -113,7 +113,7 @@ def _hover(row: pd.Series) -> str:
 
 
 def forest(ablation: pd.DataFrame, margin: float) -> go.Figure | None:
-    """Effects on the score in points with 95 % intervals: a line a contrast, a colour a setting.
+    """Effects on the score in points with 95 % intervals: a line a contrast, a symbol a setting.
 
     Hollow where the contrast is about a part that was never at work. None where nothing was varied
     or no effect is known.
@@ -134,7 +134,7 @@ def forest(ablation: pd.DataFrame, margin: float) -> go.Figure | None:
     for place, name in enumerate(settings):
         line = rows[rows["setting"] == name]
         middle, low, high = (100 * line[column] for column in ("difference", "low", "high"))
-        colour = plots.COLOURS[place % len(plots.COLOURS)]
+        colour = plots.REFERENCE["blank image"][0]  # grey: colours are for methods
         symbol = list(figures.SYMBOLS.values())[place % len(figures.SYMBOLS)]
         offset = step * (place - (len(settings) - 1) / 2)
         figure.add_scatter(

@@ -19,7 +19,11 @@ SYMBOLS = {
     "P": "cross", "X": "x", "<": "triangle-left", ">": "triangle-right", "p": "pentagon",
     "h": "hexagon",
 }  # fmt: skip
-DASHES = ["solid", "dash", "dot", "dashdot", "longdash"]
+SIGNS = {
+    "o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "<": "◀", ">": "▶",
+    "p": "⬟", "h": "⬢",
+}  # fmt: skip
+ACROSS = "━"
 REFERENCES = {"full cache": "longdash", "blank image": "dot"}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 # On a dark page the colours of `plots` that would drown, as a browser writes them in a style.
@@ -30,6 +34,11 @@ DARK = {
 }  # fmt: skip
 GRID = "rgba(128,128,128,0.25)"  # shows on white and on black
 NEAR = 5  # the closer view of differences reaches this many margins down
+GAP = 0.055  # of the axis, from one name to the next
+LABELS = 16  # lines that are named at their ends; more have a legend
+
+#: Where a line ends in percent or points, its name, its colour and the sign before the name.
+End = tuple[float, str, str, str]
 
 
 def base(height: int, **layout: Any) -> go.Figure:
@@ -66,9 +75,9 @@ def panels(rows: pd.DataFrame) -> list[tuple[str, list[str]]]:
     return plots.panels(list(rows["label"].unique()))
 
 
-def styles(cells: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Colour and marker of every method, those of the static picture."""
-    return plots.styles(panels(tables.compressed(cells)))
+def styles(cells: pd.DataFrame) -> dict[str, plots.Style]:
+    """The looks of every method, those of the static picture."""
+    return plots.styles(list(tables.compressed(cells)["label"].unique()))
 
 
 def curves(cells: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[tuple[str, go.Figure]]:
@@ -84,7 +93,14 @@ def curves(cells: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[tuple[str
         figure = _axes(rows)
         for _, cell in references.iterrows():
             _reference(figure, cell, rows)
-        _lines(figure, rows, names, "accuracy", styles(cells))
+        style = styles(cells)
+        _lines(figure, rows, names, "accuracy", style)
+        ends = _ends(rows, names, "accuracy", style)
+        ends += [
+            (100 * cell["accuracy"], cell["label"], plots.REFERENCE[cell["label"]][0], ACROSS)
+            for _, cell in references.iterrows()
+        ]
+        _named(figure, ends, _range([rows, references], "accuracy", (0, 100)))
         yield title, figure
 
 
@@ -101,10 +117,15 @@ def differences(
         figure.add_hrect(y0=-100 * margin, y1=0, fillcolor="rgba(0,158,115,0.18)", line_width=0)
         figure.add_hline(y=0, line={"color": "#777777", "width": 1.2})
         figure.add_hline(y=-100 * margin, line={"color": "#009E73", "width": 1.2, "dash": "dash"})
-        _lines(figure, rows, names, "difference", styles(cells))
-        low = float(rows["difference_low"].min()) * 100
-        if low < -2 * NEAR * 100 * margin:
-            _views(figure, 100 * margin)
+        style = styles(cells)
+        _lines(figure, rows, names, "difference", style)
+        ends = _ends(rows, names, "difference", style)
+        whole = _range([rows], "difference", (-100, 100))
+        near = (-NEAR * 100 * margin, NEAR * 100 * margin / 2)
+        if whole[0] < 2 * near[0]:
+            _views(figure, ends, near, whole)
+        else:
+            _named(figure, ends, whole)
         yield title, figure
 
 
@@ -126,29 +147,88 @@ def _lines(
     rows: pd.DataFrame,
     names: list[str],
     value: str,
-    style: dict[str, tuple[str, str]],
+    style: dict[str, plots.Style],
 ) -> None:
-    """A line a method in `value` and its interval; intervals of one setting stand side by side."""
+    """A line a method in `value`, and its intervals, which stand side by side at a setting."""
     half = min(plots.SPREAD, plots.STEP * (len(names) - 1)) / 2
     for place, offset in enumerate(np.linspace(-half, half, len(names))):
         name = names[place]
         line = rows[rows["label"] == name].sort_values("x")
-        colour, marker = style[name]
+        colour, marker, dash = style[name]
         middle, low, high = (100 * line[n] for n in (value, f"{value}_low", f"{value}_high"))
         symbols = np.where(line["vacuous"].astype(bool), "-open", "")
         figure.add_scatter(
-            x=(line["x"] + offset).tolist(), y=middle.tolist(), name=label(name),
-            mode="lines+markers", hoverinfo="text",
-            hovertext=[_hover(cell) for _, cell in line.iterrows()],
-            customdata=line["cell_key"].tolist(),
-            line={"color": colour, "width": 1.8,
-                  "dash": DASHES[place // len(plots.COLOURS) % len(DASHES)]},
-            marker={"symbol": [SYMBOLS[marker] + end for end in symbols], "size": 8,
-                    "color": colour, "line": {"width": 1.5, "color": colour}},
+            x=(line["x"] + offset).tolist(), y=middle.tolist(), mode="none", hoverinfo="skip",
+            showlegend=False, legendgroup=label(name),
             error_y={"type": "data", "symmetric": False, "array": (high - middle).tolist(),
                      "arrayminus": (middle - low).tolist(), "color": colour, "thickness": 1.2,
                      "width": 0},
         )  # fmt: skip
+        figure.add_scatter(
+            x=line["x"].tolist(), y=middle.tolist(), name=label(name), legendgroup=label(name),
+            mode="lines+markers", hoverinfo="text",
+            hovertext=[_hover(cell) for _, cell in line.iterrows()],
+            customdata=line["cell_key"].tolist(),
+            line={"color": colour, "width": 1.8, "dash": dash},
+            marker={"symbol": [SYMBOLS[marker] + end for end in symbols], "size": 8,
+                    "color": colour, "line": {"width": 1.5, "color": colour}},
+        )  # fmt: skip
+
+
+def _ends(
+    rows: pd.DataFrame, names: list[str], value: str, style: dict[str, plots.Style]
+) -> list[End]:
+    """Where each line ends on the right: at the last value that is known."""
+    found = []
+    for name in names:
+        line = rows[rows["label"].eq(name) & rows[value].notna()].sort_values("x")
+        if len(line):
+            height = 100 * float(line[value].iloc[-1])
+            found.append((height, name, style[name].colour, SIGNS[style[name].marker]))
+    return found
+
+
+def _range(frames: list[pd.DataFrame], value: str, bounds: tuple[int, int]) -> tuple[float, float]:
+    """Of everything drawn, with room around it."""
+    names = [f"{value}_low", f"{value}_high"]
+    every = 100 * pd.concat([rows[name].astype(float) for rows in frames for name in names])
+    every = every.dropna()
+    if every.empty:
+        return bounds
+    room = max(1.0, 0.04 * (every.max() - every.min()))
+    return max(every.min(), bounds[0]) - room, min(every.max(), bounds[1]) + room
+
+
+def _named(figure: go.Figure, ends: list[End], span: tuple[float, float]) -> None:
+    """The axis over `span` and each line's name at its end; a legend where they are too many."""
+    figure.update_yaxes(range=span)
+    if len(ends) <= LABELS:
+        longest = max((len(words.cut(name, 18)) for _, name, *_ in ends), default=0)
+        figure.update_layout(showlegend=False, margin={"r": 30 + 7 * longest})
+        figure.update_layout(annotations=_labels(ends, span))
+
+
+def _labels(ends: list[End], span: tuple[float, float]) -> list[dict[str, Any]]:
+    """The names beside the axes, pushed apart; of a line that ends outside, at that edge."""
+    low, high = span
+    ends = sorted(ends, key=lambda end: end[0])
+    gap = GAP * (high - low)
+    heights = plots.spread([min(max(height, low), high) for height, *_ in ends], gap)
+    for place in range(len(heights)):  # what plotly would leave out: names outside the axes
+        heights[place] = max(heights[place], low + gap * place)
+    for place in range(len(heights)):
+        heights[-1 - place] = min(heights[-1 - place], high - gap * place)
+    return [
+        {"x": 1, "xref": "paper", "xanchor": "left", "xshift": 6, "y": height, "yref": "y",
+         "yanchor": "middle", "showarrow": False, "font": {"size": 12},
+         "text": f'<span style="color: {_rgb(colour)}">{sign}</span> {label(name, 18)}'}
+        for height, (_, name, colour, sign) in zip(heights, ends, strict=True)
+    ]  # fmt: skip
+
+
+def _rgb(colour: str) -> str:
+    """A colour as DARK names it."""
+    return "rgb({}, {}, {})".format(*(int(colour[i : i + 2], 16) for i in (1, 3, 5)))
 
 
 def _hover(cell: pd.Series) -> str:
@@ -189,13 +269,17 @@ def _reference(figure: go.Figure, cell: pd.Series, rows: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-def _views(figure: go.Figure, margin: float) -> None:
-    """Buttons for the whole axis and for what lies around the margin, in points."""
-    near = [-NEAR * margin, NEAR * margin / 2]
+def _views(
+    figure: go.Figure, ends: list[End], near: tuple[float, float], whole: tuple[float, float]
+) -> None:
+    """Buttons for what lies around the margin, which is shown first, and for the whole axis."""
+    _named(figure, ends, near)
+    many = len(ends) > LABELS
     buttons = [
-        {"label": "all", "method": "relayout", "args": [{"yaxis.autorange": True}]},
-        {"label": "around the margin", "method": "relayout", "args": [{"yaxis.range": near}]},
-    ]
+        {"label": name, "method": "relayout",
+         "args": [{"yaxis.range": span} | ({} if many else {"annotations": _labels(ends, span)})]}
+        for name, span in (("around the margin", near), ("all", whole))
+    ]  # fmt: skip
     choose(figure, buttons)
 
 

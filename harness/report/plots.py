@@ -5,6 +5,7 @@ Draws one (model, task, protocol) group of the cells table and knows nothing els
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,15 +15,27 @@ from matplotlib.figure import Figure
 from harness.report import tables
 
 # Okabe and Ito's colour-blind-safe palette, its yellow darkened to show on white; black and grey
-# are kept for the two references. Markers and dashes repeat with other periods than colours.
+# are kept for the two references. A method has a colour; its variants share it, each with a dash.
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C7A00", "#6A3D9A"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h"]
+DASHES = {
+    "solid": "-", "dash": (0, (5, 2)), "dot": (0, (1, 1.5)), "dashdot": (0, (5, 2, 1, 2)),
+    "longdash": (0, (9, 2)), "longdashdot": (0, (9, 2, 1, 2)),
+}  # fmt: skip
 STEP, SPREAD = 0.06, 0.30  # bars of one ratio stand side by side: each, in all, in doublings
 HOLLOW = (
     "Hollow = vacuous: no scored token came from a compacted cache,\n"
     "so the cell repeats the full cache and says nothing about its method."
 )
 REFERENCE = {"full cache": ("#000000", (0, (6, 3))), "blank image": ("#777777", (0, (2, 2)))}
+
+
+class Style(NamedTuple):
+    """How the line of a method looks; `dash` is a name in DASHES."""
+
+    colour: str
+    marker: str
+    dash: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ def figure(cells: pd.DataFrame) -> Figure:
     shown = panels(list(rows["label"].unique()))
     picture = Figure(figsize=(0.6 + 6.2 * len(shown), 5.2), dpi=150, layout="constrained")
     axes = picture.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    style = styles(shown)
+    style = styles(list(rows["label"].unique()))
     for place, (axis, (title, labels)) in enumerate(zip(axes, shown, strict=True)):
         _panel(axis, rows, labels, cells, style)
         if len(shown) > 1:
@@ -88,28 +101,38 @@ def _title(cells: pd.DataFrame) -> str:
 
 def panels(labels: list[str]) -> list[tuple[str, list[str]]]:
     """Titles and labels: methods, and apart from them the variants with the methods they vary."""
-    base = {
-        label: next((name for name in labels if label.startswith(f"{name}_")), None)
-        for label in labels
-    }
-    methods = [label for label in labels if base[label] is None]
-    varied = [name for name in methods if name in base.values()]
-    variants = [label for label in labels if base[label] is not None]
+    base = _bases(labels)
+    methods = [label for label in labels if base[label] == label]
+    varied = [name for name in methods if list(base.values()).count(name) > 1]
+    variants = [label for label in labels if base[label] != label]
     if not variants or len(methods) == len(varied):
         return [("methods", labels)]
     return [("methods", methods), (f"variants of {', '.join(varied)}", varied + variants)]
 
 
-def styles(panels: list[tuple[str, list[str]]]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each label; a method keeps its own in every panel."""
-    style: dict[str, tuple[str, str]] = {}
-    for _, labels in panels:
-        taken = [style[label][0] for label in labels if label in style]
-        free = [colour for colour in COLOURS if colour not in taken] or COLOURS
-        fresh = [label for label in labels if label not in style]
-        for place, label in enumerate(fresh):
-            marker = MARKERS[len(style) % len(MARKERS)]
-            style[label] = (free[place % len(free)], marker)
+def _bases(labels: list[str]) -> dict[str, str]:
+    """The method that each label is a variant of: the shortest one that it begins with, or its own
+    name.
+    """
+    return {
+        label: min(
+            (name for name in labels if label.startswith(f"{name}_")), key=len, default=label
+        )
+        for label in labels
+    }
+
+
+def styles(labels: list[str]) -> dict[str, Style]:
+    """The looks of each label, the same in every picture: a colour a method, a dash a variant."""
+    base = _bases(labels)
+    methods = [label for label in labels if base[label] == label]
+    dashes, style = list(DASHES), {}
+    for place, label in enumerate(labels):
+        turn = methods.index(base[label])
+        kin = [other for other in labels if base[other] == base[label]]
+        step = kin.index(label) if label != base[label] else 0
+        dash = dashes[(step + turn // len(COLOURS)) % len(dashes)]
+        style[label] = Style(COLOURS[turn % len(COLOURS)], MARKERS[place % len(MARKERS)], dash)
     return style
 
 
@@ -118,7 +141,7 @@ def _panel(
     rows: pd.DataFrame,
     labels: list[str],
     cells: pd.DataFrame,
-    style: dict[str, tuple[str, str]],
+    style: dict[str, Style],
 ) -> None:
     ends: list[_End] = []
     for _, cell in tables.references(cells[cells["accuracy"].notna()]).iterrows():
@@ -143,17 +166,18 @@ def _reference(axis: Axes, cell: pd.Series) -> _End:
     return _End(height, cell["label"], colour, None, "none")
 
 
-def _line(axis: Axes, line: pd.DataFrame, offset: float, style: tuple[str, str]) -> list[_End]:
-    """One method: thin bars, a line, markers that are hollow where a cell is vacuous.
+def _line(axis: Axes, line: pd.DataFrame, offset: float, style: Style) -> list[_End]:
+    """One method: thin bars beside its points, a line, markers that are hollow where a cell is
+    vacuous.
 
     Its end is at the last score that is known, if any is.
     """
-    colour, marker = style
-    x = line["x"].to_numpy() + offset
+    colour, marker = style.colour, style.marker
+    x = line["x"].to_numpy()
     y, low, high = (100 * line[n].to_numpy() for n in ("accuracy", "accuracy_low", "accuracy_high"))
-    axis.errorbar(x, y, yerr=[y - low, high - y], fmt="none", ecolor=colour, elinewidth=0.9,
-                  alpha=0.55, capsize=0, zorder=2)  # fmt: skip
-    axis.plot(x, y, color=colour, lw=1.4, alpha=0.9, zorder=3)
+    axis.errorbar(x + offset, y, yerr=[y - low, high - y], fmt="none", ecolor=colour,
+                  elinewidth=0.9, alpha=0.55, capsize=0, zorder=2)  # fmt: skip
+    axis.plot(x, y, color=colour, ls=DASHES[style.dash], lw=1.4, alpha=0.9, zorder=3)
     faces = np.where(line["vacuous"].to_numpy(dtype=bool), "white", colour)
     for place, face in enumerate(faces):
         axis.plot(x[place], y[place], ls="", marker=marker, ms=5.5, mec=colour, mew=1.2,
@@ -192,7 +216,7 @@ def _name_lines(axis: Axes, ends: list[_End]) -> None:
     bottom, top = axis.get_ylim()
     sides = axis.get_yaxis_transform()  # x in shares of the axes, y in percent
     ends = sorted(ends, key=lambda end: end.height)
-    heights = _spread([end.height for end in ends], 0.05 * (top - bottom))
+    heights = spread([end.height for end in ends], 0.05 * (top - bottom))
     for end, height in zip(ends, heights, strict=True):
         axis.plot([1.0, 1.03], [end.height, height], color=end.colour, lw=0.7, alpha=0.7,
                   transform=sides, clip_on=False)  # fmt: skip
@@ -206,7 +230,7 @@ def _name_lines(axis: Axes, ends: list[_End]) -> None:
     axis.set_ylim(bottom, top)
 
 
-def _spread(heights: list[float], gap: float) -> list[float]:
+def spread(heights: list[float], gap: float) -> list[float]:
     """Ascending heights moved as little as possible so that neighbours are `gap` apart."""
     blocks: list[list[float]] = []  # centre, count
     for height in heights:

@@ -66,6 +66,6 @@ def test_vacuous_cells_are_hollow_and_lines_are_named(make_sweep):
 
 
 def test_names_are_spread_as_little_as_possible():
-    assert plots._spread([0.0, 10.0, 20.0], 5) == [0, 10, 20]
-    assert plots._spread([10.0, 10.0, 10.0], 4) == [6, 10, 14]
-    assert plots._spread([0.0, 1.0, 5.0], 4) == pytest.approx([-2, 2, 6])
+    assert plots.spread([0.0, 10.0, 20.0], 5) == [0, 10, 20]
+    assert plots.spread([10.0, 10.0, 10.0], 4) == [6, 10, 14]
+    assert plots.spread([0.0, 1.0, 5.0], 4) == pytest.approx([-2, 2, 6])

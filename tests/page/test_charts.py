@@ -52,6 +52,41 @@ def test_more_methods_than_colours_stay_apart():
     looks = {(t.line.color, t.line.dash, t.marker.symbol[0]) for t in lines}
     assert len(looks) == len(lines) == 45
     assert len({(t.line.color, t.marker.symbol[0]) for t in lines}) == 45
+    assert figure.layout.showlegend is None  # too many to be named at their ends
+    assert not figure.layout.annotations
+
+
+def test_a_method_has_one_colour_and_its_variants_share_it():
+    names = ["random", "restkv", "restkv_mean", "restkv_mean_x", "snapkv"]
+    study = studies.study(sweep(names, questions=4))
+    drawn = [*figures.curves(study.cells, study.comparisons)]
+    drawn += figures.differences(study.cells, study.comparisons, 0.02)
+    lines = [trace for _, figure in drawn for trace in figure.data if trace.customdata]
+    colours = {trace.name: set() for trace in lines}
+    dashes = {trace.name: set() for trace in lines}
+    for trace in lines:
+        colours[trace.name].add(trace.line.color)
+        dashes[trace.name].add(trace.line.dash)
+    assert set(map(len, colours.values())) == set(map(len, dashes.values())) == {1}
+    own = [colours[name] for name in ("restkv", "restkv_mean", "restkv_mean_x")]
+    assert own[0] == own[1] == own[2]
+    assert len({*map(frozenset, colours.values())}) == 3
+    assert len({*map(frozenset, (dashes[name] for name in names[1:4]))}) == 3
+    assert dashes["random"] == dashes["restkv"] == dashes["snapkv"] == {"solid"}
+
+
+def test_points_stand_at_their_ratio_and_names_inside_the_axes():
+    study = studies.study(sweep(["random", "restkv", "snapkv", "h2o"], (0.5, 0.75), questions=4))
+    ((_, figure),) = figures.curves(study.cells, study.comparisons)
+    lines = [trace for trace in figure.data if trace.customdata]
+    assert {tuple(trace.x) for trace in lines} == {(1.0, 2.0)}
+    low, high = figure.layout.yaxis.range
+    names = [note.text.split("</span>")[1].strip() for note in figure.layout.annotations]
+    assert sorted(names) == ["blank image", "full cache", "h2o", "random", "restkv", "snapkv"]
+    heights = sorted(note.y for note in figure.layout.annotations)
+    assert low <= heights[0]
+    assert heights[-1] <= high
+    assert min(np.diff(heights)) >= figures.GAP * (high - low) - 1e-9
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The page in a browser: it needs nothing, fits, follows the reader's wishes and can be printed."""
 
 import hashlib
+import itertools
 import os
 import re
 import subprocess
@@ -95,14 +96,21 @@ def test_figures_fit_beside_one_another_as_they_were_drawn(open_page, demo):
     assert [svg for svg, room, paired in wide if paired and svg > room + 1] == []
 
 
-def test_legend_hides_and_shows_a_line(demo_page):
+def test_names_stand_at_the_ends_of_lines_in_both_views(demo_page):
     page = demo_page.page
-    toggle = page.locator("#figure-1 .traces", has_text="random").locator(".legendtoggle")
-    state = "document.getElementById('figure-1').data.find(t => t.name == 'random').visible"
-    for want in ("'legendonly'", "true"):
-        toggle.click()
-        demo_page.wait(f"{state} === {want}")
-        page.wait_for_timeout(400)  # else the next click is a double click
+    closer = page.locator(".updatemenu-button", has_text="around the margin")
+    plot = page.locator(".js-plotly-plot", has=closer).first
+    named = "e => e.data.filter(t => t.customdata).map(t => t.name).sort()"
+    for view in ("all", "around the margin"):
+        plot.locator(".updatemenu-button", has_text=view).click()
+        shown = plot.locator(".annotation-text").all_text_contents()
+        assert sorted(text.split("\xa0")[-1].split()[-1] for text in shown) == plot.evaluate(named)
+        middles = [b["y"] for b in map(box, plot.locator(".annotation-text").all())]
+        assert min(b - a for a, b in itertools.pairwise(sorted(middles))) > 10
+
+
+def box(found):
+    return found.bounding_box()
 
 
 def test_hover_tells_all_of_a_cell(demo_page, demo):
@@ -127,8 +135,11 @@ def test_buttons_choose_setting_and_view(demo_page):
         assert heatmap.evaluate(visible) == [place == want for place in range(4)]
     closer = page.locator(".updatemenu-button", has_text="around the margin")
     plot = page.locator(".js-plotly-plot", has=closer).first
-    plot.locator(closer).click()
-    assert plot.evaluate("e => e.layout.yaxis.range") == [-10, 5]
+    assert plot.evaluate("e => e.layout.yaxis.range") == [-10, 5]  # shown first
+    plot.locator(".updatemenu-button", has_text="all").click()
+    low, high = plot.evaluate("e => e.layout.yaxis.range")
+    assert low < -20
+    assert high > 0
 
 
 def test_print_hides_controls_and_opens_what_is_folded(demo_page):
