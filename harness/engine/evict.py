@@ -26,9 +26,10 @@ from harness.engine.inputs import check, check_boundary, first_part, position_id
 from harness.engine.layout import Layout, prepare
 from harness.engine.prefill import Capture, forward
 from harness.engine.rotary import Rotary, forget_lengths
+from harness.engine.selfcheck import check_split
 from harness.engine.settings import PROTOCOLS, Branch, NotFinite
 from harness.models.precision import rerun
-from harness.models.prompts import modality
+from harness.models.prompts import told
 from methods.kernels import require, using
 
 _REFUSED = ("past_key_values", "inputs_embeds", "assistant_model", "prompt_lookup_num_tokens")
@@ -169,22 +170,25 @@ def _generate(
         raise ValueError("generate was given no input_ids; give one prompt of shape [1, length].")
     check(tensors)
     ids = tensors["input_ids"]
-    kinds = modality(model.config, ids[0])
+    kinds = told(model, ids[0], tensors.get("mm_token_type_ids"))
     boundary = _boundary(protocol, kinds)
     check_boundary(kinds, boundary)
     assert branch.policy is not None  # built by `evict`
     cache = DynamicCache(config=model.config)
     (cell,) = plan([branch], boundary)
     requests = [(branch.policy, [cell.count])]
-    capture = Capture(layout, requests, kinds[:boundary], protocol != "paper")
+    capture = Capture(layout, requests, kinds[:boundary])
     rotary = Rotary(model, layout) if branch.policy.positions == "cache" else None
     tail = kinds.shape[0] - boundary
     sequel = Sequel(kinds[:boundary], tail, on_top(protocol, tail), rotary)
     evictor = Evictor(layout, cache, cell, capture, sequel)
     following = rotary.following() if rotary else nullcontext()
+    positions = position_ids(model, tensors, kinds)
+    forget_lengths(model)
+    check_split(model, layout, tensors, positions, kinds, boundary, generate)
     forget_lengths(model)
     with torch.no_grad(), listening(evictor), following:
-        kwargs["position_ids"] = position_ids(model, tensors, kinds)
+        kwargs["position_ids"] = positions
         if boundary < ids.shape[1]:
             part = first_part(tensors, boundary)
             logits = forward(model, layout, cache, kwargs["position_ids"][..., :boundary], **part)

@@ -83,9 +83,8 @@ class Prefill:
 class Capture:
     """Listens to a prefill and lets the policies select from each compressible layer.
 
-    requests: for each policy the budgets wanted of it. modality [L]: 0 text, 1 image. causal_text:
-    refuse masks that let text see later tokens, because the prompt is about to be split. suffix:
-    last tokens that follow the question.
+    requests: for each policy the budgets wanted of it. modality [L]: 0 text, 1 image. suffix: last
+    tokens that follow the question.
     """
 
     def __init__(
@@ -93,14 +92,12 @@ class Capture:
         layout: Layout,
         requests: Sequence[tuple[Policy, Sequence[int]]],
         modality: Tensor,
-        causal_text: bool,
         suffix: int = 0,
     ) -> None:
         self.suffix = suffix
         self.layout = layout
         self.requests = requests
         self.modality = modality
-        self.causal_text = causal_text
         windows = [policy.queries(suffix) for policy, _ in requests]
         self.window = None if None in windows else max((w for w in windows if w), default=0)
         self.selections: list[Selections] = [{} for _ in layout.layers]
@@ -125,7 +122,7 @@ class Capture:
         self.shapes[layer.index] = key.shape
         if mask is not None and mask is not self._checked_mask:
             self._checked_mask = mask
-            self._bidirectional = self._inspect(mask)
+            self._bidirectional = bool(mask[0, 0].triu(1).any())  # some token sees a later one
         if not self.requests:
             return
         with self.scoring.running(query.device):
@@ -158,22 +155,6 @@ class Capture:
         for policy, budgets in self.requests:
             chosen = policy.select_many(view, budgets)
             self.selections[layer.rank][id(policy)] = dict(zip(budgets, chosen, strict=True))
-
-    def _inspect(self, mask: Tensor) -> bool:
-        """Whether any token sees a later one; ValueError when text does and the prompt is split."""
-        ahead = mask[0, 0].triu(1)  # [L, L]
-        if not bool(ahead.any()):
-            return False
-        image = self.modality.bool()
-        starts = image & ~torch.nn.functional.pad(image, (1, 0))[:-1]
-        block = torch.where(image, starts.cumsum(0), -1)
-        same_image = (block[:, None] == block) & image
-        if self.causal_text and bool((ahead & ~same_image).any()):
-            raise ValueError(
-                "the model lets text tokens attend to later ones, so splitting the prompt would "
-                "change its answer; use protocol=paper."
-            )
-        return True
 
 
 def prefill(

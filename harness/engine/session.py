@@ -5,7 +5,8 @@ The room's front door. It must not know lmms-eval, the grid or the store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from harness.engine.inputs import check, check_boundary, position_ids
 from harness.engine.layout import prepare
 from harness.engine.prefill import Capture, Prefill, prefill
 from harness.engine.rotary import Rotary, forget_lengths, moves_frequencies
+from harness.engine.selfcheck import check_split
 from harness.engine.settings import Branch, BranchResult, Generation, NotFinite, Protocol
 from harness.models.memory import ran_out
 from harness.models.precision import stopped
@@ -107,10 +109,10 @@ class Engine:
         positions = position_ids(self.model, prompt.inputs, modality)
         cells = branching.plan(branches, boundary)
         behind = max(0, prompt.suffix - (modality.shape[0] - boundary))
-        split = self.protocol.name != "paper"
-        capture = Capture(self.layout, _requests(cells), modality[:boundary], split, behind)
+        capture = Capture(self.layout, _requests(cells), modality[:boundary], behind)
         rotary = self._rotary(branches)
         with using(self.kernels):
+            self._check_split(prompt, positions, boundary)
             filled = self._prefill(capture, prompt, positions, boundary, rotary)
             if stop and not filled.finite:
                 raise self._not_finite()
@@ -124,6 +126,25 @@ class Engine:
         if stop and any(one.nonfinite_tokens for one in full):
             raise self._not_finite()
         return results
+
+    def _check_split(self, prompt: Prompt, positions: Tensor, boundary: int) -> None:
+        forget_lengths(self.model)
+        with self._memory(boundary):
+            kinds = prompt.modality
+            check_split(self.model, self.layout, prompt.inputs, positions, kinds, boundary)
+
+    @contextmanager
+    def _memory(self, boundary: int) -> Iterator[None]:
+        """Say in one sentence that a prompt does not fit."""
+        try:
+            yield
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            raise ValueError(
+                f"a prompt of {boundary} tokens does not fit into memory with all its queries; "
+                "use a shorter prompt, a smaller dtype or a larger device."
+            ) from error
 
     def _not_finite(self) -> NotFinite:
         dtype = str(self.loaded.dtype).removeprefix("torch.")
@@ -155,17 +176,10 @@ class Engine:
         rotary: Rotary | None,
     ) -> Prefill:
         forget_lengths(self.model)
-        try:
+        with self._memory(boundary):
             return prefill(
                 self.model, self.layout, capture, prompt.inputs, positions, boundary, rotary
             )
-        except Exception as error:
-            if not ran_out(error):
-                raise
-            raise ValueError(
-                f"a prompt of {boundary} tokens does not fit into memory with all its queries; "
-                "use a shorter prompt, a smaller dtype or a larger device."
-            ) from error
 
     def boundary(self, prompt: Prompt) -> int:
         """Number of prompt tokens in the cache when it is evicted."""

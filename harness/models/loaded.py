@@ -5,6 +5,7 @@ Knows tokenizers and processors. Must not know model folders, eviction, tasks or
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+)
 
 from harness.models import chat
 from harness.models.chat import Chat, Messages
-from harness.models.prompts import Prompt, modality
+from harness.models.prompts import Prompt, modality, remember
 from harness.models.reading import reason
 from harness.models.segments import Encoded, Texts, segments
 
@@ -54,6 +59,36 @@ class LoadedModel:
     def rows(self) -> int | None:
         """How many token ids the model has embeddings for, by its config."""
         return getattr(self.model.config.get_text_config(decoder=True), "vocab_size", None)
+
+    @cached_property
+    def accepted(self) -> frozenset[str]:
+        """Inputs that `generate` would hand to the model: no labels, for one."""
+        model = type(self.model)
+        if isinstance(self.model, Unloaded):
+            auto = AutoModelForImageTextToText if self.takes_images else AutoModelForCausalLM
+            model = auto._model_mapping.get(type(self.model.config), None)
+        if model is None:  # code that came with the checkpoint
+            return frozenset({"input_ids", "attention_mask", "pixel_values"})
+        methods = (model.forward, model.prepare_inputs_for_generation)
+        names = {name for one in methods for name in inspect.signature(one).parameters}
+        return frozenset(names - {"labels", "self"})
+
+    @property
+    def _template(self) -> str | None:
+        """The chat template: a processor may have its own."""
+        own = getattr(self.processor, "chat_template", None)
+        return own if own is not None else self.tokenizer.chat_template
+
+    def _modality(self, encoded: Mapping[str, Any]) -> Tensor:
+        """0 for text and 1 for image tokens, int64 [L], as the processor says or the config."""
+        ids, types = encoded["input_ids"][0], encoded.get("mm_token_type_ids")
+        if types is None or not bool(torch.as_tensor(types).any()):
+            return modality(self.model.config, ids).to(self.device)
+        kinds = (torch.as_tensor(types)[0] > 0).to(ids.dtype)
+        if isinstance(self.model, PreTrainedModel):
+            special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+            remember(self.model, special & {*ids[kinds > 0].tolist()})
+        return kinds.to(self.device)
 
     def letter_ids(self, letters: Sequence[str]) -> list[int]:
         """The last token id of each letter (some tokenizers write a space token before it)."""
@@ -93,10 +128,11 @@ class LoadedModel:
         texts: what the prompt's segments tell apart.
         """
         said = chat.read(messages)
-        if said.images and not self.takes_images:
+        if said.shows and not self.takes_images:
+            count = len(said.images) + len(said.videos)
             raise ValueError(
-                f"{self.name} takes no images and the prompt has {len(said.images)}; choose an "
-                "image-text model."
+                f"{self.name} takes no images and the prompt has {count}; choose an image-text "
+                "model."
             )
         rendered = self._render(said)
         encoded = self._encode(rendered, said)
@@ -129,10 +165,10 @@ class LoadedModel:
     def _prompt(
         self, said: Chat, rendered: str, encoded: Mapping[str, Any], cut: int, texts: Texts
     ) -> Prompt:
-        self._check_ids(encoded["input_ids"][0])
-        inputs = {name: self._place(value) for name, value in encoded.items()}
+        self._check_ids(encoded)
+        inputs = {n: self._place(value) for n, value in encoded.items() if n in self.accepted}
         ids = inputs["input_ids"]
-        kinds = modality(self.model.config, ids[0])
+        kinds = self._modality(encoded)
         marked = said.context.strip() or None if said.context else None
         plain = self._plain(rendered)
         ends = self._trailing(rendered, [said.last_user_text, marked], plain)
@@ -171,9 +207,12 @@ class LoadedModel:
         )
 
     def _render(self, said: Chat) -> str:
-        """The prompt as text; a text model without a chat template gets the plain text."""
-        if not said.template or (not self.takes_images and self.tokenizer.chat_template is None):
-            return said.plain()
+        """The prompt as text. A model without a chat template gets the plain text, the tokens of
+        its images where they were shown.
+        """
+        if not said.template or self._template is None:
+            signs = (getattr(self.processor, f"{kind}_token", "") for kind in ("image", "video"))
+            return said.plain(*(str(sign or "") for sign in signs))
         messages = said.asked
         if not self.takes_images:
             messages = [
@@ -181,7 +220,10 @@ class LoadedModel:
             ]
         try:
             rendered = self.processor.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                messages,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=True,
             )
         except Exception as error:  # whatever jinja or the template itself raises
             raise ValueError(
@@ -201,20 +243,23 @@ class LoadedModel:
             ) from error
 
     def _read(self, rendered: str, said: Chat) -> Mapping[str, Any]:
+        """As `apply_chat_template` of transformers calls a processor: one list a conversation."""
         if not self.takes_images:
-            plain = not said.template or self.tokenizer.chat_template is None
+            plain = not said.template or self._template is None
             return self.tokenizer(rendered, return_tensors="pt", add_special_tokens=plain)
         bos = self.tokenizer.bos_token
         return self.processor(
             text=[rendered],
-            images=said.images or None,
+            images=[said.images] if said.images else None,
             return_tensors="pt",
+            return_mm_token_type_ids=True,
             add_special_tokens=not (bos and rendered.startswith(bos)),
+            **({"videos": [said.videos]} if said.videos else {}),
         )
 
-    def _check_ids(self, ids: Tensor) -> None:
+    def _check_ids(self, encoded: Mapping[str, Any]) -> None:
         """ValueError for a token of the text that the model has no embedding for."""
-        text = ids[modality(self.model.config, ids) == 0]
+        text = encoded["input_ids"][0][self._modality(encoded).cpu() == 0]
         highest = int(text.max()) if len(text) else 0
         if self.rows is not None and highest >= self.rows:
             raise ValueError(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
@@ -31,6 +33,26 @@ class Prompt:
     context: int | None
     cut: int = 0
     segments: list[tuple[str, int]] = field(default_factory=list)
+
+
+def told(model: PreTrainedModel, input_ids: Tensor, types: Tensor | None = None) -> Tensor:
+    """0 for text and 1 for image tokens, int64 [L], of input_ids [L] without their processor.
+
+    types [1, L]: mm_token_type_ids of a processor, which say it. Else all special tokens count that
+    a processor called an image's in prompts of this model (`remember`), or its placeholders.
+    """
+    if types is not None and bool(types.any()):
+        return (types[0] > 0).to(input_ids.dtype)
+    marks = torch.tensor(sorted(_marks.get(model, ())), device=input_ids.device)
+    return modality(model.config, input_ids) | torch.isin(input_ids, marks).to(input_ids.dtype)
+
+
+def remember(model: PreTrainedModel, marks: set[int]) -> None:
+    """Special tokens that a processor counts among an image's: those of its rows and tiles."""
+    _marks.setdefault(model, set()).update(marks)
+
+
+_marks: WeakKeyDictionary[PreTrainedModel, set[int]] = WeakKeyDictionary()
 
 
 def modality(config: Any, input_ids: Tensor) -> Tensor:

@@ -61,8 +61,9 @@ def segments(
         images: 1 where a token is a placeholder of an image, else 0.
         encoded: the tokens of `rendered`; None where their offsets are not known.
     """
-    placeholders = {token for token, image in zip(ids, images, strict=True) if image}
-    plain = [token for token in ids if token not in placeholders]
+    plain = [token for token, image in zip(ids, images, strict=True) if not image]
+    # What stands in an image alone: a line break between its rows is also one of the text.
+    placeholders = {token for token, image in zip(ids, images, strict=True) if image} - {*plain}
     if encoded is None:
         names = [UNKNOWN] * len(plain)
     else:

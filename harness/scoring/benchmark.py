@@ -60,7 +60,9 @@ class Benchmark:
         self.task = loading.load(name, config, label, too_long)
         self.split = self.task.split
         self.scorer = scorer_for(config, self.task)
-        self._process = self.task.process_results  # `evaluate` puts another in its place
+        self.scoring: Any = (
+            None  # the task's own function while `evaluate` has another in its place
+        )
         questions, chosen = self._chosen(limit)
         documents = self.task.eval_docs_no_media
         self.fingerprint = fingerprint(self.task, self.task.whole, documents)
@@ -235,11 +237,12 @@ class Benchmark:
         """What the task's functions make of an answer, and whether it stopped them: one that does
         scores as an empty answer, unless that stops them as well.
         """
+        process = self.scoring or self.task.process_results
         try:
-            return self._process(document, [text]), False
+            return process(document, [text]), False
         except Exception as error:
             try:
-                return self._process(document, [""]), True
+                return process(document, [""]), True
             except Exception:  # the task's fault, not the answer's: say the first error
                 raise error from None
 
@@ -291,6 +294,7 @@ def evaluate(model: Any, benchmark: Benchmark, output: Path, seed: int) -> None:
     from lmms_eval.evaluator import simple_evaluate
 
     output.mkdir(parents=True, exist_ok=True)
+    benchmark.scoring = benchmark.task.process_results
     benchmark.task.process_results = lambda document, results: {}
     try:
         simple_evaluate(
@@ -308,3 +312,4 @@ def evaluate(model: Any, benchmark: Benchmark, output: Path, seed: int) -> None:
         )
     finally:
         del benchmark.task.process_results
+        benchmark.scoring = None

@@ -46,7 +46,7 @@ def test_settings_stand_with_and_without_the_word_run(folder: Path) -> None:
 
 
 def test_a_report_of_nothing_is_one_sentence(folder: Path) -> None:
-    said = "error: nothing is not there: name the folder of a finished run.\n"
+    said = "error: nothing is not there: name the folder of a run.\n"
     assert call(folder, "report", "nothing") == (2, "", said)
     code, _, err = call(folder, "report")
     assert (code, err.count("\n")) == (2, 1)
