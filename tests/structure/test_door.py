@@ -50,7 +50,7 @@ def test_a_report_of_nothing_is_one_sentence(folder: Path) -> None:
     assert call(folder, "report", "nothing") == (2, "", said)
     code, _, err = call(folder, "report")
     assert (code, err.count("\n")) == (2, 1)
-    assert "results/runs holds no finished run" in err
+    assert "results/runs holds no run" in err
 
 
 def test_an_unknown_word_names_the_commands(folder: Path) -> None:
