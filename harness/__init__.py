@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from harness.process import vision
+
 if TYPE_CHECKING:
     from harness.engine.evict import evict as evict
 
 __version__ = "0.1.0"
 __all__ = ["evict"]
+vision.watch()
 
 
 def __getattr__(name: str) -> object:

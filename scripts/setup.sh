@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Create a virtual environment and install evictbench in it: scripts/setup.sh FOLDER
-# A machine with an NVIDIA driver gets the CUDA build of torch with torchvision, any other the CPU
-# build without it: the registry's torchvision does not load beside a CPU torch, and transformers
-# falls back to its own image processors.
+# A machine with an NVIDIA driver gets the CUDA builds of torch and torchvision, any other the CPU
+# builds. Where there is no CPU build of torchvision the registry's serves (harness/process/vision.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}
 torch=2.13.0
+torchvision=0.28.0
 
 python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
@@ -17,14 +17,18 @@ python=${PYTHON:-python3}
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "$@"; }
 
 if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
-  echo "NVIDIA driver found: installing CUDA torch $torch and torchvision"
-  pip "torch==$torch" torchvision
+  echo "NVIDIA driver found: installing CUDA torch $torch"
+  pip "torch==$torch" "torchvision==$torchvision"
 elif [ "$(uname -s)" = Linux ]; then
   echo "no NVIDIA driver: installing CPU torch $torch"
   pip "torch==$torch+cpu" 2>/dev/null ||
     pip "torch==$torch" --index-url https://download.pytorch.org/whl/cpu
+  pip --no-deps "torchvision==$torchvision+cpu" 2>/dev/null ||
+    pip --no-deps "torchvision==$torchvision" --index-url https://download.pytorch.org/whl/cpu \
+      2>/dev/null ||
+    pip --no-deps "torchvision==$torchvision"
 else
-  pip "torch==$torch"
+  pip "torch==$torch" "torchvision==$torchvision"
 fi
 pip -r requirements/base.txt
 pip --no-deps lmms-eval==0.7.3 lm-eval==0.4.13

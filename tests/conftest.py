@@ -20,6 +20,8 @@ if not glob.glob("/dev/nvidia[0-9]*"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+import harness  # noqa: E402, F401 - before transformers: it lets torchvision be imported
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="the tests marked slow as well")

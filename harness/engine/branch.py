@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from harness.engine.cache import CellCache, CompactLayer, branch
+from harness.engine.cache import CellCache, CompactLayer, branch, tensors
 from harness.engine.hold import Holder
 from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.prefill import Prefill
@@ -252,7 +252,7 @@ def _holding(tiles: Tiles, cells: int, length: int, heads: int) -> Tensor:
 def _uncompressed_bytes(prefill: Prefill, layout: Layout) -> int:
     compressed = {layer.index for layer in layout.layers}
     rest = [layer for i, layer in enumerate(prefill.cache.layers) if i not in compressed]
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in rest)
+    return sum(each.nbytes for layer in rest for each in tensors(layer))
 
 
 def _peaks(prefill: Prefill, cell: Cell) -> list[Tensor]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 from harness.engine.hold import Holder, evict
 from harness.engine.rotary import Rotary
@@ -86,6 +86,19 @@ class CompactLayer(CacheLayerMixin):
         if self.holders and not last:
             evict(self.holders, self.tiles, self.heads, seen, new, self.seen)
         return torch.cat(outputs, dim=1)
+
+    def share(self, query: Tensor, scaling: float) -> Tensor:
+        """Let queries [cells, H, q, d] of a layer that shares these keys look, behind `attend`.
+
+        Returns [cells, q, H, dv]. Nothing is stored or evicted.
+        """
+        new = query.shape[2]
+        turning = self._turning(query.device) if self.reindexed else None
+        if turning is not None:
+            query = self._turned(query, turning)
+        block = max(1, _ROWS * self.heads // query.shape[1])
+        parts = zip(query.split(block, 2), range(-new, 0, block), strict=True)
+        return torch.cat([self._look(q, at, scaling, False, turning)[0] for q, at in parts], dim=1)
 
     def _look(
         self, query: Tensor, first: int, scaling: float, observed: bool, turning: Turning | None
@@ -225,12 +238,23 @@ class CompactLayer(CacheLayerMixin):
 
 
 class CellCache(Cache):
-    """The caches of a batch of cells: compact layers, and sliding-window layers as they were."""
+    """The caches of a batch of cells: compact layers, and all other layers as they were."""
 
     def select(self, rows: Tensor) -> None:
         """Keep only these cells, so that finished ones cost nothing."""
         for layer in self.layers:
-            layer.batch_select_indices(rows)
+            if isinstance(layer, LinearAttentionCacheLayerMixin):
+                layer.reorder_cache(rows)  # its states alone
+            else:
+                layer.batch_select_indices(rows)
+
+
+def tensors(layer: CacheLayerMixin) -> list[Tensor]:
+    """What a layer of a cache holds: keys and values, or the states of a recurrent one."""
+    held = [getattr(layer, "keys", None), getattr(layer, "values", None)]
+    for name in ("conv_states", "recurrent_states"):
+        held += getattr(layer, name, {}).values()
+    return [each for each in held if isinstance(each, Tensor)]
 
 
 def branch(prompt: Cache, compact: dict[int, CompactLayer], cells: int) -> CellCache:
@@ -240,8 +264,18 @@ def branch(prompt: Cache, compact: dict[int, CompactLayer], cells: int) -> CellC
         if index in compact:
             layers.append(compact[index])
             continue
-        shared = copy.copy(layer)
+        layers.append(_repeated(layer, cells))
+    return CellCache(layers=layers)
+
+
+def _repeated(layer: CacheLayerMixin, cells: int) -> CacheLayerMixin:
+    """The same layer for each cell; the states of a recurrent one are copied, for they change."""
+    if isinstance(layer, LinearAttentionCacheLayerMixin):
+        own = copy.deepcopy(layer)
+        own.reorder_cache(torch.zeros(cells, dtype=torch.long, device=layer.device))
+        return own
+    shared = copy.copy(layer)
+    if layer.keys is not None:
         shared.keys = layer.keys.expand(cells, -1, -1, -1)
         shared.values = layer.values.expand(cells, -1, -1, -1)
-        layers.append(shared)
-    return CellCache(layers=layers)
+    return shared

@@ -59,10 +59,14 @@ class CompactAttention:
         dv].
         """
         layer = self.layout.find(module)
-        if layer is None:
+        if layer is not None:
+            stored: CompactLayer = self.cache.layers[layer.index]
+            return stored.attend(query, key, value, scaling, self.last)
+        donor = self.layout.shared.get(id(module))
+        if donor is None:
             return None
-        stored: CompactLayer = self.cache.layers[layer.index]
-        return stored.attend(query, key, value, scaling, self.last)
+        lent: CompactLayer = self.cache.layers[donor.index]
+        return lent.share(query, scaling)
 
 
 @dataclass

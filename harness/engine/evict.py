@@ -47,6 +47,7 @@ class Evictor:
         self.capture = capture
         self.sequel = sequel
         self.told = False
+        self.fresh: set[int] = set()  # layers from which this pass evicted
         self.peaks: list[Tensor] = []  # what has to be numbers for the answer to mean anything
 
     def attend(
@@ -61,9 +62,10 @@ class Evictor:
         """During prefill measure and evict, afterwards attend to what is left; [1, q, H, dv]."""
         layer = self.layout.find(module)
         if layer is None:
-            return None
+            return self._share(module, query, scaling)
         stored = self.cache.layers[layer.index]
         if isinstance(stored, CompactLayer):
+            self.fresh.discard(layer.index)
             return stored.attend(query, key, value, scaling)
         self.capture.attend(module, query, key, value, mask, scaling)
         (chosen,) = self.capture.selections[layer.rank].values()
@@ -75,7 +77,19 @@ class Evictor:
         self.cache.layers[layer.index] = compact_layer(
             stored, [chosen[self.cell.count]], [self.cell], layer, self.layout, sequel
         )
+        self.fresh.add(layer.index)
         return None
+
+    def _share(self, module: nn.Module, query: Tensor, scaling: float) -> Tensor | None:
+        """Queries of a layer that shares the keys of another; in the pass that evicts from that
+        one they still see all of them.
+        """
+        donor = self.layout.shared.get(id(module))
+        if donor is None or donor.index in self.fresh:
+            return None
+        stored = self.cache.layers[donor.index]
+        assert isinstance(stored, CompactLayer)
+        return stored.share(query, scaling)
 
     def _tell(self, fallback: str | None) -> None:
         """Warn, once a call, that the method's own pattern did not fit."""

@@ -6,15 +6,23 @@ Knows transformers' module and cache layout. It must not know eviction methods o
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    DummyLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+)
+from transformers.pytorch_utils import Conv1D
 
 from harness.engine.attention import NAME
+from harness.models.configs import check_attention
 
-_PROJECTIONS = ("o_proj", "out_proj", "dense", "wo")
+_PROJECTIONS = ("o_proj", "out_proj", "dense", "wo", "c_proj")
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,9 @@ class AttentionLayer:
         """Weight [C, columns] of the output projection; None when absent or quantised."""
         for name in _PROJECTIONS:
             projection = getattr(self.module, name, None)
-            if isinstance(projection, nn.Linear):
-                weight = projection.weight
+            if isinstance(projection, nn.Linear | Conv1D):
+                turned = isinstance(projection, Conv1D)  # GPT-2 keeps [in, out]
+                weight = projection.weight.T if turned else projection.weight
                 fits = weight.is_floating_point() and weight.dim() == 2
                 return weight if fits and weight.shape[1] == columns else None
         return None
@@ -38,14 +47,20 @@ class AttentionLayer:
 
 @dataclass(frozen=True)
 class Layout:
-    """The compressible layers of one model, in order and by module."""
+    """The compressible layers of one model, in order and by module.
+
+    shared: by module, the compressible layer whose keys and values another layer uses as its own.
+    whole: what else holds a cache, by index: kinds of layers that are left as they are.
+    """
 
     layers: tuple[AttentionLayer, ...]
     by_module: dict[int, AttentionLayer]
     keeps_logits: bool
+    shared: dict[int, AttentionLayer]
+    whole: dict[int, str]
 
     def find(self, module: nn.Module) -> AttentionLayer | None:
-        """The layer of an attention module; None for vision towers and sliding-window layers."""
+        """The layer of an attention module; None for vision towers and layers that stay whole."""
         return self.by_module.get(id(module))
 
 
@@ -55,7 +70,7 @@ def prepare(model: PreTrainedModel) -> Layout:
     ValueError, one sentence, for a model whose cache cannot be compressed.
     """
     _refuse(model)
-    full = _full_attention_indices(model)
+    full, whole = _kinds(model)
     modules = _attention_modules(model)
     if any(index not in modules for index in full):
         raise ValueError(
@@ -69,25 +84,18 @@ def prepare(model: PreTrainedModel) -> Layout:
             "its cache cannot be measured; choose a model that does."
         )
     layers = tuple(AttentionLayer(modules[i], i, rank) for rank, i in enumerate(full))
-    parameters = inspect.signature(model.forward).parameters
-    return Layout(
-        layers, {id(layer.module): layer for layer in layers}, "logits_to_keep" in parameters
-    )
+    by_module = {id(layer.module): layer for layer in layers}
+    keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return Layout(layers, by_module, keeps_logits, _shared(modules, layers), whole)
 
 
 def _refuse(model: PreTrainedModel) -> None:
-    config = model.config
-    text = config.get_text_config(decoder=True)
+    check_attention(model.config)
     reasons = {
-        "is an encoder-decoder": getattr(config, "is_encoder_decoder", False),
-        "has cross-attention caches": getattr(text, "cross_attention_layers", None)
-        or getattr(text, "add_cross_attention", False),
-        "caches latent vectors instead of keys": getattr(text, "kv_lora_rank", None),
-        "keeps a recurrent state instead of a KV cache": getattr(model, "_is_stateful", False),
-        "caps its attention logits": getattr(text, "attn_logit_softcapping", None),
         "has no SDPA attention": not getattr(model.get_decoder(), "_supports_sdpa", False),
         "does not take position_ids": "position_ids"
         not in inspect.signature(model.forward).parameters,
+        "has a cache of its own": not model._supports_default_dynamic_cache(),
     }
     for reason, holds in reasons.items():
         if holds:
@@ -97,21 +105,55 @@ def _refuse(model: PreTrainedModel) -> None:
             )
 
 
-def _full_attention_indices(model: PreTrainedModel) -> list[int]:
-    layers = DynamicCache(config=model.config).layers
-    for index, layer in enumerate(layers):
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+def _kinds(model: PreTrainedModel) -> tuple[list[int], dict[int, str]]:
+    """Indices of the layers that can be compressed, and what the others are.
+
+    A sliding window that no prompt can outgrow is full attention.
+    """
+    text = model.config.get_text_config(decoder=True)
+    longest = getattr(text, "max_position_embeddings", None) or sys.maxsize
+    full, whole = [], {}
+    for index, layer in enumerate(DynamicCache(config=model.config).layers):
+        if type(layer) is DynamicLayer:
+            full.append(index)
+        elif type(layer) is DynamicSlidingWindowLayer:
+            if layer.sliding_window > longest:
+                full.append(index)
+            else:
+                whole[index] = "sliding window"
+        elif isinstance(layer, LinearAttentionLayer):
+            whole[index] = "recurrent state"
+        elif isinstance(layer, DummyLayer):
+            whole[index] = "nothing of its own"
+        else:
             raise ValueError(
-                f"layer {index} of {type(model).__name__} has a {type(layer).__name__}, not a "
-                "plain KV cache; choose a model with full or sliding-window attention only."
+                f"layer {index} of {type(model).__name__} has a {type(layer).__name__}, which is "
+                "no plain KV cache; choose a model with other layers."
             )
-    full = [index for index, layer in enumerate(layers) if type(layer) is DynamicLayer]
     if not full:
+        kinds = " and ".join(sorted(set(whole.values()))) or "no cache"
         raise ValueError(
-            f"{type(model).__name__} has no full-attention layer to compress; choose a model that"
-            " has one."
+            f"{type(model).__name__} has no full-attention layer to compress (its layers hold: "
+            f"{kinds}); choose a model that has one."
         )
-    return full
+    return full, whole
+
+
+def _shared(
+    modules: dict[int, nn.Module], layers: tuple[AttentionLayer, ...]
+) -> dict[int, AttentionLayer]:
+    """Layers that use keys of a compressible one: the last before them of their own kind."""
+    kinds = {layer.index: getattr(layer.module, "layer_type", None) for layer in layers}
+    found = {}
+    for index, module in sorted(modules.items()):
+        if getattr(module, "is_kv_shared_layer", False):
+            kind = getattr(module, "layer_type", None)
+            donors = [
+                layer for layer in layers if layer.index < index and kinds[layer.index] == kind
+            ]
+            if donors:
+                found[id(module)] = donors[-1]
+    return found
 
 
 def _attention_modules(model: PreTrainedModel) -> dict[int, nn.Module]:

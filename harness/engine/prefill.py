@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from harness.engine.attention import listening
+from harness.engine.cache import tensors
 from harness.engine.inputs import first_part
 from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.rotary import Rotary, Turns
@@ -199,7 +200,7 @@ def _finite(logits: Tensor, cache: Cache) -> bool:
 
     Keys count because one of -inf is seen by nobody. Logits of -inf rule a token out on purpose.
     """
-    states = [each for layer in cache.layers for each in (layer.keys, layer.values)]
+    states = [each for layer in cache.layers for each in tensors(layer)]
     largest = [torch.linalg.vector_norm(each, torch.inf) for each in states]
     return bool(torch.stack([logits.amax(), *largest]).isfinite().all())
 

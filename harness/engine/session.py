@@ -15,6 +15,7 @@ from torch import Tensor
 from harness.engine import branch as branching
 from harness.engine.answers import Answers
 from harness.engine.branch import Cell
+from harness.engine.cache import tensors
 from harness.engine.decode import Decoder
 from harness.engine.inputs import check, check_boundary, position_ids
 from harness.engine.layout import prepare
@@ -204,7 +205,7 @@ class Engine:
             return cells
         free, _ = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        entries = sum(layer.keys.nbytes + layer.values.nbytes for layer in filled.cache.layers)
+        entries = sum(each.nbytes for layer in filled.cache.layers for each in tensors(layer))
         # Twice the entries of one cell: the gather's index and the attention's workspace need room
         # too.
         return max(1, min(cells, int(0.8 * free / (2 * entries))))

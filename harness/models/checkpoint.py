@@ -103,6 +103,7 @@ def open_checkpoint(pretrained: str, source: Source, trust_remote_code: bool) ->
                     f"a {config.model_type} model is neither an image-text nor a causal language "
                     "model"
                 )
+    configs.check_attention(config)
     configs.check_heads(pretrained, config)
     configs.check_quantisation(pretrained, config)
     if source.folder is not None:

@@ -9,7 +9,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import MODEL_MAPPING, AutoConfig
 from transformers.quantizers import AutoHfQuantizer
 
 from harness.models import modelfiles
@@ -46,6 +46,35 @@ def check_heads(pretrained: str, config: Any) -> None:
         if shared < 1 or heads % shared:
             raise ValueError(
                 f"num_attention_heads={heads} is not a multiple of num_key_value_heads={shared}"
+            )
+
+
+def check_attention(config: Any) -> None:
+    """Refuse, before any weight is read, attention of which no cache can be evicted.
+
+    ValueError, one sentence, says what there is in the place of plain softmax self-attention.
+    """
+    text = config.get_text_config(decoder=True)
+    decoder = MODEL_MAPPING.get(type(text), None)
+    plain = getattr(decoder, "_supports_sdpa", True)
+    reasons = {
+        "is an encoder-decoder": getattr(config, "is_encoder_decoder", False),
+        "has cross-attention caches": getattr(text, "cross_attention_layers", None)
+        or getattr(text, "add_cross_attention", False),
+        "caches latent vectors instead of keys": getattr(text, "kv_lora_rank", None),
+        "caps its attention logits": getattr(text, "attn_logit_softcapping", None),
+        "keeps a recurrent state instead of a KV cache": not plain
+        and getattr(decoder, "_is_stateful", False),
+        "adds sinks to its attention": not plain and "gpt_oss" in text.model_type,
+        "adds positions to its attention logits (ALiBi)": not plain
+        and text.model_type in ("bloom", "mpt"),
+        "has no SDPA attention in transformers": not plain,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise ValueError(
+                f"a {text.model_type} model {reason}, so its cache cannot be evicted; choose a "
+                "decoder-only model with softmax self-attention."
             )
 
 

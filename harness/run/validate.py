@@ -5,7 +5,6 @@ Must not load models or data, nor answer anything.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from harness.errors import UserError
@@ -60,22 +59,8 @@ def validate(config: Config) -> Job:
     return Job(config, chosen_tasks, chosen, ratios, budgets, weights, folder, told)
 
 
-def check_builds() -> None:
-    """Raise UserError for a torchvision that was built for another torch: nothing would import."""
-    try:
-        torch, vision = version("torch"), version("torchvision")
-    except PackageNotFoundError:
-        return
-    if torch.endswith("+cpu") and not vision.endswith("+cpu"):
-        raise UserError(
-            f"torchvision {vision} does not load beside torch {torch}: remove it with `pip "
-            "uninstall torchvision`, or install both from https://download.pytorch.org/whl/cpu."
-        )
-
-
 def check_machine(config: Config) -> None:
     """Raise UserError for a device or kernels that this machine does not have."""
-    check_builds()
     plain = config.device in ("auto", "cpu") and config.engine.kernels != "triton"
     if plain and not config.engine.cuda_graphs:
         return

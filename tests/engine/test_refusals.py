@@ -151,19 +151,17 @@ def paligemma():
         (t5, "encoder-decoder"),
         (mllama, "cross-attention"),
         (lambda: MambaForCausalLM(MambaConfig(vocab_size=160, hidden_size=32)), "recurrent state"),
-        (qwen3_next, "recurrent state"),
-        (gemma3n, "DummyLayer"),
         (deepseek, "latent vectors"),
         (lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=8)), "caps its attention"),
         (
             lambda: GptOssForCausalLM(GptOssConfig(**SMALL, head_dim=8, num_local_experts=2)),
-            "no SDPA",
+            "sinks",
         ),
         (
             lambda: BloomForCausalLM(
                 BloomConfig(vocab_size=160, hidden_size=32, n_layer=2, n_head=4)
             ),
-            "no SDPA",
+            "ALiBi",
         ),
         (
             lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=8)),
@@ -174,8 +172,6 @@ def paligemma():
         "t5",
         "mllama",
         "mamba",
-        "qwen3_next",
-        "gemma3n",
         "deepseek",
         "gemma2",
         "gpt_oss",

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UserError
-from harness.run import sweep, validate
+from harness.run import sweep
 from harness.settings.config import CONF
 from tests.run.conftest import Program
 
@@ -141,25 +140,3 @@ def test_the_multirun_flag_may_stand_anywhere(
     monkeypatch.setattr(sweep, "run", lambda config: seeds.append(config.seed))
     assert call(*overrides, "-m", "seed=0,1", "limit=1") == 0
     assert seeds == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("torch", "vision", "said"),
-    [("2.13.0+cpu", "0.28.0", True), ("2.13.0+cpu", "0.28.0+cpu", False),
-     ("2.13.0", "0.28.0", False), ("2.13.0+cu130", "0.28.0+cu130", False),
-     ("2.13.0+cpu", None, False)],
-)  # fmt: skip
-def test_a_torchvision_for_another_torch_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, torch: str, vision: str | None, said: bool
-) -> None:
-    def found(package: str) -> str:
-        if package == "torchvision" and vision is None:
-            raise validate.PackageNotFoundError(package)
-        return torch if package == "torch" else str(vision)
-
-    monkeypatch.setattr(validate, "version", found)
-    if said:
-        with pytest.raises(UserError, match="pip uninstall torchvision"):
-            validate.check_builds()
-    else:
-        validate.check_builds()
