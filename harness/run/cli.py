@@ -64,8 +64,8 @@ def _check_typed(arguments: Sequence[str]) -> None:
         drawn = re.match(r"\+*tasks\.([^.=]+)\.data\.", typed)
         if drawn and not _draws(drawn[1]):
             raise UserError(
-                f"{typed.lstrip('+')} is about data that is drawn here, and the data of task={drawn[1]} is "
-                "not: set EVICTBENCH_DATA or tasks.<name>.overrides.dataset_path, as Network in "
+                f"{typed.lstrip('+')} is for data drawn here, and task={drawn[1]} has none: set "
+                "EVICTBENCH_DATA or tasks.<name>.overrides.dataset_path, as Network in "
                 "docs/benchmarks.md says."
             )
 
