@@ -16,8 +16,7 @@ _REMEDY = "download it again, or give a folder written by save_pretrained"
 def convert(pretrained: str, file: Path, folder: Path) -> None:
     """Write config, tokenizer and weights of a text model in a GGUF file as an ordinary folder.
 
-    Weights become float32, which holds a block's scale times its small number exactly; float16 and
-    bfloat16 do not.
+    Weights become float32, in which a block is unpacked; float16 and bfloat16 would round them.
 
     Raises:
         ValueError: one sentence: the file cannot be read, or is not the model that it describes.
