@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import methods
 from harness.engine import Branch, Engine, Generation
 from harness.errors import UserError
-from harness.models import conversion, gguf, tokenizer
+from harness.models import conversion, gguf, modelfiles, tokenizer
 from harness.models.hub import locate
 from harness.models.identity import identify
 from harness.models.loading import load
@@ -122,6 +122,10 @@ def test_what_is_not_there_is_one_sentence(
     folder = tmp_path / "folder.gguf"
     folder.mkdir()
     refused(str(folder), "has no config.json")
+    (folder / "config.json").write_text("{}")
+    (folder / "a.gguf").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"give '.*folder\.gguf/a\.gguf' in its place"):
+        modelfiles.check_weights(folder)
 
 
 def refused(pretrained: str, why: str) -> None:
