@@ -25,9 +25,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from harness.process import cache as kept
 from harness.scoring import generators
 from harness.scoring.ruler.tasks import TASKS
-from harness.scoring.sources import cache_folder
 
 LINE = "{:<22}{:>9}{:>9}{:>10}{:>8}{:>8}{:>8}{:>8}"
 
@@ -52,7 +52,7 @@ def byte_level(vocabulary: int = 8192, files: int = 120) -> PreTrainedTokenizerF
 def measure(tokenizer: str, cache: str, task: str, length: int, samples: int) -> str:
     """Draw one task into a cache of its own and read the lengths back; a line of the table."""
     Path(cache).mkdir()
-    Path(cache, "sources").symlink_to(cache_folder() / "sources")
+    Path(cache, "sources").symlink_to(kept.folder() / "sources")
     os.environ["EVICTBENCH_CACHE"] = cache
     loaded = AutoTokenizer.from_pretrained(tokenizer)
     options = {"generator": "ruler", "task": task, "length": length, "samples": samples}

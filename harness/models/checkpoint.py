@@ -18,10 +18,7 @@ from transformers import (
     GenerationConfig,
     PreTrainedModel,
 )
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from harness.models import configs, modelfiles
 from harness.models.configs import from_here, read_config
@@ -95,7 +92,7 @@ def open_checkpoint(pretrained: str, source: Source, trust_remote_code: bool) ->
     """Read everything but the weights. ValueError, one sentence, for what cannot be used."""
     options = from_here(source, trust_remote_code)
     config = read_config(pretrained, source, trust_remote_code)
-    takes_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    takes_images = configs.takes_images(config)
     if not takes_images and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         with reading(pretrained, "config.json"):
             if not trust_remote_code:

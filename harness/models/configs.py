@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import MODEL_MAPPING, AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.quantizers import AutoHfQuantizer
 
 from harness.models import modelfiles
@@ -34,6 +35,11 @@ def from_here(source: Source, trust_remote_code: bool) -> dict[str, Any]:
         "local_files_only": source.local,
         **({"revision": source.commit} if source.commit else {}),
     }
+
+
+def takes_images(config: Any) -> bool:
+    """Whether it is the config of an image-text model."""
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
 def check_heads(pretrained: str, config: Any) -> None:

@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, the local Hugging Face cache or the hub.
+"""Where a model's files are: a folder, a GGUF file, the local Hugging Face cache or the hub.
 
 Says so within a second. Must not know model classes or tensors.
 """
@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 
-from harness.models import modelfiles
+from harness.models import gguf, modelfiles
 
 _PATIENCE = 0.8  # seconds for the one question to the hub
 _SMALL = ["*.json", "*.safetensors"]
@@ -28,11 +28,15 @@ _DEFINING = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py", ".tikto
 
 @dataclass(frozen=True)
 class Source:
-    """What from_pretrained takes: folder or hub id, commit of a hub id, and where all is here."""
+    """What from_pretrained takes: folder or hub id, commit of a hub id, and where all is here.
+
+    sha256: of the GGUF file that the folder was made from.
+    """
 
     name: str
     commit: str | None
     folder: Path | None
+    sha256: str | None = None
 
     @property
     def local(self) -> bool:
@@ -40,9 +44,9 @@ class Source:
         return self.folder is not None
 
     def fingerprint(self) -> str:
-        """The commit of a hub id; for a folder sha256 over names and contents of its files."""
-        if self.commit is not None:
-            return self.commit
+        """The commit of a hub id; sha256 of a GGUF file, or over names and contents of a folder."""
+        if known := self.commit or self.sha256:
+            return known
         digest = hashlib.sha256()
         folder = Path(self.name)
         named = folder / "additional_chat_templates"
@@ -57,10 +61,11 @@ class Source:
 
 def locate(pretrained: str, revision: str | None = None) -> Source:
     """Find a model. ValueError, one sentence, when it is nowhere or the hub cannot be reached."""
-    folder = _folder(pretrained)
+    made = gguf.unpacked(pretrained)
+    folder, sha256 = made or (_folder(pretrained), None)
     if folder is not None:
         modelfiles.check(folder)
-        return Source(str(folder), None, folder)
+        return Source(str(folder), None, folder, sha256)
     if pretrained.count("/") > 1 or pretrained.startswith((".", "/", "~")):
         raise ValueError(f"model folder {pretrained!r} does not exist; give an existing folder.")
     snapshot = _cached(pretrained, revision)

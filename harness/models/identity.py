@@ -12,15 +12,16 @@ def identify(pretrained: str, revision: str | None = None) -> str:
     """The fingerprint of a checkpoint.
 
     Args:
-        pretrained: a folder, or a hub id such as "Qwen/Qwen2.5-VL-7B-Instruct".
+        pretrained: a folder, a GGUF file, `package:<name>` of an installed package that holds one,
+            or a hub id such as "Qwen/Qwen2.5-VL-7B-Instruct".
         revision: branch, tag or commit of a hub id.
 
     Returns:
-        The commit of a hub id; sha256 over the files of a folder that define the model, its
-        processor and its chat template.
+        The commit of a hub id; sha256 of a GGUF file, or over the files of a folder that define
+        the model, its processor and its chat template.
 
     Raises:
-        UserError: there is no such folder, or neither the hub nor the local cache has the model.
+        UserError: there is no such folder or file, or neither hub nor local cache has the model.
     """
     try:
         source = locate(pretrained, revision)

@@ -202,6 +202,11 @@ def _absent(folder: Path, wanted: str) -> str:
             f"model folder {str(folder)!r} cannot be loaded: it has no weights ({wanted}); "
             "download them, or give a folder written by save_pretrained."
         )
+    if single := next((name for name in other if name.endswith(".gguf")), None):
+        return (
+            f"model folder {str(folder)!r} cannot be loaded: it has no {wanted}; give "
+            f"{str(folder / single)!r} in its place."
+        )
     return (
         f"model folder {str(folder)!r} cannot be loaded: it has {listed(other)} and no {wanted}; "
         "only safetensors are read, because other formats can run code, so load them where you "

@@ -1,4 +1,4 @@
-"""A model's tokenizer and context without its weights, for data made to a length in tokens.
+"""What a model says without its weights: its tokenizer, its context, whether it takes images.
 
 Knows model folders and the hub; must not know tasks.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from harness.errors import UserError
+from harness.models import configs
 from harness.models.configs import from_here, read_config
 from harness.models.hub import locate
 from harness.models.reading import quiet, reading
@@ -51,6 +52,18 @@ def context(pretrained: str, revision: str | None, trust_remote_code: bool) -> i
         raise UserError(str(error)) from error
     text = config.get_text_config(decoder=True)
     return getattr(text, "max_position_embeddings", None)
+
+
+@cache
+def takes_images(pretrained: str, revision: str | None, trust_remote_code: bool) -> bool | None:
+    """Whether the config is an image-text model's; None where it cannot be read, which loading it
+    says.
+    """
+    try:
+        config = read_config(pretrained, locate(pretrained, revision), trust_remote_code)
+    except ValueError:
+        return None
+    return configs.takes_images(config)
 
 
 def too_long(model: ModelConfig) -> Callable[[str, int], str | None]:

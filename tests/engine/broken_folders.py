@@ -45,7 +45,7 @@ UNREAD: dict[str, tuple[Fault, str]] = {
     "weights_link_to_themselves": (looped(WEIGHTS), "symbolic links"),
     "longer": (lambda f: (f / WEIGHTS).open("ab").write(b"tail"), "damaged or cut short"),
     "pickle": (lambda f: (f / WEIGHTS).rename(f / "pytorch_model.bin"), "only safetensors"),
-    "gguf": (lambda f: (f / WEIGHTS).rename(f / "model.Q4.gguf"), "only safetensors"),
+    "gguf": (lambda f: (f / WEIGHTS).rename(f / "model.Q4.gguf"), r"\.gguf. in its place"),
     "other_name": (lambda f: (f / WEIGHTS).rename(f / "a.safetensors"), "a.safetensors and no"),
     "shard_lost": (shards(lambda f, _: (f / shard(2)).unlink()), shard(2)),
     "index_names_nothing_there": (

@@ -148,6 +148,37 @@ def test_a_text_model_is_refused_an_image_task_by_what_the_task_shows(
     assert not engine.calls
 
 
+def text_model(folder: Path) -> str:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "model.safetensors").write_bytes(b"1")
+    return f"model.pretrained={folder}"
+
+
+def test_whether_it_takes_images_is_read_from_the_model(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
+) -> None:
+    own = [text_model(tmp_path / "text"), "model.name=mine"]
+    assert call(*overrides, *own) == 2
+    assert "task=mmbench_mini shows images and model=mine reads text" in capsys.readouterr().err
+    assert call(*overrides, *own, "model.images=true") == 2
+    assert "model=mine takes no images although its settings say" in capsys.readouterr().err
+    base = [one for one in overrides if not one.startswith("tasks.")]
+    assert not engine.calls
+    assert call(*base, *own, "task=longbench_mini", "limit=2") == 0
+    assert OmegaConf.load(tmp_path / "run" / "config.yaml").model.images is False
+    assert engine.calls
+
+
+def test_data_settings_of_a_task_without_a_generator_are_one_sentence(
+    call: Program, capsys
+) -> None:
+    typed = "tasks.longbench.data.sources.longbench=/tmp"
+    assert call("task=longbench", typed) == 2
+    told = capsys.readouterr().err
+    assert f"error: {typed} is for data drawn here, and task=longbench has none: set EVICT" in told
+
+
 def test_every_task_file_names_what_there_is() -> None:
     from harness.settings.config import CONF, register
 

@@ -75,6 +75,15 @@ def test_a_member_is_taken_out_of_the_archive_of_the_moment(tmp_path) -> None:
     assert sorted(p.name for p in Path(file).parent.iterdir()) == ["a.jsonl"]
 
 
+def test_a_member_may_lie_loose_beside_its_archive(tmp_path) -> None:
+    loose = write(tmp_path / "own" / "owner" / "name" / "data" / "a.jsonl")
+    assert datafiles.local("task", ZIPPED)["data_files"] == {"test": str(loose)}
+    loose.unlink()
+    copies = "owner/name/data.zip or owner/name/data/a.jsonl"
+    with pytest.raises(UserError, match=f"a folder with a copy at {copies}"):
+        datafiles.local("task", ZIPPED)
+
+
 @pytest.mark.parametrize("content", [b"no zip", None])
 def test_an_archive_without_the_member_is_one_sentence(tmp_path, content) -> None:
     path = write(tmp_path / "own" / "owner" / "name" / "data.zip")

