@@ -6,6 +6,7 @@ once, then transformers decodes as always. It must not know prompts' messages, t
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -30,9 +31,14 @@ from harness.engine.selfcheck import check_split
 from harness.engine.settings import PROTOCOLS, Branch, NotFinite
 from harness.models.precision import rerun
 from harness.models.prompts import told
+from harness.settings import labels
 from methods.kernels import require, using
 
-_REFUSED = ("past_key_values", "inputs_embeds", "assistant_model", "prompt_lookup_num_tokens")
+_REFUSED = (
+    "past_key_values", "inputs_embeds", "assistant_model", "prompt_lookup_num_tokens",
+    "assistant_early_exit", "cache_implementation", "cache_config", "custom_generate",
+    "negative_prompt_ids",
+)  # fmt: skip
 
 
 class Evictor:
@@ -116,22 +122,34 @@ def evict(
     ratio: float | None = None,
     budget: int | None = None,
     protocol: str = "replay",
+    context: int | None = None,
     rule: str | None = None,
     kernels: str = "auto",
     **params: object,
 ) -> Iterator[PreTrainedModel]:
     """Compress the prompt's cache in every `model.generate` call inside the block.
 
-    method: a name with its parameters, or a policy. ratio: fraction of the prompt's entries
+    method: a name with its parameters, a label of conf/method such as restkv_nospatial, or a
+    policy. ratio: fraction of the prompt's entries
     evicted; budget: entries kept instead. protocol: `replay` (evict after all prompt tokens but
-    the last), `context` (after the last image) or `paper` (after the whole prompt). rule: the
-    method's parameter `budget` (uniform, pyramid or adaptive), whose name is taken here. kernels:
-    auto, triton or torch, see methods.kernels.using. One prompt at a time, no beams. ValueError,
-    one sentence, for what does not fit, and where the scores that decide what is kept are not
-    finite. The logits of new tokens, and what is done with a NaN among them, are generate's affair.
+    the last), `context` (after the last image, or the first `context` tokens of the prompt) or
+    `paper` (after the whole prompt). rule: the method's parameter `budget` (uniform, pyramid or
+    adaptive), whose name is taken here. kernels: auto, triton or torch, see methods.kernels.using.
+    One prompt at a time, no beams. ValueError, one sentence, for what does not fit, for a plain
+    call of the model, which would keep everything, and where the scores that decide what is kept
+    are not finite. The logits of new tokens, and what is done with a NaN among them, are generate's
+    affair.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
+    if context is not None and (protocol != "context" or context < 1):
+        raise ValueError(
+            f"context={context} is how many tokens are read before the eviction under "
+            "protocol=context; give both, or leave context out."
+        )
+    if isinstance(method, str):
+        method, preset = labels.resolve(method)
+        params = {**preset, **params}
     if rule is not None:
         params["budget"] = rule
     if not isinstance(method, str) and params:
@@ -155,14 +173,30 @@ def evict(
     layout = prepare(model)
     generate = model.generate
 
-    def compressed(inputs: Tensor | None = None, **kwargs: Any) -> Any:
-        with using(kernels):
-            return _generate(model, generate, layout, branch, protocol, inputs, kwargs)
+    running = False
 
+    def compressed(inputs: Tensor | None = None, **kwargs: Any) -> Any:
+        nonlocal running
+        running = True
+        try:
+            with using(kernels):
+                return _generate(model, generate, layout, branch, protocol, context, inputs, kwargs)
+        finally:
+            running = False
+
+    def refuse(*given: object) -> None:
+        if not running:
+            raise ValueError(
+                "a plain call of the model inside harness.evict would keep everything; call "
+                "generate, or leave the block."
+            )
+
+    hook = model.register_forward_pre_hook(refuse)
     model.generate = compressed
     try:
         yield model
     finally:
+        hook.remove()
         del model.generate  # the class's own comes back
         model.set_attn_implementation(before)
 
@@ -173,6 +207,7 @@ def _generate(
     layout: Layout,
     branch: Branch,
     protocol: str,
+    context: int | None,
     inputs: Tensor | None,
     kwargs: dict[str, Any],
 ) -> Any:
@@ -185,7 +220,7 @@ def _generate(
     check(tensors)
     ids = tensors["input_ids"]
     kinds = told(model, ids[0], tensors.get("mm_token_type_ids"))
-    boundary = _boundary(protocol, kinds)
+    boundary = _boundary(protocol, kinds, context)
     check_boundary(kinds, boundary)
     assert branch.policy is not None  # built by `evict`
     cache = DynamicCache(config=model.config)
@@ -210,13 +245,30 @@ def _generate(
             evictor.check(model)
             kept = ("input_ids", "attention_mask", "position_ids")
             kwargs = {name: v for name, v in kwargs.items() if name not in tensors or name in kept}
-        answer = generate(**kwargs, past_key_values=cache)
+        answer = generate(**_own_cache(model, kwargs), past_key_values=cache)
         evictor.check(model)
         return answer
 
 
-def _boundary(protocol: str, kinds: Tensor) -> int:
+def _own_cache(model: PreTrainedModel, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of generate without a kind of cache that the model's settings name."""
+    settings = kwargs.get("generation_config") or model.generation_config
+    if getattr(settings, "cache_implementation", None) is None:
+        return kwargs
+    settings = copy.copy(settings)
+    settings.cache_implementation = None
+    return {**kwargs, "generation_config": settings}
+
+
+def _boundary(protocol: str, kinds: Tensor, context: int | None) -> int:
     """Tokens in the cache at eviction, for the modality [L] of a prompt."""
+    if context is not None:
+        if context >= kinds.shape[0]:
+            raise ValueError(
+                f"context={context} leaves nothing of a prompt of {kinds.shape[0]} tokens to read "
+                "after the eviction; give fewer."
+            )
+        return context
     if protocol == "paper":
         return kinds.shape[0]
     if protocol == "replay":
@@ -224,8 +276,8 @@ def _boundary(protocol: str, kinds: Tensor) -> int:
     images = kinds.nonzero()
     if not len(images) or int(images[-1]) + 1 == kinds.shape[0]:
         raise ValueError(
-            "protocol=context needs an image before the question and this prompt has none; use "
-            "protocol=replay."
+            "protocol=context needs an image before the question and this prompt has none; give "
+            "context=TOKENS, or use protocol=replay."
         )
     return int(images[-1]) + 1
 
@@ -239,7 +291,7 @@ def _refuse(model: PreTrainedModel, kwargs: dict[str, Any]) -> None:
     if uncached or kwargs.get("prefill_chunk_size") is not None:
         name = "use_cache=False" if uncached else "prefill_chunk_size"
         raise ValueError(f"{name} does not work inside harness.evict; leave it out.")
-    for name in ("num_beams", "num_return_sequences"):
+    for name in ("num_beams", "num_return_sequences", "guidance_scale"):
         value = kwargs.get(name) or getattr(settings, name, None)
         if value not in (None, 1):
             raise ValueError(f"{name}={value!r} does not work inside harness.evict; give 1.")

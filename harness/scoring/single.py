@@ -14,6 +14,7 @@ from harness.engine import NotFinite
 from harness.errors import UserError
 from harness.models.precision import rerun
 from harness.scoring.bridge import Bridge
+from harness.settings import labels
 from harness.settings.config import EngineConfig, ModelConfig, ProtocolConfig
 from harness.settings.grid import FULL, Cell
 from harness.settings.variants import variant
@@ -22,7 +23,8 @@ from harness.settings.variants import variant
 class EvictBench(lmms):
     """A model whose prompt cache is evicted by one method at one ratio or budget.
 
-    model_args: pretrained, revision, method (default: the full cache), ratio (evicted fraction) or
+    model_args: pretrained, revision, method (default: the full cache; a label of conf/method such
+    as restkv_nospatial is one too), ratio (evicted fraction) or
     budget (kept tokens), protocol, tail, dtype, kernels (auto, triton, torch), max_length and
     max_prompt (tokens, as in the sweep's model settings), and any parameter of
     the method by its name, but for one: its parameter `budget`, how layers and heads share the kept
@@ -122,7 +124,8 @@ def single_cell(
             f"budget={budget} is not a number of kept tokens: write rule={budget} for how layers "
             "and heads share them."
         )
-    given = {"method": method, **params} | ({} if rule is None else {"budget": rule})
+    name, preset = labels.resolve(method)
+    given = {"method": name, **preset, **params} | ({} if rule is None else {"budget": rule})
     chosen = variant(method, given)
     if chosen.method == FULL:
         return Cell(FULL, FULL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import KINDS, make_prompt
@@ -120,3 +122,78 @@ def test_calls_that_cannot_be_compressed_are_refused(loaded_models):
         pytest.raises(ValueError, match="needs an image"),
     ):
         model.generate(ids, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("count", [1, 17])
+def test_a_context_of_text_is_a_count_of_tokens(loaded_models, count):
+    loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=71)
+    marked = replace(prompt, context=count)
+    policy = methods.build("streaming_llm", decode="grow")
+    branches = [Branch(policy, budget=1)]
+    wanted = Engine(loaded, Protocol("context")).run(marked, branches, Generation(4))[0]
+    with harness.evict(loaded.model, policy, budget=1, protocol="context", context=count):
+        assert generate(loaded.model, prompt)[: len(wanted.token_ids)] == wanted.token_ids
+
+
+def test_a_context_that_does_not_fit_is_refused(loaded_models):
+    model, prompt = loaded_models["llama"].model, make_prompt("llama")
+    length = prompt.inputs["input_ids"].shape[1]
+    for given in ({"context": 0, "protocol": "context"}, {"context": 5}):
+        with pytest.raises(ValueError, match="give both"), harness.evict(model, "snapkv", **given):
+            pass
+    with (
+        harness.evict(model, "snapkv", ratio=0.5, protocol="context", context=length),
+        pytest.raises(ValueError, match="give fewer"),
+    ):
+        generate(model, prompt)
+
+
+def test_a_plain_call_that_would_keep_everything_is_refused(loaded_models):
+    model, prompt = loaded_models["llama"].model, make_prompt("llama")
+    with harness.evict(model, "snapkv", ratio=0.5):
+        with pytest.raises(ValueError, match="keep everything; call generate"):
+            model(**prompt.inputs)
+        generate(model, prompt)
+        with pytest.raises(ValueError, match="keep everything"):
+            model(**prompt.inputs)
+    model(**prompt.inputs)
+
+
+def test_labels_are_names_too(loaded_models):
+    loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=72)
+    said = []
+    for name, given in (("restkv_nospatial", {}), ("restkv", {"spatial": "none"}), ("restkv", {})):
+        with harness.evict(loaded.model, name, budget=6, window=4, **given):
+            said.append(logits_of(loaded.model, prompt))
+    assert torch.equal(said[0], said[1])
+    assert not torch.equal(said[0], said[2])
+
+
+def logits_of(model, prompt):
+    found = model.generate(
+        **prompt.inputs, max_new_tokens=3, do_sample=False, output_logits=True,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    return torch.cat(found.logits)
+
+
+@pytest.mark.parametrize(
+    "given", [{"cache_implementation": "static"}, {"assistant_early_exit": 1},
+              {"custom_generate": "x"}, {"guidance_scale": 1.5}],
+)  # fmt: skip
+def test_arguments_that_bring_another_cache_are_refused(loaded_models, given):
+    model, prompt = loaded_models["llama"].model, make_prompt("llama")
+    with (
+        harness.evict(model, "snapkv", ratio=0.5),
+        pytest.raises(ValueError, match=f"{next(iter(given))}.* does not work"),
+    ):
+        model.generate(**prompt.inputs, max_new_tokens=2, **given)
+
+
+def test_a_kind_of_cache_in_the_models_own_settings_is_left_out(loaded_models, monkeypatch):
+    loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=73)
+    with harness.evict(loaded.model, "snapkv", ratio=0.5, window=4):
+        wanted = generate(loaded.model, prompt)
+        monkeypatch.setattr(loaded.model.generation_config, "cache_implementation", "hybrid")
+        assert generate(loaded.model, prompt) == wanted
+    assert loaded.model.generation_config.cache_implementation == "hybrid"

@@ -1,0 +1,28 @@
+"""Labels by name mean what Hydra makes of their files."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import methods
+from harness.settings import labels
+from harness.settings.config import CONF, register
+
+LABELS = sorted(path.stem for path in labels.FOLDER.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_label_is_what_hydra_composes(label: str) -> None:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("config", [f"method=[{label}]", "analysis.contrasts=[]"])
+    every = OmegaConf.to_container(composed.methods[label])
+    given = {name: value for name, value in every.items() if not str(value).startswith("${")}
+    method, found = labels.resolve(label)
+    assert {"method": method, **found} == given
+
+
+def test_a_name_without_a_file_stands_for_itself() -> None:
+    assert labels.resolve("nothing") == ("nothing", {})
+    assert labels.resolve("../config") == ("../config", {})
+    assert {"restkv", "snapkv"} <= {*LABELS} & {*methods.names()}
