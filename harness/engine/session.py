@@ -128,6 +128,14 @@ class Engine:
             raise self._not_finite()
         return results
 
+    def check(self, prompt: Prompt) -> None:
+        """Check that splitting such a prompt changes no answer, as `run` does before its first.
+
+        ValueError, one sentence, where it does, see `harness.engine.selfcheck`.
+        """
+        positions = position_ids(self.model, prompt.inputs, prompt.modality)
+        self._check_split(prompt, positions, self.boundary(prompt))
+
     def _check_split(self, prompt: Prompt, positions: Tensor, boundary: int) -> None:
         forget_lengths(self.model)
         with self._memory(boundary):

@@ -22,11 +22,13 @@ def load(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     rehearse: bool = False,
+    chat_template: str | None = None,
 ) -> LoadedModel:
     """Load a folder or a hub id; weights come from safetensors only.
 
     device auto: cuda where there is one. dtype auto: bfloat16 on cuda, float32 elsewhere.
     rehearse: try a first prompt as well, so that what cannot be asked is refused here.
+    chat_template: text of a template in the place of the model's own.
     ValueError, one sentence, for what does not exist, cannot be reached or is of another kind,
     and for weights that are not those that the config asks for.
     """
@@ -34,6 +36,8 @@ def load(
     number = dtype_of(dtype, target)
     source = locate(pretrained, revision)
     checkpoint = open_checkpoint(pretrained, source, trust_remote_code)
+    if chat_template is not None:
+        checkpoint.processor.chat_template = checkpoint.tokenizer.chat_template = chat_template
     loaded = LoadedModel(
         Unloaded(checkpoint.config, checkpoint.generation),
         checkpoint.processor,

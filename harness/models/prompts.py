@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-_PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
 
 @dataclass
@@ -57,7 +57,7 @@ _marks: WeakKeyDictionary[PreTrainedModel, set[int]] = WeakKeyDictionary()
 
 def modality(config: Any, input_ids: Tensor) -> Tensor:
     """0 for text and 1 for image or video placeholders, int64 [L], of input_ids [L]."""
-    known = {getattr(config, name, None) for name in _PLACEHOLDERS} - {None}
+    known = {getattr(config, name, None) for name in PLACEHOLDERS} - {None}
     kinds = torch.zeros_like(input_ids)
     for placeholder in known:
         kinds |= input_ids == placeholder

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
+from harness.models.prompts import PLACEHOLDERS, modality
 from harness.models.reading import reading
 
 if TYPE_CHECKING:
@@ -41,13 +42,20 @@ def prompt(loaded: LoadedModel) -> Prompt:
             "that came with this model."
         )
     made = loaded.prompt(messages)
-    if loaded.takes_images and not bool(made.modality.any()):
+    if loaded.takes_images and not (bool(made.modality.any()) and _placed(loaded, made)):
         raise ValueError(
             f"a prompt of {loaded.name} has no place for its image: the image token of config.json "
             "is not the one that the chat template and the processor write; give the files that "
             "were saved together."
         )
     return made
+
+
+def _placed(loaded: LoadedModel, made: Prompt) -> bool:
+    """Whether the prompt holds a placeholder that the config names, if it names any."""
+    config = loaded.model.config
+    known = [getattr(config, name, None) is not None for name in PLACEHOLDERS]
+    return not any(known) or bool(modality(config, made.inputs["input_ids"][0]).any())
 
 
 def forward(loaded: LoadedModel, made: Prompt) -> None:

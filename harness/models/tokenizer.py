@@ -66,6 +66,15 @@ def takes_images(pretrained: str, revision: str | None, trust_remote_code: bool)
     return configs.takes_images(config)
 
 
+@cache
+def has_template(pretrained: str, revision: str | None, trust_remote_code: bool) -> bool | None:
+    """Whether a chat template comes with the model; None where its tokenizer cannot be had."""
+    try:
+        return load(pretrained, revision, trust_remote_code)[0].chat_template is not None
+    except UserError:
+        return None
+
+
 def too_long(model: ModelConfig) -> Callable[[str, int], str | None]:
     """A function that says why the model cannot take a text and an answer of so many tokens.
 

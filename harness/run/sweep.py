@@ -3,9 +3,11 @@
 The only module that knows all rooms; it must not hold what belongs in one of them.
 """
 
+import hashlib
 import time
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from harness.run.asked import Asked
 from harness.run.collect import LOG, collect
 from harness.run.tasks import Task
 from harness.run.validate import Job, validate
-from harness.settings.checks import refuse_images
+from harness.settings.checks import refuse_images, template_of
 from harness.settings.config import Config
 from harness.settings.grid import cell_key
 from harness.settings.variants import factors
@@ -137,6 +139,10 @@ def settings_of(job: Job, lmms_task: str, benchmark: Any) -> dict[str, object]:
     if dtype == "auto":
         dtype = "bfloat16" if kind == "cuda" else "float32"
     limits = {name: getattr(config.model, name) for name in ("max_length", "max_prompt")}
+    if template := template_of(config.model):
+        limits["chat_template"] = hashlib.sha256(template.encode()).hexdigest()[:16]
+    if benchmark.shows_images and find_spec("torchvision"):
+        limits["pixels"] = "torchvision"  # else transformers' other image processors
     return {
         "weights": job.weights,
         "data": benchmark.fingerprint,

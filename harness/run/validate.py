@@ -59,6 +59,7 @@ def validate(config: Config) -> Job:
     for task in chosen_tasks:
         if task.config.images:
             refuse_images(task.name, config.model)
+    told += _without_template(config.model)
     folder = Path(config.run.dir) / config.run.name
     return Job(config, chosen_tasks, chosen, ratios, budgets, weights, folder, told)
 
@@ -78,6 +79,19 @@ def _with_images(model: ModelConfig) -> ModelConfig:
             "out and choose a text task."
         )
     return replace(model, images=own if model.images is None else model.images)
+
+
+def _without_template(model: ModelConfig) -> list[str]:
+    """What to say of a model whose prompts are plain text."""
+    from harness.models import tokenizer  # late: it needs transformers
+
+    given = (model.pretrained, model.revision, model.trust_remote_code)
+    if model.chat_template is not None or tokenizer.has_template(*given) is not False:
+        return []
+    return [
+        f"{model.name} comes without a chat template, so its prompts are the plain text of the "
+        "task; give model.chat_template=FILE if it was trained for chats."
+    ]
 
 
 def check_machine(config: Config) -> None:

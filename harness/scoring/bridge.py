@@ -21,6 +21,7 @@ from harness.errors import UserError
 from harness.models import devices, loading
 from harness.models.memory import ran_out
 from harness.models.segments import Texts
+from harness.settings.checks import template_of
 from harness.settings.config import EngineConfig, ModelConfig, ProtocolConfig
 from harness.settings.grid import Cell
 
@@ -52,6 +53,7 @@ class Bridge:
                 dtype=dtype,
                 trust_remote_code=model.trust_remote_code,
                 rehearse=True,
+                chat_template=template_of(model),
             )
             tail = Protocol(protocol.name, protocol.tail)
             self.engine = Engine(

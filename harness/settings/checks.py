@@ -124,11 +124,28 @@ def _check_model(model: ModelConfig) -> None:
             raise UserError(f"model.{name}={limit} holds no prompt: use more tokens.")
         at_most(f"model.{name}", limit, TOKENS, "or null for what the model's own settings say")
     here = model.pretrained.startswith("package:") or Path(model.pretrained).expanduser().exists()
+    template_of(model)
     if model.revision is not None and here:
         raise UserError(
             f"model.revision={model.revision} is of a hub id, and model.pretrained="
             f"{model.pretrained} is on this machine and has none: leave model.revision out."
         )
+
+
+def template_of(model: ModelConfig) -> str | None:
+    """The text of the chat template that the settings give; UserError where it cannot be read."""
+    if model.chat_template is None:
+        return None
+    place = f"model.chat_template={shortened(model.chat_template)}"
+    remedy = "name a file with a Jinja template"
+    try:
+        text = Path(model.chat_template).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise UserError(f"{place} cannot be read ({why}): {remedy}.") from error
+    if not text.strip():
+        raise UserError(f"{place} is empty: {remedy}.")
+    return text
 
 
 def _check_tasks(config: Config) -> None:

@@ -34,7 +34,9 @@ class ModelConfig:
     hub id. images: whether it takes images; null: as its config.json says. max_length: the longest
     prompt and answer together, in tokens; null: what the model's own settings say. max_prompt:
     tokens to which the text of a task that may be cut is cut before the chat template, LongBench's
-    max_length; null: what max_length leaves.
+    max_length; null: what max_length leaves. chat_template: a file with a chat template in the
+    place of the model's own; without either a prompt is its plain text, with the image tokens where
+    images were shown.
     """
 
     name: str = MISSING
@@ -45,6 +47,7 @@ class ModelConfig:
     caveat: str | None = None
     max_length: int | None = None
     max_prompt: int | None = None
+    chat_template: str | None = None
 
 
 @dataclass

@@ -93,13 +93,12 @@ UNREAD: dict[str, tuple[Fault, str]] = {
     ),
     "processor_size": (
         settings(PROCESSOR, lambda c: c["image_processor"].update(image_mean="x")),
-        "mean must have 3 elements",
+        "mean must have 3 elements|invalid data type 'str'",
     ),
     "layers_without_end": (text_config(num_hidden_layers=10**9), "1,000,000,000"),
     "no_text_config": (settings(CONFIG, lambda c: c.pop("text_config")), "vocab_size=32,000"),
     "no_tokenizer": (gone("tokenizer.json"), "tokenizer"),
     "no_tokenizer_at_all": (gone("tokenizer.json", "tokenizer_config.json"), "tokenizer"),
-    "no_template": (gone("chat_template.jinja"), "chat template"),
     "no_processor": (gone("processor_config.json"), "processor"),
     "config_of_nothing": (written(CONFIG, "{}"), "model_type"),
     "config_unknown_type": (

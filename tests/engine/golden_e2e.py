@@ -67,6 +67,7 @@ def run(
     engine = Engine(tiny_llama(), Protocol(protocol))
     ids = prompt if question is None else torch.cat([prompt, question])
     whole = Prompt({"input_ids": ids[None].long()}, torch.zeros(len(ids)).long(), 0, len(prompt))
+    engine.check(whole)  # whose passes are not the run's
     logits: list[Tensor] = []
 
     def note(_module: object, _inputs: object, output: Tensor) -> None:

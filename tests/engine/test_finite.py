@@ -86,6 +86,7 @@ def test_what_makes_logits_no_numbers(llama, change, sound, first):
 
 def test_only_the_steps_after_the_fault_count(llama):
     """The prompt's pass and those for the first two tokens are sound."""
+    Engine(llama).check(make_prompt("llama", seed=4))  # whose passes come before
     on_logits(llama, fill((0, ..., 5), NAN), first=3)  # row 0 is the full cache, by far the largest
     assert counted(run(llama, branches("random", "snapkv"), stop=False)) == [TOKENS - 2, 0, 0]
 
