@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from transformers import AutoProcessor
 
-from tests.families import page, vision
+from harness.engine import Branch, Engine, Generation
+from harness.models import load
+from tests.families import checks, oracle, page, vision
 from tests.families.checks import NAMES, Report, check, saved
 
 #: One of each kind: images cut, nested, with marks of their own, without a template; windows,
@@ -37,8 +42,6 @@ def test_there_are_enough_families() -> None:
 
 def test_a_family_that_answers_otherwise_is_seen(tmp_path: Path, monkeypatch) -> None:
     """One layer's mask is another's: the checks must fail."""
-    from tests.families import checks
-
     true = checks._kept
     monkeypatch.setattr(
         checks, "_kept", lambda *given: ((place, kept.flip(-1)) for place, kept in true(*given))
@@ -49,3 +52,44 @@ def test_a_family_that_answers_otherwise_is_seen(tmp_path: Path, monkeypatch) ->
 def test_a_refusal_stands_in_the_page_without_places_of_this_machine() -> None:
     report = Report("x", refused={"text": "the processor of /tmp/a/b cannot read it: `x`; do y."})
     assert "/tmp" not in page.row(report)
+
+
+@pytest.mark.parametrize("name", ["Llama 3", "PaliGemma"])
+def test_a_given_template_takes_the_place_of_the_models_own(name: str, tmp_path: Path) -> None:
+    folder = str(saved(name, tmp_path))
+    form = "{% for m in messages %}<image>{{ m['content'] }}{% endfor %} So?"
+    asked = [{"role": "user", "content": "What is it?"}]
+    loaded = load(folder, device="cpu", dtype="float32", chat_template=form)
+    assert loaded.rendered(asked).endswith(" So?")
+    assert not load(folder, device="cpu", dtype="float32").rendered(asked).endswith(" So?")
+
+
+def test_without_a_template_images_stand_before_the_plain_text(tmp_path: Path) -> None:
+    loaded = load(str(saved("PaliGemma", tmp_path)), device="cpu", dtype="float32")
+    asked = checks.messages([(32, 32), (32, 32)])
+    assert loaded.rendered(asked) == "<image><image>" + checks.QUESTION
+    assert int(loaded.prompt(asked).modality.sum()) == 2 * 16
+
+
+def test_a_video_is_read_as_generate_reads_it(tmp_path: Path) -> None:
+    folder = saved("Qwen2-VL", tmp_path)
+    loaded = load(str(folder), device="cpu", dtype="float32")
+    frames = np.random.default_rng(0).integers(0, 256, (4, 56, 84, 3)).astype("uint8")
+    asked = [
+        {
+            "role": "user",
+            "content": [{"type": "video", "url": frames}, {"type": "text", "text": "?"}],
+        }
+    ]
+    prompt = loaded.prompt(asked)
+    reader = AutoProcessor.from_pretrained(folder)
+    own = reader(text=[loaded.rendered(asked)], videos=[[frames]], return_tensors="pt")
+    assert torch.equal(prompt.inputs["input_ids"], own["input_ids"])
+    assert (
+        int(prompt.modality.sum())
+        == int((own["input_ids"] == loaded.model.config.video_token_id).sum())
+        > 0
+    )
+    (result,) = Engine(loaded).run(prompt, [Branch()], Generation(4))
+    logits = oracle.generate(loaded.model, dict(own), 4)
+    assert result.token_ids == logits.argmax(-1)[: len(result.token_ids)].tolist()

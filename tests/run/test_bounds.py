@@ -58,6 +58,8 @@ ABSURD: list[tuple[str, Any, str]] = [
     ("run.name", "näme", "letters"),
     ("run.name", "a\nb", "not text"),
     ("run.dir", "a\0b", "not text"),
+    ("model.chat_template", "/nothing/there", "No such file"),
+    ("model.chat_template", "/dev/null", "is empty"),
     ("run.report_every", "10", "unit"),
     ("run.report_every", "0m", "unit"),
     ("run.report_every", "-1h", "unit"),

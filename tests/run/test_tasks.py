@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.errors import UserError
-from harness.run import tasks
+from harness.run import sweep, tasks
 from harness.settings.config import Config, ModelConfig, TaskConfig
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine, write_mmbench
@@ -279,11 +279,13 @@ def test_options_of_generated_data_are_checked(
     [
         "data",
         "model.max_length=2000",
+        "model.chat_template",
+        pytest.param("pixels", marks=pytest.mark.slow),
         pytest.param("model.max_prompt=1000", marks=pytest.mark.slow),
     ],
 )
 def test_what_changes_a_prompt_shares_no_answers(
-    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, changed: str
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, changed, monkeypatch
 ) -> None:
     assert call(*overrides) == 0
     engine.calls.clear()
@@ -292,5 +294,12 @@ def test_what_changes_a_prompt_shares_no_answers(
     if changed == "data":
         other = f"tasks.mmbench_mini.overrides.dataset_path={write_mmbench(tmp_path / 'more', 10)}"
         rows += 2  # one more question, of two options
+    if changed == "model.chat_template":
+        (tmp_path / "form.jinja").write_text("{{ messages }}")
+        other = f"model.chat_template={tmp_path / 'form.jinja'}"
+    if changed == "pixels":
+        there = sweep.find_spec("torchvision") is not None
+        monkeypatch.setattr(sweep, "find_spec", lambda name: None if there else object())
+        other = "seed=0"
     assert call(*overrides, other, "run.name=other") == 0
     assert len(engine.calls) == 2 * rows
