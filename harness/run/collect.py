@@ -21,6 +21,7 @@ from harness.settings.config import Config
 
 if TYPE_CHECKING:
     from harness.scoring.adapter import Engine, Plan, Progress
+    from harness.scoring.bridge import Bridge
 
 LOG = "libraries.log"
 
@@ -91,7 +92,7 @@ def refuse_unsupported(one: Asked) -> None:
         ) from error
 
 
-def load_engine(config: Config, folder: Path, context: Mapping[str, object]) -> "Engine":
+def load_engine(config: Config, folder: Path, context: Mapping[str, object]) -> "Bridge":
     """Load the model; it must come out as the cell keys say."""
     from harness.scoring import quiet
 
