@@ -11,6 +11,7 @@ from harness.process import stopping
 
 COMMANDS = {
     "run": "harness.run.cli",
+    "check": "harness.run.check",
     "report": "harness.run.report",
     "compare": "harness.run.compare",
 }

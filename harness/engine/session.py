@@ -99,6 +99,28 @@ class Engine:
         else such answers say so (`BranchResult.nonfinite_tokens`), as those of other branches do.
         ValueError, one sentence, for prompts and protocols that do not fit the model or its memory.
         """
+        answers, cells = self.prefilled(prompt, branches, generation, trace, stop)
+        with using(self.kernels):
+            answers.run_all(cells, self.loaded.letter_ids(letters))
+        results = answers.results(cells, letters)
+        full = [one for one, branch in zip(results, branches, strict=True) if branch.policy is None]
+        if stop and any(one.nonfinite_tokens for one in full):
+            raise self._not_finite()
+        return results
+
+    @torch.inference_mode()
+    def prefilled(
+        self,
+        prompt: Prompt,
+        branches: Sequence[Branch],
+        generation: Generation,
+        trace: bool = False,
+        stop: bool = True,
+    ) -> tuple[Answers, list[Cell]]:
+        """Read a prompt up to the eviction and let every policy select; what decodes the cells.
+
+        Arguments and errors as of `run`.
+        """
         if not branches:
             raise ValueError("no branches were given; give at least one, such as the full cache.")
         check(prompt.inputs)
@@ -115,18 +137,11 @@ class Engine:
         with using(self.kernels):
             self._check_split(prompt, positions, boundary)
             filled = self._prefill(capture, prompt, positions, boundary, rotary)
-            if stop and not filled.finite:
-                raise self._not_finite()
-            trace = trace and boundary <= TRACED
-            answers = Answers(
-                self, prompt, positions, modality, boundary, generation, filled, trace
-            )
-            answers.run_all(cells, self.loaded.letter_ids(letters))
-        results = answers.results(cells, letters)
-        full = [one for one, branch in zip(results, branches, strict=True) if branch.policy is None]
-        if stop and any(one.nonfinite_tokens for one in full):
+        if stop and not filled.finite:
             raise self._not_finite()
-        return results
+        trace = trace and boundary <= TRACED
+        answers = Answers(self, prompt, positions, modality, boundary, generation, filled, trace)
+        return answers, cells
 
     def check(self, prompt: Prompt) -> None:
         """Check that splitting such a prompt changes no answer, as `run` does before its first.

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.errors import UserError
 from harness.process import scratch, stopping
 from harness.process.console import fall_silent
-from harness.run.jobs import Failure, Program
+from harness.run.jobs import Failure, Program, Work, run_sweep
 from harness.scoring import catalog
 from harness.settings.config import CONF, register
 from harness.settings.wording import HELP, sentence, unknown_choice
@@ -46,15 +46,18 @@ def _free(typed: str) -> str:
     )
 
 
-def _check_typed(arguments: Sequence[str]) -> None:
-    """UserError for what Hydra would answer with its usage, or in words of its own."""
+def _check_typed(arguments: Sequence[str], one: bool) -> None:
+    """UserError for what Hydra would answer with its usage, or in words of its own, and for several
+    jobs where there may be `one`.
+    """
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"{message}: {HELP}.")
 
     parser = get_args_parser()
     parser.error = refuse
-    parser.parse_args(arguments)
+    if parser.parse_args(arguments).multirun and one:
+        raise UserError("This command takes one value of each setting: leave -m out.")
     for typed in arguments:
         group, _, choice = typed.partition("=")
         if group in GROUPS and choice in ("null", "~"):
@@ -89,8 +92,11 @@ def _named(name: str) -> dict[str, object]:
     return {**{str(key): value for key, value in given.items()}, "lmms_task": name}
 
 
-def main() -> int:
+def main(work: Work = run_sweep) -> int:
     """Run the command line.
+
+    Args:
+        work: what is done with the settings; only a sweep may be several, with -m.
 
     Returns:
         The exit code: 0, 2 for a user error, 1 for a fault of the program in some job, and 128 and
@@ -98,7 +104,7 @@ def main() -> int:
     """
     try:
         with stopping.heard():
-            failures = _run()
+            failures = _run(work)
             for failure in failures:
                 _tell(f"error: {failure}")
             sys.stdout.flush()
@@ -112,16 +118,16 @@ def main() -> int:
     return min((failure.code for failure in failures), default=0)
 
 
-def _run() -> list[Failure]:
+def _run(work: Work) -> list[Failure]:
     """Let Hydra compose and run what was typed; returns how it failed."""
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints errors its own way and exits with 1
     sys.argv[1:] = map(_free, sys.argv[1:])
     _name_lmms_tasks(sys.argv[1:])
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda typed: typed not in MULTIRUN)
-    program = Program()
+    program = Program(work=work)
     try:
-        _check_typed(sys.argv[1:])
+        _check_typed(sys.argv[1:], one=work is not run_sweep)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(program)()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("EVICTBENCH_TRACEBACK") == "1":

@@ -20,7 +20,8 @@ from harness.run.meanwhile import Told, meanwhile
 from harness.settings.config import Config
 
 if TYPE_CHECKING:
-    from harness.scoring.adapter import Engine, Progress
+    from harness.scoring.adapter import Engine, Plan, Progress
+    from harness.scoring.bridge import Bridge
 
 LOG = "libraries.log"
 
@@ -91,7 +92,7 @@ def refuse_unsupported(one: Asked) -> None:
         ) from error
 
 
-def load_engine(config: Config, folder: Path, context: Mapping[str, object]) -> "Engine":
+def load_engine(config: Config, folder: Path, context: Mapping[str, object]) -> "Bridge":
     """Load the model; it must come out as the cell keys say."""
     from harness.scoring import quiet
 
@@ -105,6 +106,17 @@ def load_engine(config: Config, folder: Path, context: Mapping[str, object]) -> 
     return bridge
 
 
+def planned(one: Asked) -> "Plan":
+    """What a task asks, as lmms-eval's requests are answered by it."""
+    from harness.scoring.adapter import Plan
+
+    asked = one.benchmark
+    letters = [question.letters for question in asked.questions]
+    return Plan(
+        one.cells, asked.rows, letters, asked.texts, asked.shown, asked.turns, one.task.name
+    )
+
+
 def answer_all(
     engine: "Engine",
     one: Asked,
@@ -115,16 +127,11 @@ def answer_all(
 ) -> int:
     """Let lmms-eval send every request of a task through the engine; the rows computed here."""
     from harness.scoring import quiet
-    from harness.scoring.adapter import Collector, Plan
+    from harness.scoring.adapter import Collector
     from harness.scoring.benchmark import evaluate
 
-    asked = one.benchmark
-    letters = [question.letters for question in asked.questions]
-    plan = Plan(
-        one.cells, asked.rows, letters, asked.texts, asked.shown, asked.turns, one.task.name
-    )
     with quiet.into(folder / LOG):
-        model = Collector(engine, plan, store, told)
+        model = Collector(engine, planned(one), store, told)
         evaluate(model, one.benchmark, folder / "lmms_eval", seed)
         one.benchmark.task._instances = None  # they hold every prompt
     return model.computed

@@ -11,7 +11,7 @@ import platform
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,10 +28,19 @@ from harness.process.console import say
 from harness.records import places
 from harness.settings import naming
 from harness.settings.checks import check_typed
-from harness.settings.config import as_config, register
+from harness.settings.config import Config, as_config, register
 from harness.settings.wording import sentence
 
 LOG = "libraries.log"
+
+Work = Callable[[Config], object]
+
+
+def run_sweep(config: Config) -> None:
+    """Do what a run does."""
+    from harness.run.sweep import run  # late: settings are checked before anything heavy loads
+
+    run(config)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,8 @@ class Program:
 
     home: the process that reads the command. failures: of the jobs that ran in it or were watched
     from it. names: what tells a job from the others, by number from 0; empty outside a multirun.
-    records: folder of the logs and records of jobs elsewhere.
+    records: folder of the logs and records of jobs elsewhere. work: what is done with the settings
+    of a job.
     """
 
     home: tuple[str, int] = field(default_factory=lambda: (platform.node(), os.getpid()))
@@ -64,12 +74,13 @@ class Program:
     total: int = 1
     records: Path | None = None
     began: bool = False
+    work: Work = run_sweep
 
     def __call__(self, cfg: DictConfig) -> Failure | None:
         """Run one job."""
         self.began = True
         if not self.names:
-            failure = attempt(cfg)
+            failure = attempt(cfg, self.work)
         elif (platform.node(), os.getpid()) == self.home:
             failure = self._here(cfg)
         else:
@@ -99,7 +110,7 @@ class Program:
         number = HydraConfig.get().job.num
         folder = run_folder(cfg, HydraConfig.get().overrides.task)
         self.say(number, folder, folder / LOG)
-        failure = attempt(cfg)
+        failure = attempt(cfg, self.work)
         if failure is None:
             return None
         others = ", the others go on" if self.total > 1 else ""
@@ -116,7 +127,7 @@ class Program:
             _write(record, process)
             try:
                 with stopping.heard(_signals()):
-                    failure = attempt(cfg)
+                    failure = attempt(cfg, self.work)
             except KeyboardInterrupt as error:
                 stopping.tell(error)
                 scratch.remove()
@@ -130,17 +141,15 @@ class Program:
         return failure
 
 
-def attempt(cfg: DictConfig) -> Failure | None:
+def attempt(cfg: DictConfig, work: Work) -> Failure | None:
     """Run a job's settings; what goes wrong comes back in a sentence."""
     try:
         config = as_config(cfg)
         typed = HydraConfig.get().overrides.task
         check_typed(typed)
         config.run.name = config.run.name or naming.default_name(cfg, typed)
-        from harness.run.sweep import run  # late: settings are checked before anything heavy loads
-
         with places.speaking(Path(config.run.dir) / config.run.name):
-            run(config)
+            work(config)
     except (UserError, OmegaConfBaseException) as error:
         if os.environ.get("EVICTBENCH_TRACEBACK") == "1":
             traceback.print_exception(error)

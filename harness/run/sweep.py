@@ -89,15 +89,20 @@ def planned(job: Job, asked: Sequence[Asked]) -> plan.Asked:
 
 
 def load_benchmarks(job: Job) -> list[Asked]:
-    """Load every task with lmms-eval's output kept in the run folder."""
+    """Say what is asked and load it, with lmms-eval's output kept in the run folder."""
     names = ", ".join(job.config.tasks)
     count = len(job.cells(blank=False)) - 1
     say(f"{job.folder}: {count} compressed cells, loading {names} with lmms-eval")
+    return benchmarks(job, job.folder / LOG)
+
+
+def benchmarks(job: Job, log: Path) -> list[Asked]:
+    """Load every task and say what is to be noted of the settings and the data."""
     for sentence in job.told:
         say(f"note: {sentence}")
     from harness.scoring import quiet
 
-    with quiet.into(job.folder / LOG):
+    with quiet.into(log):
         asked = [_asked(job, task) for task in job.tasks]
     for sentence in [said for one in asked for said in one.benchmark.told]:
         say(f"note: {sentence}")

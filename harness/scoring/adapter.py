@@ -119,7 +119,7 @@ class Collector(lmms):
         _, doc_to_messages, generation, position, task, split = request.args
         messages = doc_to_messages(self.task_dict[task][split][position])
         try:
-            found = self._branches(messages, missing, generation, position)
+            found = answers(self.engine, self.plan, messages, missing, generation, position)
         except NotFinite as error:  # nothing of the row is stored: a rerun comes here again
             raise UserError(f"task={self.plan.task or task}, row {row}: {error}") from error
         for result in found.values():
@@ -136,31 +136,6 @@ class Collector(lmms):
         kept = {key: each for key, each in shares.items() if each is not None}
         self.store.write(row, answers, prompt, kept)
 
-    def _branches(
-        self,
-        messages: Messages,
-        missing: Mapping[str, Cell],
-        generation: Mapping[str, Any],
-        position: int,
-    ) -> dict[str, Any]:
-        """Decode the missing cells beside the full cache, and the blank image by itself.
-
-        The full cache is decoded along even when its answer is stored: in low precision an answer
-        depends a little on its batch, so cells and baseline share one.
-        """
-        full = self.plan.full
-        blank = [key for key, cell in missing.items() if cell.control == BLANK_IMAGE]
-        together = [full, *(key for key in missing if key != full and key not in blank)]
-        cells = [self.plan.cells[key] for key in together]
-        trace = self.plan.rows[position] in self.plan.shown
-        how = (generation, self.plan.letters[position], self.plan.texts(position), trace)
-        results = self.engine.answer(messages, cells, *how)
-        found = dict(zip(together, results, strict=True))
-        for key in blank:
-            cell = self.plan.cells[key]
-            found[key] = self.engine.answer(blanked(messages), [cell], *how)[0]
-        return found
-
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Refused: an evicted cache is about generated tokens."""
         raise ValueError("evictbench answers generate_until tasks only: choose one of those.")
@@ -171,6 +146,30 @@ class Collector(lmms):
 
     def clean(self) -> None:
         """Keep everything: lmms-eval would delete the model after one evaluation."""
+
+
+def answers(
+    engine: Engine,
+    plan: Plan,
+    messages: Messages,
+    missing: Mapping[str, Cell],
+    generation: Mapping[str, Any],
+    position: int,
+) -> dict[str, Any]:
+    """Decode the missing cells beside the full cache, and the blank image by itself.
+
+    The full cache is decoded along even when its answer is stored: in low precision an answer
+    depends a little on its batch, so cells and baseline share one.
+    """
+    blank = [key for key, cell in missing.items() if cell.control == BLANK_IMAGE]
+    together = [plan.full, *(key for key in missing if key != plan.full and key not in blank)]
+    cells = [plan.cells[key] for key in together]
+    trace = plan.rows[position] in plan.shown
+    how = (generation, plan.letters[position], plan.texts(position), trace)
+    found = dict(zip(together, engine.answer(messages, cells, *how), strict=True))
+    for key in blank:
+        found[key] = engine.answer(blanked(messages), [plan.cells[key]], *how)[0]
+    return found
 
 
 def blanked(messages: Messages) -> Messages:

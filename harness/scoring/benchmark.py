@@ -205,9 +205,13 @@ class Benchmark:
         """What is known of the text in the prompt of `rows[position]`."""
         return self.scorer.texts(self.task, self._documents[position])
 
+    def messages(self, position: int) -> Any:
+        """The prompt of `rows[position]` in lmms-eval's protocol."""
+        return self.task.doc_to_messages(self.task.eval_docs[position])
+
     def image(self, row: int) -> Any:
         """The first image of a row of the whole data set as PIL, None where it shows none."""
-        messages = self.task.doc_to_messages(self.task.eval_docs[self.rows.index(row)])
+        messages = self.messages(self.rows.index(row))
         parts = [p for m in messages if not isinstance(m["content"], str) for p in m["content"]]
         return next((part["url"] for part in parts if part["type"] == "image"), None)
 

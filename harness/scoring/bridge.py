@@ -4,7 +4,8 @@ Knows cells, the engine's front door and the registry of methods; must not know 
 store.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import methods
@@ -16,10 +17,14 @@ from harness.engine import (
     NotFinite,
     Protocol,
     check_device,
+    masked,
 )
+from harness.engine.inputs import check_boundary
+from harness.engine.masked import Compared
 from harness.errors import UserError
 from harness.models import devices, loading
 from harness.models.memory import ran_out
+from harness.models.prompts import Prompt
 from harness.models.segments import Texts
 from harness.settings.checks import template_of
 from harness.settings.config import EngineConfig, ModelConfig, ProtocolConfig
@@ -87,12 +92,49 @@ class Bridge:
             NotFinite: the full cache's numbers are not finite; a control's may be.
             UserError: the model, the prompt or a generation argument is not supported.
         """
-        try:
+        with self._saying():
             wanted = Generation.from_kwargs(generation)
-            prompt = self.loaded.prompt(messages, self._room(wanted), self.max_prompt, texts)
+            prompt = self._prompt(messages, wanted, texts)
             branches = [self._branch(cell) for cell in cells]
             stop = any(cell.control == "none" for cell in cells)
             return self.engine.run(prompt, branches, wanted, letters, trace, stop)
+
+    def measure(
+        self,
+        messages: list[dict[str, Any]],
+        generation: Mapping[str, Any],
+        texts: Texts | None = None,
+    ) -> tuple[int, int]:
+        """Tokens of a prompt, and how many it lost to fit; arguments and errors as of `answer`."""
+        with self._saying():
+            prompt = self._prompt(messages, Generation.from_kwargs(generation), texts)
+            check_boundary(prompt.modality, self.engine.boundary(prompt))
+            return prompt.modality.shape[0], prompt.cut
+
+    def compare(
+        self,
+        messages: list[dict[str, Any]],
+        cells: Sequence[Cell],
+        generation: Mapping[str, Any],
+        texts: Texts | None = None,
+    ) -> Compared:
+        """Hold cells against the model with its attention masked; arguments and errors as of
+        `answer`.
+        """
+        with self._saying():
+            prompt = self._prompt(messages, Generation.from_kwargs(generation), texts)
+            return masked.compare(self.engine, prompt, [self._branch(cell) for cell in cells])
+
+    def _prompt(
+        self, messages: list[dict[str, Any]], wanted: Generation, texts: Texts | None
+    ) -> Prompt:
+        return self.loaded.prompt(messages, self._room(wanted), self.max_prompt, texts)
+
+    @contextmanager
+    def _saying(self) -> Iterator[None]:
+        """UserError in place of what the model or the engine refuses."""
+        try:
+            yield
         except NotFinite:
             raise
         except ValueError as error:

@@ -12,7 +12,7 @@ from harness.errors import UserError
 from harness.settings.config import CONF
 
 LONGEST = 400  # characters of a word that are shown
-COMMANDS = "run, report and compare"
+COMMANDS = "run, check, report and compare"
 HELP = "`evictbench --help` shows what there is"
 
 

@@ -40,7 +40,7 @@ def test_it_tells_its_version(folder: Path) -> None:
 def test_settings_stand_with_and_without_the_word_run(folder: Path) -> None:
     typed = ("limit=3", "--cfg", "job")
     plain, named = call(folder, *typed), call(folder, "run", *typed)
-    assert plain == named
+    assert plain == named == call(folder, "check", *typed)
     assert plain[0] == 0
     assert "\nlimit: 3\n" in plain[1]
 
@@ -58,13 +58,14 @@ def test_an_unknown_word_names_the_commands(folder: Path) -> None:
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert "'raport'" in err
-    assert "the commands are run, report and compare" in err
+    assert "the commands are run, check, report and compare" in err
 
 
 def test_help_names_the_commands(folder: Path) -> None:
     code, out, _ = call(folder, "--help")
     assert code == 0
-    assert "evictbench report" in out
+    for word in ("check", "report", "compare"):
+        assert f"evictbench {word} " in out
     assert "python -m harness" not in out
 
 

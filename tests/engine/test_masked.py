@@ -1,0 +1,50 @@
+"""The engine against the plain model with its attention masked, as `evictbench check` compares."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from engine_helpers import Scatter
+from tiny_models import CASES, PROTOCOLS, make_prompt
+
+import methods
+from harness.engine import Branch, Engine, branch, masked, selfcheck
+from methods import Selection
+
+NOISE = selfcheck.LOGITS[torch.float32]
+
+
+def branches() -> list[Branch]:
+    found = [Branch(), *(Branch(Scatter(seed), budget=5) for seed in range(2))]
+    found += [Branch(methods.build(name), ratio=0.5) for name in ("restkv", "h2o", "tova")]
+    found.append(Branch(methods.build("snapkv", budget="adaptive", window=2), ratio=0.7))
+    return [*found, Branch(methods.build("h2o", decode="hold"), budget=5)]
+
+
+@pytest.mark.parametrize(("kind", "protocol"), CASES)
+def test_the_engine_agrees_with_the_masked_model(loaded_models, kind, protocol):
+    engine = Engine(loaded_models[kind], PROTOCOLS[protocol])
+    found = masked.compare(engine, make_prompt(kind, seed=23), branches())
+    assert len(found.differences) == found.batch == 8
+    assert max(found.differences) < NOISE
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_kept_and_what_is_said_are_told_apart(loaded_models, protocol, monkeypatch):
+    """Every cell keeps the entries beside those that its policy chose."""
+    original = branch._chosen
+
+    def beside(filled, rank, cell, heads, length):
+        chosen = original(filled, rank, cell, heads, length)
+        return Selection((chosen.positions - 1).clamp_min(0), chosen.window, counts=chosen.counts)
+
+    monkeypatch.setattr(branch, "_chosen", beside)
+    engine = Engine(loaded_models["llava"], PROTOCOLS[protocol])
+    found = masked.compare(engine, make_prompt("llava", seed=23), branches()).differences
+    assert min(found[1:]) > NOISE
+
+
+def test_cells_that_move_positions_are_left_out(loaded_models):
+    cells = [Branch(Scatter(1), budget=5), Branch(Scatter(1, positions="cache"), budget=5)]
+    found = masked.compare(Engine(loaded_models["llama"]), make_prompt("llama", seed=3), cells)
+    assert [one is None for one in found.differences] == [False, True]
