@@ -28,7 +28,7 @@ from harness.models import load
 from harness.models.loaded import LoadedModel
 from harness.models.prompts import Prompt
 from methods import LayerView, Selection
-from tests.families import oracle, text, vision
+from tests.families import oracle, text, vision, vision_more, vision_other
 from tests.families.base import randomised
 
 TOKENS = 5
@@ -42,6 +42,7 @@ CASES: dict[str, list[tuple[int, int]]] = {
 }  # fmt: skip
 PARAMETERS = {"streaming_llm": {"decode": "grow"}, "snapkv": {"window": 8}}
 METHODS = tuple(PARAMETERS)
+assert vision_more.FAMILIES is vision_other.FAMILIES is vision.FAMILIES  # all three write there
 NAMES = {**dict.fromkeys(vision.FAMILIES, vision), **dict.fromkeys(text.CONFIGS, text)}
 
 
