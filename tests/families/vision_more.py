@@ -195,7 +195,5 @@ def janus() -> Built:
         vision_config=tower, vq_config=drawing, text_config=text,
         image_token_id=number(words, "<image_placeholder>"),
     )  # fmt: skip
-    made = hf.JanusProcessor(
-        hf.JanusImageProcessor(size=WHOLE), words, form, num_image_tokens=16
-    )
+    made = hf.JanusProcessor(hf.JanusImageProcessor(size=WHOLE), words, form, num_image_tokens=16)
     return hf.JanusForConditionalGeneration(config), made

@@ -100,40 +100,23 @@ def ovis2() -> Built:
         visual_indicator_token_ids=[number(words, name) for name in named],
     )  # fmt: skip
     images = hf.Ovis2ImageProcessor(size=WHOLE, crop_to_patches=True, max_patches=4)
-    made = hf.Ovis2Processor(
-        images, words, image_seq_length=4, chat_template=template("<image>\n")
-    )
+    made = hf.Ovis2Processor(images, words, image_seq_length=4, chat_template=template("<image>\n"))
     return hf.Ovis2ForConditionalGeneration(config), made
 
 
 @family("GOT-OCR 2")
 def got_ocr2() -> Built:
-    """It has no chat template."""
+    """It has no chat template, and always 256 tokens an image."""
     words = tokenizer(None, eos="<|im_end|>", bos=None)
     tower = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 48,
-             "output_channels": 16, "image_size": 128, "window_size": 4,
-             "global_attn_indexes": [1]}  # fmt: skip
+             "output_channels": 16, "image_size": 256, "patch_size": 4, "window_size": 8,
+             "global_attn_indexes": []}  # fmt: skip
     config = hf.GotOcr2Config(
-        vision_config=tower, text_config=hf.Qwen2Config(**sizes()), image_seq_length=4,
+        vision_config=tower, text_config=hf.Qwen2Config(**sizes()),
         image_token_index=number(words, "<imgpad>"),
     )  # fmt: skip
-    images = hf.GotOcr2ImageProcessor(size={"height": 128, "width": 128})
-    made = hf.GotOcr2Processor(images, words)
-    made.num_image_tokens = 4
-    return hf.GotOcr2ForConditionalGeneration(config), made
-
-
-@family("Fuyu")
-def fuyu() -> Built:
-    """It has no chat template."""
-    words = tokenizer(None, eos="|ENDOFTEXT|", add_bos=True)
-    text = hf.PersimmonConfig(**sizes(num_key_value_heads=4))
-    config = hf.FuyuConfig(
-        text_config=text, patch_size=30, image_size=120,
-        image_token_id=number(words, "|SPEAKER|"),
-    )  # fmt: skip
-    made = hf.FuyuProcessor(hf.FuyuImageProcessor(size={"height": 120, "width": 120}), words)
-    return hf.FuyuForCausalLM(config), made
+    images = hf.GotOcr2ImageProcessor(size={"height": 256, "width": 256})
+    return hf.GotOcr2ForConditionalGeneration(config), hf.GotOcr2Processor(images, words)
 
 
 HEARS = {
@@ -183,7 +166,7 @@ def gemma3n() -> Built:
     config = hf.Gemma3nConfig(
         text_config=text, vision_soft_tokens_per_image=4,
         vision_config={"architecture": "resnet10t", "hidden_size": 512, "vocab_size": 8,
-                       "vocab_offset": 600, "model_args": {"num_classes": 0, "global_pool": ""}},
+                       "vocab_offset": 600},
         audio_config={"hidden_size": 32, "conf_num_attention_heads": 2, "vocab_size": 8,
                       "conf_num_hidden_layers": 1, "vocab_offset": 608,
                       "sscp_conv_channel_size": [8, 4]},
@@ -191,8 +174,9 @@ def gemma3n() -> Built:
     )  # fmt: skip
     form = template("<image_soft_token>", "{{ bos_token }}", GEMMA_TURN, "<start_of_turn>model\n")
     made = hf.Gemma3nProcessor(
-        hf.Gemma3nAudioFeatureExtractor(), hf.SiglipImageProcessor(size={"height": 64, "width": 64}),
-        words, form, image_seq_length=4,
+        hf.Gemma3nAudioFeatureExtractor(),
+        hf.SiglipImageProcessor(size={"height": 64, "width": 64}), words, form,
+        image_seq_length=4,
     )  # fmt: skip
     return hf.Gemma3nForConditionalGeneration(config), made
 
