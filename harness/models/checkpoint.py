@@ -66,7 +66,6 @@ class Checkpoint:
                 self.source.name,
                 dtype=dtype,
                 use_safetensors=True,
-                attn_implementation="sdpa",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused by name
                 **self.options,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -80,11 +80,15 @@ class LoadedModel:
         return own if own is not None else self.tokenizer.chat_template
 
     def _modality(self, encoded: Mapping[str, Any]) -> Tensor:
-        """0 for text and 1 for image tokens, int64 [L], as the processor says or the config."""
+        """0 for text and 1 for image tokens, int64 [L], as the processor says or the config.
+
+        Both: a processor may call the sign of an image so and not what stands for its pixels.
+        """
         ids, types = encoded["input_ids"][0], encoded.get("mm_token_type_ids")
+        kinds = modality(self.model.config, ids)
         if types is None or not bool(torch.as_tensor(types).any()):
-            return modality(self.model.config, ids).to(self.device)
-        kinds = (torch.as_tensor(types)[0] > 0).to(ids.dtype)
+            return kinds.to(self.device)
+        kinds = kinds | (torch.as_tensor(types)[0] > 0).to(ids.dtype)
         if isinstance(self.model, PreTrainedModel):
             special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
             remember(self.model, special & {*ids[kinds > 0].tolist()})
@@ -243,19 +247,27 @@ class LoadedModel:
             ) from error
 
     def _read(self, rendered: str, said: Chat) -> Mapping[str, Any]:
-        """As `apply_chat_template` of transformers calls a processor: one list a conversation."""
+        """As `apply_chat_template` of transformers calls a processor: one list a conversation, or
+        one list of images where a processor refuses that.
+        """
         if not self.takes_images:
             plain = not said.template or self._template is None
             return self.tokenizer(rendered, return_tensors="pt", add_special_tokens=plain)
         bos = self.tokenizer.bos_token
-        return self.processor(
+        read = partial(
+            self.processor,
             text=[rendered],
-            images=[said.images] if said.images else None,
             return_tensors="pt",
             return_mm_token_type_ids=True,
             add_special_tokens=not (bos and rendered.startswith(bos)),
             **({"videos": [said.videos]} if said.videos else {}),
         )
+        try:
+            return read(images=[said.images] if said.images else None)
+        except ValueError:
+            if not said.images:
+                raise
+            return read(images=said.images)
 
     def _check_ids(self, encoded: Mapping[str, Any]) -> None:
         """ValueError for a token of the text that the model has no embedding for."""

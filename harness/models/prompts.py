@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+# Names in a config of tokens whose embeddings come from the images.
 PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+_PLACEHOLDER_LISTS = ("visual_indicator_token_ids",)
 
 
 @dataclass
@@ -38,13 +40,14 @@ class Prompt:
 def told(model: PreTrainedModel, input_ids: Tensor, types: Tensor | None = None) -> Tensor:
     """0 for text and 1 for image tokens, int64 [L], of input_ids [L] without their processor.
 
-    types [1, L]: mm_token_type_ids of a processor, which say it. Else all special tokens count that
-    a processor called an image's in prompts of this model (`remember`), or its placeholders.
+    types [1, L]: mm_token_type_ids of a processor. Where there are none, all special tokens count
+    that a processor called an image's in prompts of this model (`remember`).
     """
+    kinds = modality(model.config, input_ids)
     if types is not None and bool(types.any()):
-        return (types[0] > 0).to(input_ids.dtype)
+        return kinds | (types[0] > 0).to(input_ids.dtype)
     marks = torch.tensor(sorted(_marks.get(model, ())), device=input_ids.device)
-    return modality(model.config, input_ids) | torch.isin(input_ids, marks).to(input_ids.dtype)
+    return kinds | torch.isin(input_ids, marks).to(input_ids.dtype)
 
 
 def remember(model: PreTrainedModel, marks: set[int]) -> None:
@@ -58,6 +61,7 @@ _marks: WeakKeyDictionary[PreTrainedModel, set[int]] = WeakKeyDictionary()
 def modality(config: Any, input_ids: Tensor) -> Tensor:
     """0 for text and 1 for image or video placeholders, int64 [L], of input_ids [L]."""
     known = {getattr(config, name, None) for name in PLACEHOLDERS} - {None}
+    known |= {token for name in _PLACEHOLDER_LISTS for token in getattr(config, name, None) or ()}
     kinds = torch.zeros_like(input_ids)
     for placeholder in known:
         kinds |= input_ids == placeholder

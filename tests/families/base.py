@@ -24,6 +24,12 @@ SPECIAL = """
 """.split()  # noqa: SIM905
 SPECIAL += [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]
 SPECIAL += [f"TILE_{i}" for i in range(1, 13)]
+SPECIAL += [f"<|img_row_{i}_col_{j}|>" for i in range(1, 5) for j in range(1, 5) if i + j > 2]
+SPECIAL += """
+TILE_GLOBAL <|img_thumbnail|> <IMG_START> <IMG_ATOM> <IMG_GRID> <IMG_COL> <IMG_ROW> <IMG_END>
+<imgpad> <im_patch> <im_col> <im_start> <im_end> <im_low> <low_res_im_start> <frame_start>
+<frame_end> <|python_tag|>
+""".split()  # noqa: SIM905
 WORDS = "the is of what What Answer with option letter color image Question".split()  # noqa: SIM905
 VOCAB = 640
 CLIP = {

@@ -28,7 +28,7 @@ from harness.models import load
 from harness.models.loaded import LoadedModel
 from harness.models.prompts import Prompt
 from methods import LayerView, Selection
-from tests.families import oracle, text, vision
+from tests.families import oracle, text, vision, vision_more, vision_other
 from tests.families.base import randomised
 
 TOKENS = 5
@@ -42,7 +42,8 @@ CASES: dict[str, list[tuple[int, int]]] = {
 }  # fmt: skip
 PARAMETERS = {"streaming_llm": {"decode": "grow"}, "snapkv": {"window": 8}}
 METHODS = tuple(PARAMETERS)
-NAMES = {**dict.fromkeys(vision.FAMILIES, vision), **dict.fromkeys(text.CONFIGS, text)}
+PICTURED = [name for part in (vision, vision_more, vision_other) for name in part.FAMILIES]
+NAMES = {**dict.fromkeys(PICTURED, vision), **dict.fromkeys(text.CONFIGS, text)}
 
 
 @dataclass
@@ -125,7 +126,7 @@ def check(name: str, folder: Path) -> Report:
         report.refused["load"] = str(error)
         return report
     kind = AutoModelForImageTextToText if loaded.takes_images else AutoModelForCausalLM
-    plain = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    plain = kind.from_pretrained(folder, dtype=torch.float32).eval()
     reader = (AutoProcessor if loaded.takes_images else AutoTokenizer).from_pretrained(folder)
     number = loaded.model.config.get_text_config(decoder=True).num_hidden_layers
     report.layers = (len(layout.layers) + len(layout.shared), number)

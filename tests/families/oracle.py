@@ -66,12 +66,13 @@ def masked(
 
     kept: bool [Hkv, boundary] by the id of each attention module.
     """
+    before = model.config._attn_implementation
     _state.update(kept=dict(kept), boundary=boundary, hits=0)
     model.set_attn_implementation(NAME)
     try:
         yield _state
     finally:
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation(before)
         _state.update(kept={}, boundary=0)
 
 
