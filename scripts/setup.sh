@@ -27,6 +27,9 @@ elif [ "$(uname -s)" = Linux ]; then
     pip --no-deps "torchvision==$torchvision" --index-url https://download.pytorch.org/whl/cpu \
       2>/dev/null ||
     pip --no-deps "torchvision==$torchvision"
+  site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+  cp harness/process/vision.py "$site/_evictbench_torchvision.py"
+  echo 'import _evictbench_torchvision; _evictbench_torchvision.watch()' >"$site/torchvision_cpu.pth"
 else
   pip "torch==$torch" "torchvision==$torchvision"
 fi

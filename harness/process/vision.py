@@ -1,7 +1,8 @@
 """torchvision from PyPI beside a CPU build of torch, which lacks the operators it was built with.
 
 Image processors need none of these, but without their names torchvision does not import. Imports
-nothing that takes time until torchvision is imported.
+nothing that takes time until torchvision is imported. `scripts/setup.sh` copies this file where
+every program of the virtual environment starts with it.
 """
 
 import sys
@@ -44,6 +45,8 @@ def name_operators() -> None:
     """Make the operators known, without what would compute them."""
     import torch
 
+    if hasattr(torch.ops.torchvision, "nms"):
+        return
     library = torch.library.Library("torchvision", "DEF")
     for one in OPERATORS:
         library.define(one)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from harness import stats
-from harness.report import tables
+from harness.report import honesty, tables
 from harness.report.contrasts import COSTS, HELPS, SAME
 from harness.report.rulings import CANNOT_TELL, WORDS
 from harness.report.study import Study
@@ -25,6 +25,7 @@ def headline(study: Study) -> tuple[str, ...]:
     """
     kept, effects = list(_kept(study)), list(_effects(study))
     said = [*effects, *kept] if study.plan.question else [*kept, *effects]
+    said += honesty.whole(study.cells)
     if not study.registered:
         said[0] = f"Exploratory: {said[0]}"
     if study.unfinished:

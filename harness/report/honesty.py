@@ -92,6 +92,7 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
             f"Cells hold between {cells['n_rows'].min():,} and {cells['n_rows'].max():,} rows: the "
             "run is incomplete, and cells are not on equal ground."
         )
+    yield from whole(cells)
     rows = tables.compressed(cells)
     yield from _truncated(samples)
     yield from _short_answers(samples, rows)
@@ -103,6 +104,20 @@ def _doubts(samples: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
             f"In cells that are not vacuous {percent(share)} % of the rows still had no scored "
             "token from the compacted cache."
         )
+
+
+def whole(cells: pd.DataFrame) -> Iterator[str]:
+    """What a ratio is of the cache where some layers stay whole; nothing where none do."""
+    rows = tables.whole_layers(cells)
+    if rows.empty:
+        return
+    kept = rows.assign(setting=[tables.setting(row) for _, row in rows.iterrows()])
+    shares = kept.groupby("setting", sort=False)["bytes"].mean()
+    said = [f"{percent(share)} % at {setting}" for setting, share in shares.items()]
+    yield (
+        "Some layers of the model have a window or a state of their own and stay whole. A ratio is "
+        f"of the other layers; of all bytes of the cache a cell keeps {tables.listed(said)}."
+    )
 
 
 def _failed(cells: pd.DataFrame, meta: Mapping[str, Any]) -> Iterator[str]:

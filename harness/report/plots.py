@@ -83,12 +83,17 @@ def figure(cells: pd.DataFrame) -> Figure:
 
 
 def placed(cells: pd.DataFrame) -> pd.DataFrame:
-    """The compressed cells with `evicted` (the ratio asked for; measured for absolute budgets) and
-    `x`, the place on a logarithmic axis: log2 of the compression factor.
+    """The compressed cells with `evicted` (the ratio asked for; measured for absolute budgets, and
+    as bytes where some layers stay whole) and `x`, the place on a logarithmic axis: log2 of the
+    compression factor.
     """
     rows = tables.compressed(cells)
     measured = 1 - rows.groupby("budget")["kept_fraction"].transform("mean").astype(float)
-    evicted = rows["ratio"].astype(float).fillna(measured).clip(upper=0.999)
+    evicted = rows["ratio"].astype(float).fillna(measured)
+    if len(tables.whole_layers(cells)):
+        kept = rows["cache_bytes"] / rows["full_cache_bytes"]
+        evicted = 1 - kept.groupby([rows["ratio"], rows["budget"]], dropna=False).transform("mean")
+    evicted = evicted.clip(upper=0.999)
     return rows.assign(evicted=evicted, x=-np.log2(1 - evicted))
 
 

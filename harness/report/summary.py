@@ -108,10 +108,15 @@ def _reading(cells: pd.DataFrame) -> Iterator[str]:
     if rows["accuracy"].dropna().empty:
         return
     best, worst = (rows.loc[rows["accuracy"].agg(which)] for which in ("idxmax", "idxmin"))
+    ranks = f"best {_named(best)}, worst {_named(worst)}"
+    if len(rows) == 1:
+        ranks = _named(best)
+    elif best["accuracy"] == worst["accuracy"]:
+        ranks = f"every method {percent(best['accuracy'])} %"
     yield "".join(
         [
             f"\nAt {focus(cells)}: ",
-            f"best {_named(best)}, worst {_named(worst)}",
+            ranks,
             *(
                 f", {cell['label']} {percent(cell['accuracy'])} %"
                 for _, cell in tables.references(cells).iterrows()
@@ -138,12 +143,14 @@ def _measured(cells: pd.DataFrame) -> list[str]:
         "method", "ratio", "cache KiB", "of full %", "kept %", "image %", "text %",
         "exposed tokens", "unparsed %", "window",
     ]  # fmt: skip
+    pictured = cells["kept_fraction_image"].notna().any()
+    header = [name for name in header if pictured or name not in ("image %", "text %")]
     twice = cells["unparsed_rate_other"].notna().any()
     header[-1:-1] = ["unparsed %, other reading"] if twice else []
     header += ["score ms", "decode ms"] if _timed(cells) else []
     top = tables.references(cells)
     rows = pd.concat([top, tables.compressed(cells)])
-    return markdown.table(header, [_measures(cell, twice) for _, cell in rows.iterrows()])
+    return markdown.table(header, [_measures(cell, twice, pictured) for _, cell in rows.iterrows()])
 
 
 def _timed(cells: pd.DataFrame) -> bool:
@@ -151,8 +158,8 @@ def _timed(cells: pd.DataFrame) -> bool:
     return set(stats.TIMINGS) <= set(cells.columns)
 
 
-def _measures(cell: pd.Series, twice: bool) -> list[str]:
-    parts = ("kept_fraction", "kept_fraction_image", "kept_fraction_text")
+def _measures(cell: pd.Series, twice: bool, pictured: bool) -> list[str]:
+    parts = ("kept_fraction", "kept_fraction_image", "kept_fraction_text")[: 3 if pictured else 1]
     window = cell["window_effective"]
     return [
         escape(cell["label"]) + markdown.mark(cell),

@@ -15,6 +15,7 @@ from harness.stats.plan import Plan
 
 WIDTH = 100
 REFERENCES = {"full": "full cache", "blank": "blank image"}
+WHOLE = 0.02  # bytes that are kept beyond the entries: layers that evict nothing hold more
 VACUOUS = "v"
 FAILED = "f"
 FAILED_NOTE = (
@@ -36,6 +37,17 @@ def of(frame: pd.DataFrame, key: tuple[str, str, str]) -> pd.DataFrame:
 def setting(cell: pd.Series) -> str:
     """How much of the cache a cell keeps: "0.9" for a ratio, "n=64" for an absolute budget."""
     return f"{cell['ratio']:g}" if pd.notna(cell["ratio"]) else f"n={cell['budget']}"
+
+
+def whole_layers(cells: pd.DataFrame) -> pd.DataFrame:
+    """Compressed cells that keep more of their cache's bytes than of their evictable entries, since
+    some layers stay whole: those with a window, or a state in the place of keys.
+
+    Adds `bytes`: the share of the bytes that is kept.
+    """
+    rows = compressed(cells)
+    rows = rows.assign(bytes=rows["cache_bytes"] / rows["full_cache_bytes"])
+    return rows[rows["bytes"] > rows["kept_fraction"] + WHOLE]
 
 
 def compressed(cells: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from harness.report import answer, answer_tables, build, verdict_tables
+from harness.report import answer, answer_tables, build, plots, verdict_tables
 from harness.report.headline import headline
 from harness.report.rulings import WORDS
 from harness.report.study import Study
@@ -296,3 +296,17 @@ def test_it_ends_with_the_command_that_reproduces_it():
 def test_the_same_study_gives_the_same_text():
     texts = {answer.text(study(study_samples(WHOLE))) for _ in range(2)}
     assert len(texts) == 1
+
+
+def test_layers_that_stay_whole_are_told_with_the_bytes_that_are_kept():
+    """A model like Gemma 3: at 90 % most of its cache is still there."""
+    lost = {("random", 0.9): 200, ("restkv", 0.9): 60}
+    one = study(study_samples(lost, cache_bytes=19_904, full_cache_bytes=25_856))
+    told = "of all bytes of the cache a cell keeps 77.0 % at 0.9"
+    assert told in headline(one)[-1]
+    assert told in answer.text(one)
+    (place,) = set(plots.placed(one.cells)["evicted"].round(3))
+    assert place == 0.230
+    plain = study(study_samples(lost))
+    assert "stay whole" not in answer.text(plain)
+    assert set(plots.placed(plain.cells)["evicted"]) == {0.9}

@@ -168,8 +168,7 @@ def test_text_that_exceeds_the_budget_is_named_with_what_was_kept(make_sweep):
     text = summary.text(samples, cells, stats.abilities(samples), META, ["curve.png"])
     said = "more is kept than was asked for: "
     assert f"{said}snapkv at 0.9 (20.8 % kept, 25.0 % of the rows)." in text
-    assert "best h2o" in text  # snapkv keeps more and is not compared
-    assert "worst h2o" in text
+    assert "At 0.9: h2o " in text  # snapkv keeps more and is not compared
     assert "was used" not in text  # no other method's pattern stood in
 
 
@@ -314,3 +313,18 @@ def test_the_factor_of_a_strong_compression_reads_as_a_number(make_cell, make_sw
     cells = stats.summarise(pd.concat([make_sweep(methods=()), tight]))
     (label,) = plots.figure(cells).axes[0].get_xticklabels()
     assert label.get_text().endswith("\n101\N{MULTIPLICATION SIGN}")
+
+
+def test_methods_that_score_alike_have_no_best_and_worst(make_sweep, write_report, tmp_path):
+    samples = make_sweep(questions=6).assign(correct=True)
+    text = write_report(samples, tmp_path, META)["summary"].read_text()
+    assert "At 0.9: every method 100.0 %" in text
+    assert "worst" not in text
+
+
+def test_a_text_task_has_no_columns_of_images(make_sweep, write_report, tmp_path):
+    samples = make_sweep(questions=6)
+    named = "| image % | text % |"
+    assert named in write_report(samples, tmp_path / "a", META)["summary"].read_text()
+    text = samples.assign(image_tokens=0, kept_image=0.0)
+    assert named not in write_report(text, tmp_path / "b", META)["summary"].read_text()
