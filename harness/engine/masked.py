@@ -6,7 +6,6 @@ which each head is hidden what it did not keep. Must not know eviction methods, 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -20,6 +19,7 @@ from transformers.cache_utils import Cache
 from harness.engine.answers import Answers
 from harness.engine.attention import listening
 from harness.engine.branch import Cell, reindexes
+from harness.engine.cache import branch
 from harness.engine.inputs import first_part
 from harness.engine.layout import Layout
 from harness.engine.prefill import Prefill, forward
@@ -64,7 +64,7 @@ class Masked:
         scaling: float,
     ) -> Tensor | None:
         """query [1, H, q, d], key and value [1, Hkv, n, d], of all tokens -> [1, q, H, dv]."""
-        layer = self.layout.find(module)
+        layer = self.layout.find(module) or self.layout.shared.get(id(module))
         if layer is None:
             return None
         heads, new = query.shape[1:3]
@@ -139,7 +139,7 @@ def _kept(layout: Layout, filled: Prefill, cell: Cell) -> dict[int, Tensor]:
 def _masked(engine: Engine, answers: Answers, before: Cache, kept: dict[int, Tensor]) -> Tensor:
     """Logits [V] after the last token, of the whole cache with all but `kept` hidden."""
     forget_lengths(engine.model)
-    cache = Cache(layers=[copy.copy(layer) for layer in before.layers])
+    cache = branch(before, {}, 1)  # one of its own, for the pass adds to it
     ids, places = (
         each[..., answers.boundary :] for each in (answers.prompt_ids, answers.positions)
     )

@@ -9,7 +9,9 @@ from tiny_models import CASES, PROTOCOLS, make_prompt
 
 import methods
 from harness.engine import Branch, Engine, branch, masked, selfcheck
+from harness.models.loading import load
 from methods import Selection
+from tests.families import checks
 
 NOISE = selfcheck.LOGITS[torch.float32]
 
@@ -48,3 +50,12 @@ def test_cells_that_move_positions_are_left_out(loaded_models):
     cells = [Branch(Scatter(1), budget=5), Branch(Scatter(1, positions="cache"), budget=5)]
     found = masked.compare(Engine(loaded_models["llama"]), make_prompt("llama", seed=3), cells)
     assert [one is None for one in found.differences] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["Gemma 3n (text)", "Qwen3-Next"])
+def test_layers_that_share_keys_and_states_that_change(name, tmp_path):
+    """Each cell has its own states; a layer that uses another's keys hides what that one hides."""
+    loaded = load(str(checks.saved(name, tmp_path)), device="cpu", dtype="float32")
+    prompt = loaded.prompt(checks.messages([]))
+    found = masked.compare(Engine(loaded), prompt, branches())
+    assert max(found.differences) < NOISE
