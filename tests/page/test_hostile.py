@@ -87,7 +87,7 @@ def _plotly_shows_it(opened):
     page = opened.page
     assert page.locator(".js-plotly-plot a, .js-plotly-plot image[href^=http]").count() == 0
     for selector, start in (
-        (" .legendtext", f"restkv {SEEN}"[:59] + "…"),
+        (" .annotation-text", f"■ restkv {SEEN}"[:19] + "…"),
         (" .xtick text", f"restkv {SEEN}"[:23] + "…"),
         (":has(.heatmaplayer) .ytick text", SEEN[:10]),  # the abilities
         (":has(.barlayer) .ytick text", f"restkv {SEEN}"[:29] + "…"),

@@ -55,10 +55,15 @@ def check_lines(drawn, frame, value):
             assert set(rows["method"]) == {trace["name"]}
             middle, low, high = (100 * rows[n] for n in (value, f"{value}_low", f"{value}_high"))
             assert trace["y"] == pytest.approx(middle.tolist())
-            assert trace["error_y"]["array"] == pytest.approx((high - middle).tolist())
-            assert trace["error_y"]["arrayminus"] == pytest.approx((middle - low).tolist())
+            (bars,) = (
+                t for t in figure["data"]
+                if "error_y" in t and t["legendgroup"] == trace["legendgroup"]
+            )  # fmt: skip
+            assert bars["y"] == trace["y"]
+            assert bars["error_y"]["array"] == pytest.approx((high - middle).tolist())
+            assert bars["error_y"]["arrayminus"] == pytest.approx((middle - low).tolist())
             evicted = 1 - 0.5 ** np.array(trace["x"])
-            assert evicted == pytest.approx(rows["ratio"].to_numpy(float), abs=0.15)
+            assert evicted == pytest.approx(rows["ratio"].to_numpy(float))
             for text, (_, row) in zip(trace["hovertext"], rows.iterrows(), strict=True):
                 assert f"<b>{row['method']}</b> at ratio {row['ratio']:g}" in text
                 assert f"accuracy {100 * row['accuracy']:.1f} %" in text

@@ -53,7 +53,7 @@ ABSURD: list[tuple[str, Any, str]] = [
     ("model.name", "a\nb", "not text"),
     ("model.pretrained", "a\0b", "not text"),
     ("model.pretrained", " ", "empty"),
-    ("model.revision", "main", "is a folder"),
+    ("model.revision", "main", "is on this machine"),
     ("run.name", "x" * 201, "200"),
     ("run.name", "näme", "letters"),
     ("run.name", "a\nb", "not text"),
