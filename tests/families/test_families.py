@@ -1,13 +1,14 @@
 """Every family is right or refused in one sentence, and docs/models.md says which."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoProcessor
+from transformers import AutoModelForCausalLM, AutoProcessor
 
-from harness.engine import Branch, Engine, Generation
+from harness.engine import Branch, Engine, Generation, Protocol
 from harness.models import load
 from tests.families import checks, oracle, page, vision
 from tests.families.checks import NAMES, Report, check, saved
@@ -93,3 +94,20 @@ def test_a_video_is_read_as_generate_reads_it(tmp_path: Path) -> None:
     (result,) = Engine(loaded).run(prompt, [Branch()], Generation(4))
     logits = oracle.generate(loaded.model, dict(own), 4)
     assert result.token_ids == logits.argmax(-1)[: len(result.token_ids)].tolist()
+
+
+def test_layers_that_share_keys_read_several_tokens_behind_the_eviction(tmp_path: Path) -> None:
+    folder = saved("Gemma 3n (text)", tmp_path)
+    loaded = load(str(folder), device="cpu", dtype="float32")
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    prompt = replace(loaded.prompt(checks.messages([])), context=40)
+    engine, policy = Engine(loaded, Protocol("context")), checks.Recorded("snapkv")
+    (result,) = engine.run(prompt, [Branch(policy, budget=10)], Generation(4), checks.LETTERS)
+    assert engine.layout.shared
+    kept = dict(checks._kept(engine, plain, policy.masks(10, 40)))
+    with oracle.masked(plain, kept, 40):
+        wanted = oracle.generate(plain, prompt.inputs, 4)
+    found = torch.tensor([result.letter_logits[x] for x in checks.LETTERS])
+    torch.testing.assert_close(
+        found, wanted[0, loaded.letter_ids(checks.LETTERS)], rtol=0, atol=2e-4
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from harness.scoring import generators
 from harness.scoring.ruler.words import listed
 from harness.settings.config import EMBEDDED
 from scripts.bench_ruler import byte_level
@@ -103,3 +104,12 @@ def sources(folder: Path) -> dict[str, str]:
         "squad": squad(folder / "squad.json"),
         "hotpotqa": hotpotqa(folder / "hotpotqa.json"),
     }
+
+
+OPTIONS = {"generator": "ruler", "task": "ruler_niah_single_1", "length": 512, "samples": 3}
+
+
+def prepare(fingerprint: str = "f" * 64, seed: int = 42, **options: Any) -> Path:
+    """The folder of generated RULER data."""
+    chosen = {**OPTIONS, **options}
+    return generators.prepare("ruler", chosen, tokenizer("bpe"), fingerprint, seed, progress=False)
