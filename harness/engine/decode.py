@@ -13,7 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessorList, PreTrainedModel, RepetitionPenaltyLogitsProcessor
+from transformers import (
+    LogitsProcessorList,
+    NoBadWordsLogitsProcessor,
+    PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
+)
 from transformers.cache_utils import Cache
 
 from harness.engine.attention import listening
@@ -27,7 +32,6 @@ from harness.engine.settings import Generation
 # What else in a generation_config changes greedy answers, with the values that do not.
 _PROCESSORS = {
     "no_repeat_ngram_size": (None, 0),
-    "bad_words_ids": (None, []),
     "suppress_tokens": (None, []),
     "begin_suppress_tokens": (None, []),
     "forced_bos_token_id": (None,),
@@ -100,7 +104,7 @@ class Decoder:
         self.stop_ids = stop_ids
         self.to_text = to_text
         self.graphs = graphs
-        self.penalty = _logits_processors(model)
+        self.processors = _logits_processors(model)
 
     def run(
         self,
@@ -148,7 +152,7 @@ class Decoder:
                     steps.forget()
                     tokens, history = tokens[kept], history[kept]
                     state.compact(rows)
-                if self.penalty:
+                if self.processors:
                     history = torch.cat([history, tokens[:, None]], dim=1)
                 place = positions.new_full(
                     (*positions.shape[:-2], len(tokens), 1), following + step
@@ -164,7 +168,7 @@ class Decoder:
 
     def _choose(self, history: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The highest score of each cell, NaN where any is NaN, and its token, both [cells]."""
-        scores = self.penalty(history, logits.clone()) if self.penalty else logits
+        scores = self.processors(history, logits.clone()) if self.processors else logits
         peaks, tokens = scores.max(-1)
         return peaks, tokens
 
@@ -233,12 +237,30 @@ def _logits_processors(model: PreTrainedModel) -> LogitsProcessorList:
     for name, neutral in _PROCESSORS.items():
         value = getattr(settings, name, None)
         if value not in neutral:
-            raise ValueError(
-                f"the model's generation_config sets {name}={value!r}, which is not supported; "
-                f"load it with {name} unset."
-            )
+            raise _unsupported(name, value)
     processors = LogitsProcessorList()
     penalty = getattr(settings, "repetition_penalty", None)
     if penalty not in (None, 1.0):
         processors.append(RepetitionPenaltyLogitsProcessor(penalty))
+    if words := getattr(settings, "bad_words_ids", None):
+        processors.append(_without_words(model, words))
     return processors
+
+
+def _without_words(model: PreTrainedModel, words: list[list[int]]) -> NoBadWordsLogitsProcessor:
+    """Rules words out as generate does, which leaves the end of an answer among them alone."""
+    rows = model.get_output_embeddings().weight.shape[0]
+    try:
+        made = NoBadWordsLogitsProcessor(words, model.generation_config.eos_token_id)
+    except ValueError as error:
+        raise _unsupported("bad_words_ids", words) from error
+    if not all(words) or any(token >= rows for word in words for token in word):
+        raise _unsupported("bad_words_ids", words)
+    return made
+
+
+def _unsupported(name: str, value: object) -> ValueError:
+    return ValueError(
+        f"the model's generation_config sets {name}={value!r}, which is not supported; load it "
+        f"with {name} unset."
+    )

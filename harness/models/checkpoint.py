@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
@@ -59,11 +57,11 @@ class Checkpoint:
 
     def _read(self, dtype: torch.dtype, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         """The model and what from_pretrained could not match."""
-        kind = AutoModelForImageTextToText if self.takes_images else AutoModelForCausalLM
         part = f"{self._files()} as a {self.config.model_type} model"
         with reading(self.pretrained, part), quiet():
-            return kind.from_pretrained(
+            return configs.auto_class(self.config).from_pretrained(
                 self.source.name,
+                config=self.config,
                 dtype=dtype,
                 use_safetensors=True,
                 output_loading_info=True,
@@ -95,11 +93,18 @@ def open_checkpoint(pretrained: str, source: Source, trust_remote_code: bool) ->
     if not takes_images and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         with reading(pretrained, "config.json"):
             if not trust_remote_code:
+                code = ", which comes with custom code" if getattr(config, "auto_map", None) else ""
                 raise ValueError(
-                    f"a {config.model_type} model is neither an image-text nor a causal language "
-                    "model"
+                    f"a {config.model_type} model of transformers is neither an image-text nor a "
+                    f"causal language model{code}"
+                )
+            if getattr(config, "vision_config", None) is not None:
+                raise ValueError(
+                    "it reads images by code of its own, and images can be shown only to models "
+                    "that transformers knows"
                 )
     configs.check_attention(config)
+    configs.check_images(config)
     configs.check_heads(pretrained, config)
     configs.check_quantisation(pretrained, config)
     if source.folder is not None:

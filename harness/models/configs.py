@@ -9,13 +9,21 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from transformers import MODEL_MAPPING, AutoConfig
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.quantizers import AutoHfQuantizer
 
 from harness.models import modelfiles
 from harness.models.hub import Source
 from harness.models.reading import quiet, reading
+
+_AMONG_LANGUAGE_MODELS = ("phi4_multimodal",)  # where transformers lists an image-text model
 
 
 def read_config(pretrained: str, source: Source, trust_remote_code: bool) -> Any:
@@ -25,7 +33,16 @@ def read_config(pretrained: str, source: Source, trust_remote_code: bool) -> Any
             said = modelfiles.read(source.folder / modelfiles.CONFIG)
             if not said.get("model_type") and not said.get("auto_map"):
                 raise ValueError("it names no model_type")  # else the folder's name would decide
-        return AutoConfig.from_pretrained(source.name, **from_here(source, trust_remote_code))
+            if said.get("auto_map") and not trust_remote_code:
+                _check_known(said.get("model_type"))
+        config = AutoConfig.from_pretrained(source.name, **from_here(source, trust_remote_code))
+        thinker = getattr(config, "thinker_config", None)  # the part that reads and answers
+        return thinker if takes_images(thinker) else config
+
+
+def _check_known(model_type: object) -> None:
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"transformers knows no {model_type} model, which comes with custom code")
 
 
 def from_here(source: Source, trust_remote_code: bool) -> dict[str, Any]:
@@ -39,7 +56,23 @@ def from_here(source: Source, trust_remote_code: bool) -> dict[str, Any]:
 
 def takes_images(config: Any) -> bool:
     """Whether it is the config of an image-text model."""
-    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    listed = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return listed or getattr(config, "model_type", None) in _AMONG_LANGUAGE_MODELS
+
+
+def check_images(config: Any) -> None:
+    """Refuse an image-text model whose processor makes prompts of its own."""
+    if config.model_type == "fuyu":
+        raise ValueError(
+            "the processor of a fuyu model writes one image and the beginning of the answer into "
+            "every prompt, so a chat with images cannot be asked; choose another image-text model."
+        )
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers that finds the model of a config."""
+    listed = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if listed else AutoModelForCausalLM
 
 
 def check_heads(pretrained: str, config: Any) -> None:
@@ -67,6 +100,7 @@ def check_attention(config: Any) -> None:
         "is an encoder-decoder": getattr(config, "is_encoder_decoder", False),
         "has cross-attention caches": getattr(text, "cross_attention_layers", None)
         or getattr(text, "add_cross_attention", False),
+        "reads its images by cross-attention": getattr(text, "cross_layer_interval", None),
         "caches latent vectors instead of keys": getattr(text, "kv_lora_rank", None),
         "caps its attention logits": getattr(text, "attn_logit_softcapping", None),
         "keeps a recurrent state instead of a KV cache": not plain
@@ -79,9 +113,13 @@ def check_attention(config: Any) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise ValueError(
-                f"a {text.model_type} model {reason}, so its cache cannot be evicted; choose a "
-                "decoder-only model with softmax self-attention."
+                f"{_article(text.model_type)} {text.model_type} model {reason}, so its cache "
+                "cannot be evicted; choose a decoder-only model with softmax self-attention."
             )
+
+
+def _article(word: str) -> str:
+    return "an" if word.startswith(tuple("aeio")) else "a"
 
 
 def check_special(folder: Path | None, tokenizer: Any) -> None:

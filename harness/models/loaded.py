@@ -13,14 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from harness.models import chat
 from harness.models.chat import Chat, Messages
+from harness.models.configs import auto_class
 from harness.models.prompts import Prompt, modality, remember
 from harness.models.reading import reason
 from harness.models.segments import Encoded, Texts, segments
@@ -65,8 +62,8 @@ class LoadedModel:
         """Inputs that `generate` would hand to the model: no labels, for one."""
         model = type(self.model)
         if isinstance(self.model, Unloaded):
-            auto = AutoModelForImageTextToText if self.takes_images else AutoModelForCausalLM
-            model = auto._model_mapping.get(type(self.model.config), None)
+            config = self.model.config
+            model = auto_class(config)._model_mapping.get(type(config), None)
         if model is None:  # code that came with the checkpoint
             return frozenset({"input_ids", "attention_mask", "pixel_values"})
         methods = (model.forward, model.prepare_inputs_for_generation)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 # Names in a config of tokens whose embeddings come from the images.
 PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-_PLACEHOLDER_LISTS = ("visual_indicator_token_ids",)
+_LISTS = ("visual_indicator_token_ids",)
 
 
 @dataclass
@@ -60,9 +60,15 @@ _marks: WeakKeyDictionary[PreTrainedModel, set[int]] = WeakKeyDictionary()
 
 def modality(config: Any, input_ids: Tensor) -> Tensor:
     """0 for text and 1 for image or video placeholders, int64 [L], of input_ids [L]."""
-    known = {getattr(config, name, None) for name in PLACEHOLDERS} - {None}
-    known |= {token for name in _PLACEHOLDER_LISTS for token in getattr(config, name, None) or ()}
     kinds = torch.zeros_like(input_ids)
-    for placeholder in known:
+    for placeholder in placeholders(config):
         kinds |= input_ids == placeholder
     return kinds
+
+
+def placeholders(config: Any) -> set[int]:
+    """Token ids that a config, or its part for images, says stand for images or videos."""
+    parts = (config, getattr(config, "vision_config", None))
+    known = {getattr(part, name, None) for part in parts for name in PLACEHOLDERS}
+    known |= {token for name in _LISTS for token in getattr(config, name, None) or ()}
+    return {token for token in known if token is not None}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from harness.models.prompts import PLACEHOLDERS, modality
+from harness.models.prompts import modality, placeholders
 from harness.models.reading import reading
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def prompt(loaded: LoadedModel) -> Prompt:
 def _placed(loaded: LoadedModel, made: Prompt) -> bool:
     """Whether the prompt holds a placeholder that the config names, if it names any."""
     config = loaded.model.config
-    known = [getattr(config, name, None) is not None for name in PLACEHOLDERS]
-    return not any(known) or bool(modality(config, made.inputs["input_ids"][0]).any())
+    known = placeholders(config)
+    return not known or bool(modality(config, made.inputs["input_ids"][0]).any())
 
 
 def forward(loaded: LoadedModel, made: Prompt) -> None:

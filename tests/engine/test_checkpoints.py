@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from tiny_models import build_llama, make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, dynamic_module_utils
 
 import harness
-from harness.models import checkpoint, hub, rehearsal
+from harness.models import configs, hub, rehearsal
 from harness.models.checkpoint import Checkpoint
 from harness.models.loaded import LoadedModel
 from harness.models.loading import load
@@ -168,6 +169,43 @@ def test_a_model_with_code_of_its_own_loads_where_that_is_trusted(tmp_path: Path
     assert "set model.trust_remote_code=true" in refusal(folder)
 
 
+def named(fields: dict[str, object]) -> Fault:
+    """A config.json with other fields."""
+
+    def fault(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return fault
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("auto", ["AutoConfig", "AutoModelForCausalLM", "AutoModel"])
+def test_code_for_a_model_unknown_to_transformers_needs_leave(copied: Copied, auto: str) -> None:
+    """As Kimi-VL's folder, whose weights a known class must not be tried on."""
+    fields = {"model_type": "kimi_vl", "auto_map": {auto: "modeling_kimi_vl.Kimi"}}
+    said = refusal(copied(named(fields)))
+    assert "set model.trust_remote_code=true" in said
+    assert "custom code" in said
+
+
+@pytest.mark.usefixtures("unread")
+def test_code_for_a_config_that_is_no_language_model_needs_leave(copied: Copied) -> None:
+    fields = {"model_type": "clip", "auto_map": {"AutoModelForCausalLM": "m.Ours"}}
+    assert "set model.trust_remote_code=true" in refusal(copied(named(fields)))
+
+
+def test_a_model_known_to_transformers_is_read_by_its_own_class(copied: Copied) -> None:
+    folder = copied(named({"auto_map": {"AutoConfig": "m.Config", "AutoModel": "m.Model"}}))
+    assert type(load(str(folder), device="cpu").model).__module__.startswith("transformers.")
+
+
+@pytest.mark.usefixtures("modules", "unread")
+def test_images_are_not_shown_to_code_of_a_checkpoint(tmp_path: Path) -> None:
+    folder = own_code(tmp_path / "ours", config="vision_config = {}")
+    assert "images can be shown only" in refusal(folder, trust_remote_code=True)
+
+
 def test_places_that_are_no_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -215,7 +253,7 @@ def test_a_model_larger_than_the_memory_is_one_sentence(
     copied: Copied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = copied(lambda _: None)
-    kind = checkpoint.AutoModelForImageTextToText
+    kind = configs.AutoModelForImageTextToText
     monkeypatch.setattr(kind, "from_pretrained", lambda *_, **__: torch.empty(10**15))
     assert "does not fit into memory" in refusal(folder)
 

@@ -133,6 +133,28 @@ def test_repetition_penalty_is_applied_as_generate_does(monkeypatch):
     assert Engine(loaded).run(prompt, branches[:1], Generation(8))[0].token_ids != wanted
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_bad_words_are_ruled_out_as_generate_does(length):
+    loaded, prompt = wrap(BUILDERS["llama"]()), make_prompt("llama", seed=12)
+    branches = [Branch(), Branch(Scatter(1), ratio=0.0), Branch(Scatter(2), ratio=0.9)]
+    before = Engine(loaded).run(prompt, branches, Generation(8))
+    said = before[0].token_ids
+    loaded.model.generation_config.bad_words_ids = [said[1 : 1 + length], said[4 : 4 + length]]
+    loaded.model.generation_config.eos_token_id = None
+    plain = loaded.model.generate(**prompt.inputs, max_new_tokens=8, do_sample=False)
+    results = Engine(loaded).run(prompt, branches, Generation(8))
+    wanted = plain[0, prompt.modality.shape[0] :].tolist()
+    assert results[0].token_ids == results[1].token_ids == wanted != said
+
+
+@pytest.mark.parametrize("words", [[[10**6]], [[-1]], [[]], "x"])
+def test_bad_words_that_cannot_be_ruled_out_are_refused(words):
+    loaded = wrap(BUILDERS["llama"]())
+    loaded.model.generation_config.bad_words_ids = words
+    with pytest.raises(ValueError, match=r"bad_words_ids=.* unset\.$"):
+        Engine(loaded)
+
+
 @pytest.mark.parametrize("kind", ["llava", "qwen"])
 def test_bfloat16_runs_and_ratio_zero_equals_the_full_cache(kind):
     loaded = wrap(BUILDERS[kind]())

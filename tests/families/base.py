@@ -28,7 +28,9 @@ SPECIAL += [f"<|img_row_{i}_col_{j}|>" for i in range(1, 5) for j in range(1, 5)
 SPECIAL += """
 TILE_GLOBAL <|img_thumbnail|> <IMG_START> <IMG_ATOM> <IMG_GRID> <IMG_COL> <IMG_ROW> <IMG_END>
 <imgpad> <im_patch> <im_col> <im_start> <im_end> <im_low> <low_res_im_start> <frame_start>
-<frame_end> <|python_tag|>
+<frame_end> <|python_tag|> |SPEAKER| |NEWLINE| |ENDOFTEXT| <0x04>
+<|endoftext10|> <|endoftext11|> <|IMAGE|> <|AUDIO|> <|VIDEO|> <|vision_bos|> <|vision_eos|>
+<|audio_bos|> <|audio_eos|> <|media_pad|> <|kimi_k25_video_placeholder|>
 """.split()  # noqa: SIM905
 WORDS = "the is of what What Answer with option letter color image Question".split()  # noqa: SIM905
 VOCAB = 640

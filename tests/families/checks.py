@@ -18,7 +18,9 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    Phi4MultimodalForCausalLM,
     PreTrainedModel,
+    Qwen2_5OmniThinkerForConditionalGeneration,
 )
 
 import harness
@@ -28,7 +30,7 @@ from harness.models import load
 from harness.models.loaded import LoadedModel
 from harness.models.prompts import Prompt
 from methods import LayerView, Selection
-from tests.families import oracle, text, vision, vision_more, vision_other
+from tests.families import oracle, text, vision, vision_last, vision_more, vision_other
 from tests.families.base import randomised
 
 TOKENS = 5
@@ -42,7 +44,13 @@ CASES: dict[str, list[tuple[int, int]]] = {
 }  # fmt: skip
 PARAMETERS = {"streaming_llm": {"decode": "grow"}, "snapkv": {"window": 8}}
 METHODS = tuple(PARAMETERS)
-PICTURED = [name for part in (vision, vision_more, vision_other) for name in part.FAMILIES]
+OWN = {
+    "Phi-4-multimodal": Phi4MultimodalForCausalLM,
+    "Qwen2.5-Omni": Qwen2_5OmniThinkerForConditionalGeneration,
+}
+PICTURED = [
+    name for part in (vision, vision_more, vision_other, vision_last) for name in part.FAMILIES
+]
 NAMES = {**dict.fromkeys(PICTURED, vision), **dict.fromkeys(text.CONFIGS, text)}
 
 
@@ -125,7 +133,8 @@ def check(name: str, folder: Path) -> Report:
     except ValueError as error:
         report.refused["load"] = str(error)
         return report
-    kind = AutoModelForImageTextToText if loaded.takes_images else AutoModelForCausalLM
+    usual = AutoModelForImageTextToText if loaded.takes_images else AutoModelForCausalLM
+    kind = OWN.get(name, usual)
     plain = kind.from_pretrained(folder, dtype=torch.float32).eval()
     reader = (AutoProcessor if loaded.takes_images else AutoTokenizer).from_pretrained(folder)
     number = loaded.model.config.get_text_config(decoder=True).num_hidden_layers

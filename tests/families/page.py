@@ -21,6 +21,10 @@ On the first prompts of a run the same is asked of the model at hand: its logits
 compared with those of `generate`, and what the first tokens leave in the cache must not depend on those behind
 the split. A model that fails either is refused in one sentence.
 
+A checkpoint with code of its own (`auto_map` in its config.json) is read by the class that transformers has for
+its model_type; where transformers has none, as for Kimi-VL, it is refused unless `model.trust_remote_code=true`,
+and then read as a text model only.
+
 `python -m tests.families --write` writes this page.
 """
 
