@@ -1,6 +1,6 @@
 """A loaded model with its processor: what it says of itself, and prompts built from a chat.
 
-Knows tokenizers and processors. Must not know model folders, eviction, tasks or scoring.
+Must not know model folders, eviction, tasks or scoring.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ from harness.models import chat
 from harness.models.chat import Chat, Messages
 from harness.models.configs import auto_class
 from harness.models.prompts import Prompt, modality, remember
-from harness.models.reading import reason
-from harness.models.segments import Encoded, Texts, segments
+from harness.models.reader import Reader
+from harness.models.segments import Texts, segments
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,9 @@ class LoadedModel:
         return frozenset(names - {"labels", "self"})
 
     @property
-    def _template(self) -> str | None:
-        """The chat template: a processor may have its own."""
-        own = getattr(self.processor, "chat_template", None)
-        return own if own is not None else self.tokenizer.chat_template
+    def reader(self) -> Reader:
+        """What turns chats into tokens."""
+        return Reader(self.processor, self.tokenizer, self.name, self.takes_images)
 
     def _modality(self, encoded: Mapping[str, Any]) -> Tensor:
         """0 for text and 1 for image tokens, int64 [L], as the processor says or the config.
@@ -135,13 +134,13 @@ class LoadedModel:
                 f"{self.name} takes no images and the prompt has {count}; choose an image-text "
                 "model."
             )
-        rendered = self._render(said)
-        encoded = self._encode(rendered, said)
+        rendered = self.reader.render(said)
+        encoded = self.reader.encode(rendered, said)
         length = _length(encoded)
         if longest is not None and said.cuttable:
-            said = self._halves(said, longest)
-            rendered = self._render(said)
-            encoded = self._encode(rendered, said)
+            said = self.reader.halves(said, longest)
+            rendered = self.reader.render(said)
+            encoded = self.reader.encode(rendered, said)
         if room is not None and _length(encoded) > room:
             said, rendered, encoded = self._shortened(said, _length(encoded), room)
         cut = length - _length(encoded)
@@ -149,19 +148,7 @@ class LoadedModel:
 
     def rendered(self, messages: Messages) -> str:
         """The text of a prompt before it is split into tokens."""
-        return self._render(chat.read(messages))
-
-    def _halves(self, said: Chat, count: int) -> Chat:
-        """The first and the last half of `count` tokens of the user text, if it has more.
-
-        As LongBench cuts before the template (arXiv 2308.14508, the released pred.py).
-        """
-        text = said.only_user_text() or ""
-        ids = self.tokenizer(text).input_ids
-        if len(ids) <= count:
-            return said
-        half = count // 2
-        return said.with_user_text(self.decode(ids[:half]) + self.decode(ids[-half:]))
+        return self.reader.render(chat.read(messages))
 
     def _prompt(
         self, said: Chat, rendered: str, encoded: Mapping[str, Any], cut: int, texts: Texts
@@ -171,8 +158,8 @@ class LoadedModel:
         ids = inputs["input_ids"]
         kinds = self._modality(encoded)
         marked = said.context.strip() or None if said.context else None
-        plain = self._plain(rendered)
-        ends = self._trailing(rendered, [said.last_user_text, marked], plain)
+        plain = self.reader.plain(rendered)
+        ends = self.reader.trailing(rendered, [said.last_user_text, marked], plain)
         found = kinds.nonzero()
         after_images = ids.shape[1] - (int(found[-1]) + 1 if len(found) else 0)
         # A text before the last image ends later than that: images are counted unexpanded there.
@@ -195,9 +182,9 @@ class LoadedModel:
             )
         wanted = room - (length - len(self.tokenizer(text).input_ids))
         while wanted > 1:
-            shorter = self._halves(said, wanted)
-            rendered = self._render(shorter)
-            encoded = self._encode(rendered, shorter)
+            shorter = self.reader.halves(said, wanted)
+            rendered = self.reader.render(shorter)
+            encoded = self.reader.encode(rendered, shorter)
             excess = _length(encoded) - room
             if excess <= 0:
                 return shorter, rendered, encoded
@@ -206,65 +193,6 @@ class LoadedModel:
             f"the chat template of {self.name} leaves no room for text in {room:,} tokens; set a "
             "larger model.max_length."
         )
-
-    def _render(self, said: Chat) -> str:
-        """The prompt as text. A model without a chat template gets the plain text, the tokens of
-        its images where they were shown.
-        """
-        if not said.template or self._template is None:
-            signs = (getattr(self.processor, f"{kind}_token", "") for kind in ("image", "video"))
-            return said.plain(*(str(sign or "") for sign in signs))
-        messages = said.asked
-        if not self.takes_images:
-            messages = [
-                {**m, "content": "".join(p["text"] for p in m["content"])} for m in messages
-            ]
-        try:
-            rendered = self.processor.apply_chat_template(
-                messages,
-                chat_template=self._template,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-        except Exception as error:  # whatever jinja or the template itself raises
-            raise ValueError(
-                f"the chat template of {self.name} cannot be used: {reason(error)}; give the "
-                "chat_template.jinja or tokenizer_config.json that came with this model."
-            ) from error
-        return rendered + said.prefix
-
-    def _encode(self, rendered: str, said: Chat) -> Mapping[str, Any]:
-        try:
-            return self._read(rendered, said)
-        except Exception as error:  # whatever PIL, numpy or code of the checkpoint raises
-            raise ValueError(
-                f"the processor of {self.name} cannot read a prompt with {len(said.images)} images:"
-                f" {reason(error)}; give the chat template, processor and tokenizer files of this "
-                "model."
-            ) from error
-
-    def _read(self, rendered: str, said: Chat) -> Mapping[str, Any]:
-        """As `apply_chat_template` of transformers calls a processor: one list a conversation, or
-        one list of images where a processor refuses that.
-        """
-        if not self.takes_images:
-            plain = not said.template or self._template is None
-            return self.tokenizer(rendered, return_tensors="pt", add_special_tokens=plain)
-        bos = self.tokenizer.bos_token
-        read = partial(
-            self.processor,
-            text=[rendered],
-            return_tensors="pt",
-            return_mm_token_type_ids=True,
-            add_special_tokens=not (bos and rendered.startswith(bos)),
-            **({"videos": [said.videos]} if said.videos else {}),
-        )
-        try:
-            return read(images=[said.images] if said.images else None)
-        except ValueError:
-            if not said.images:
-                raise
-            return read(images=said.images)
 
     def _check_ids(self, encoded: Mapping[str, Any]) -> None:
         """ValueError for a token of the text that the model has no embedding for."""
@@ -280,30 +208,6 @@ class LoadedModel:
     def _place(self, value: Tensor) -> Tensor:
         value = value.to(self.device)
         return value.to(self.dtype) if value.is_floating_point() else value
-
-    def _plain(self, rendered: str) -> Encoded | None:
-        """The tokens of a text with their offsets, which only a fast tokenizer tells."""
-        if not self.tokenizer.is_fast:
-            return None
-        found = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-        return Encoded(found["input_ids"], found["offset_mapping"])
-
-    def _trailing(
-        self, rendered: str, texts: Sequence[str | None], plain: Encoded | None
-    ) -> list[int | None]:
-        """How many tokens follow the last occurrence of each text; None where it does not occur."""
-        starts = [
-            None if text is None or (at := rendered.rfind(text)) < 0 else at + len(text)
-            for text in texts
-        ]
-        if plain is None:
-            tails = [None if start is None else rendered[start:] for start in starts]
-            count = self.tokenizer.encode
-            return [None if t is None else len(count(t, add_special_tokens=False)) for t in tails]
-        return [
-            None if start is None else sum(begin >= start for begin, _ in plain.offsets)
-            for start in starts
-        ]
 
 
 def _length(encoded: Mapping[str, Any]) -> int:
