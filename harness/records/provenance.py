@@ -6,6 +6,7 @@ Must not decide anything: it describes what other modules did.
 import hashlib
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -48,6 +49,11 @@ def description(cell: Cell, context: Mapping[str, object]) -> dict[str, object]:
     return {"cell": asdict(cell), "context": dict(context)}
 
 
+def command() -> str:
+    """What was typed, as a shell takes it."""
+    return shlex.join(["evictbench", *sys.argv[1:]])
+
+
 def facts(
     weights: str,
     contexts: Mapping[str, Mapping[str, object]],
@@ -64,7 +70,7 @@ def facts(
     """
     main = origins[0][0] if origins else {}
     return {
-        "command": " ".join(["evictbench", *sys.argv[1:]]),
+        "command": command(),
         "settings": _shared(contexts) | {"weights": weights[:16]},
         "tasks": {name: _own(context) for name, context in contexts.items()},
         "methods": {cell.label: changes(cell) for cell in cells if cell.evicts},

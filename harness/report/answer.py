@@ -3,7 +3,8 @@
 Written by rules from a `Study`. Must not know files.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pandas as pd
@@ -55,8 +56,24 @@ def text(study: Study) -> str:
     lines += [f"- {escape(sentence, summary.SENTENCE)}" for sentence in limits(study)]
     if not study.claims.empty:
         lines += ["", "## Claims of the paper", "", *answer_tables.claims(study.claims)]
-    lines += ["", "## To reproduce", "", "```", str(study.provenance.get("command", "")), "```", ""]
+    lines += ["", "## To reproduce", "", *_reproduce(study), ""]
     return "\n".join(lines)
+
+
+def _reproduce(study: Study) -> Iterator[str]:
+    """The command, and the versions and the machine that the answers come from."""
+    command = str(study.provenance.get("command", ""))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
+    yield from (fence, command, fence)
+    software = study.provenance.get("software")
+    versions = dict(software) if isinstance(software, Mapping) else {}
+    source = versions.pop("source", None)
+    said = ", ".join(f"{name} {version}" for name, version in versions.items())
+    said += f" (source {source})" if source else ""
+    if place := study.provenance.get("computed on"):
+        said += f", on {place}"
+    if said:
+        yield from ("", f"With {escape(said, 600)}.")
 
 
 def _plan(study: Study) -> list[str]:

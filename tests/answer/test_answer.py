@@ -293,6 +293,21 @@ def test_it_ends_with_the_command_that_reproduces_it():
     assert "```\nevictbench limit=3\n```" in answer.text(one)
 
 
+def test_it_ends_with_what_the_command_ran_on():
+    versions = {"python": "3.11.7", "torch": "2.13.0+cpu", "evictbench": "0.1.0", "source": "ab12"}
+    found = {"software": versions, "computed on": "cpu, float32, x86_64, 2 cores"}
+    last = answer.text(study(study_samples(WHOLE), provenance=found)).rstrip().splitlines()[-1]
+    assert last == (
+        "With python 3.11.7, torch 2.13.0+cpu, evictbench 0.1.0 (source ab12), on cpu, float32, "
+        "x86_64, 2 cores."
+    )
+
+
+def test_a_command_with_a_fence_of_its_own_stays_inside():
+    text = answer.text(study(study_samples(WHOLE), provenance={"command": "a '```b'"}))
+    assert "````\na '```b'\n````" in text
+
+
 def test_the_same_study_gives_the_same_text():
     texts = {answer.text(study(study_samples(WHOLE))) for _ in range(2)}
     assert len(texts) == 1

@@ -2,15 +2,20 @@
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
 
 from harness import stats
+from harness.records import provenance
 from harness.report import build, evidence, reading
+from harness.run import cli
 from harness.run import report as command
+from harness.run.cli import CONF
 from harness.settings.variants import factors, variant
 from scripts import publish
 from tests.outputs.conftest import sweep
@@ -82,6 +87,25 @@ def test_files_of_two_runs_are_refused(run: Path, capsys):
     (run / build.MANIFEST).write_text("{")
     assert command.main([str(run)]) == 2
     assert "is damaged" in capsys.readouterr().err
+
+
+TYPED = (
+    ["run.name=two words", "ratios=[0.5,0.9]", "method=[restkv,snapkv]"],
+    [r"run.name='it\'s; $HOME `ls` *'", "limit=3"],
+    ['run.name="Is it so, or (not)?"', "method=[snapkv,'restkv']"],
+    ["+model.note={a: 1, b: [x, 'y z']}", "run.dir=/tmp/a b/c"],
+)
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_the_command_can_be_pasted(typed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["evictbench", *typed])
+    program, *read = shlex.split(provenance.command())
+    assert program == "evictbench"
+    assert read == typed
+    cli.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose("config", read) == compose("config", typed) != compose("config")
 
 
 def test_the_manifest_says_what_the_answer_rests_on(run: Path):
