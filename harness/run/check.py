@@ -80,7 +80,7 @@ def _tell_split(engine: "Bridge") -> None:
         "split",
         f"reading a prompt in two parts changes logits by {percent(logits)} "
         f"({percent(selfcheck.LOGITS[dtype])} is noise) and the cache by {percent(entries)} "
-        f"({percent(selfcheck.ENTRIES[dtype])})",
+        f"({percent(selfcheck.ENTRIES[dtype])} is noise)",
     )
 
 

@@ -6,6 +6,8 @@ Must not know how they were found.
 import textwrap
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from harness.process.console import say, width
 from harness.settings.grid import Cell
 
@@ -30,8 +32,9 @@ def named(cell: Cell) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent with two digits."""
-    return f"{100 * share:.2g} %"
+    """A share in percent with two digits, never with an exponent."""
+    said = np.format_float_positional(100 * share, precision=2, fractional=False, trim="-")
+    return f"{said} %"
 
 
 def size(count: float) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from harness.engine import branch
 from harness.run import collect, lines, trial
+from harness.run.lines import percent
 from harness.scoring import loading
 from harness.settings.grid import Cell
 from methods import Selection
@@ -54,10 +55,19 @@ def test_a_sweep_that_works_is_ok(check) -> None:
     assert "4 cells decode together" in said["cache"]
     for name, part in (
         ("split", "0.01 % is noise"),
+        ("split", "(0.0001 % is noise)"),
         ("time", "for all"),
         ("sweep", "device-hours"),
     ):
         assert part in said[name]
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0, "0 %"), (2.94e-7, "0.000029 %"), (1e-4, "0.01 %"), (0.1234, "12 %"), (1, "100 %")],
+)
+def test_shares_are_told_without_exponents(share: float, said: str) -> None:
+    assert percent(share) == said
 
 
 def test_every_task_is_tried_and_empty_cells_are_noted(check) -> None:
