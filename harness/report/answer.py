@@ -4,7 +4,7 @@ Written by rules from a `Study`. Must not know files.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import pandas as pd
@@ -41,8 +41,9 @@ def _computed(study: Study) -> dict[str, object]:
     return {"settings": study.provenance.get("settings", {})}
 
 
-def text(study: Study) -> str:
-    """The whole of answer.md."""
+def text(study: Study, limited: Iterable[str] | None = None) -> str:
+    """The whole of answer.md; `limited` is what `limits` says, where it is known already."""
+    limited = limits(study) if limited is None else limited
     first, *others = (escape(said, 1200) for said in headline(study))
     lines = [f"# {escape(study.question, 400)}", ""]
     lines += [f"*{escape(study.warning, 600)}*", ""] if study.warning else []
@@ -53,7 +54,7 @@ def text(study: Study) -> str:
             lines += [f"## {escape(key[1])}, protocol {escape(key[2])}", ""]
         lines += list(_group(study, key, rows))
     lines += ["## What the data does not say", ""]
-    lines += [f"- {escape(sentence, summary.SENTENCE)}" for sentence in limits(study)]
+    lines += [f"- {escape(sentence, summary.SENTENCE)}" for sentence in limited]
     if not study.claims.empty:
         lines += ["", "## Claims of the paper", "", *answer_tables.claims(study.claims)]
     lines += ["", "## To reproduce", "", *_reproduce(study), ""]

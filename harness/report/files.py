@@ -73,11 +73,11 @@ def _write(study: Study, folder: Path) -> dict[str, Path]:
     )
     paths = _write_tables(folder, frames)
     drawn = _draw(folder, curves | averages, plots.curve) | _draw(folder, grids, heatmap.heatmap)
-    for name, told in (("summary", text), ("answer", answer.text(study))):
+    limits = list(answer.limits(study))
+    for name, told in (("summary", text), ("answer", answer.text(study, limits))):
         paths[name] = folder / f"{name}.md"
         paths[name].write_text(told, encoding="utf-8")
     paths["report"] = folder / "report.html"
-    limits = list(answer.limits(study))
     page.write(study, paths["report"], headline(study), limits)
     return paths | drawn
 

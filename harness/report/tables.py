@@ -57,6 +57,8 @@ def compressed(cells: pd.DataFrame) -> pd.DataFrame:
     """
     rows = cells[stats.roles(cells).eq("method")]
     shared = rows.duplicated([*stats.GROUP, "method", "ratio", "budget"], keep=False)
+    if not shared.any():
+        return rows.assign(label=rows["method"])
     marked = rows["method"] + " #" + rows["cell_key"].astype(str).str[:6]
     return rows.assign(label=marked.where(shared, rows["method"]))
 

@@ -1,6 +1,8 @@
 """Several runs side by side: every figure is that of the runs, or paired over their rows."""
 
 import json
+import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,23 @@ LOST = {("random", 0.9): 200, ("restkv", 0.9): 0, ("restkv_neither", 0.9): 0}
 OTHER = LOST | {("restkv", 0.9): 60}
 
 
-def run(folder: Path, lost: dict, data: str = "d", **columns: str) -> Path:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Copies of run folders, each made once: making one takes longer than most tests here."""
+    written = cache(lambda *made: _written(tmp_path_factory.mktemp("run") / "run", *made))
+
+    def copy(folder: Path, lost: dict, data: str = "d", **columns: str) -> Path:
+        made = written(folder.name, tuple(lost.items()), data, tuple(columns.items()))
+        shutil.copytree(made, folder)
+        return folder
+
+    return copy
+
+
+def _written(folder: Path, name: str, lost: tuple, data: str, columns: tuple) -> Path:
     """A finished run folder of one model, task and protocol."""
-    samples = study_samples(lost).assign(**columns)
-    manifest = {"name": folder.name, "plan": {"resamples": 199}, "registered": True,
+    samples = study_samples(dict(lost)).assign(**dict(columns))
+    manifest = {"name": name, "plan": {"resamples": 199}, "registered": True,
                 "data": {samples["task"].iloc[0]: data}}  # fmt: skip
     files.write(build.study(samples, manifest), folder)
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -28,7 +43,12 @@ def run(folder: Path, lost: dict, data: str = "d", **columns: str) -> Path:
 
 
 @pytest.fixture
-def two(tmp_path: Path, quick_report: None) -> list[Path]:
+def run(finished, quick_report: None):
+    return finished
+
+
+@pytest.fixture
+def two(tmp_path: Path, run) -> list[Path]:
     return [run(tmp_path / "a", LOST), run(tmp_path / "b", OTHER, model="org/large")]
 
 
@@ -61,7 +81,7 @@ def test_losses_are_paired_by_question(two):
 
 
 @pytest.mark.parametrize("columns", [{"task": "second"}, {}])
-def test_other_questions_are_never_paired(tmp_path, quick_report, columns):
+def test_other_questions_are_never_paired(tmp_path, run, columns):
     data = "other" if not columns else "d"
     folders = [run(tmp_path / "a", LOST), run(tmp_path / "b", OTHER, data, **columns)]
     found = compare.between(parts(folders))
@@ -69,7 +89,7 @@ def test_other_questions_are_never_paired(tmp_path, quick_report, columns):
     assert {*stats.LOSS_COLUMNS, "one", "other"} == {*found.columns}
 
 
-def test_parts_are_named_by_what_differs(tmp_path, quick_report):
+def test_parts_are_named_by_what_differs(tmp_path, run):
     names = {"a": {}, "b": {"protocol": "context"}, "c": {"protocol": "context"}}
     found = parts([run(tmp_path / name, LOST, **more) for name, more in names.items()])
     assert [part.label for part in found] == ["replay", "context (b)", "context (c)"]
@@ -99,7 +119,7 @@ def test_the_command_writes_page_text_tables_and_says_what_differs(two, capsys):
     assert list(logged.glob("*.wandb"))
 
 
-def test_two_folders_of_one_name_stay_apart(tmp_path, quick_report, capsys):
+def test_two_folders_of_one_name_stay_apart(tmp_path, run, capsys):
     folders = [run(tmp_path / "r1" / "x", LOST), run(tmp_path / "r2" / "x", OTHER)]
     assert [part.label for part in parts(folders)] == ["tiny (x) #1", "tiny (x) #2"]
     found = compare.between(parts(folders)).set_index("method")
@@ -154,7 +174,7 @@ def test_an_unfinished_run_is_named(two, capsys):
     assert "holds no manifest.json" in capsys.readouterr().err
 
 
-def test_foreign_names_stay_text(tmp_path, quick_report):
+def test_foreign_names_stay_text(tmp_path, run):
     hostile = "<script>alert(1)</script>"
     folders = [run(tmp_path / "a", LOST), run(tmp_path / "b", OTHER, model=hostile)]
     assert main([*map(str, folders), "--wandb", "disabled", "--out", str(tmp_path / "out")]) == 0

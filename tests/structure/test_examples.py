@@ -1,7 +1,7 @@
 """The examples run from any folder and say what is true; citation and workflow say what is there.
 
-All examples run in forks of one process that has imported the large libraries, each in a folder of
-its own: importing them takes longer than everything that the examples do.
+All examples run in forks of one process that has imported the large libraries and this one, each in
+a folder of its own: importing them takes longer than everything that the examples do.
 """
 
 import io
@@ -35,7 +35,11 @@ import json, os, runpy, sys
 import pandas, PIL.Image, torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPVisionModel
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, LlavaProcessor
+import harness.engine, methods
+from harness.embedded import TINY_VLM
+from harness.models.loading import load
 
+load(str(TINY_VLM))  # imports what loading a model imports late
 codes = {}
 for folder, path, *arguments in json.loads(sys.argv[1]):
     if (child := os.fork()):
