@@ -76,3 +76,29 @@ class Claims:
         except BlockingIOError:
             return False
         return True
+
+
+class Unshared:
+    """The locks of a store that one process has for itself: none."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Nobody waits."""
+        yield
+
+    def alone(self) -> bool:
+        """Nobody else is there."""
+        return True
+
+    def share(self) -> None:
+        """There is nothing to share."""
+
+    def take(self, key: str, row: int, wait: bool = False) -> int | None:
+        """Every row is this process's own."""
+        return 0
+
+    def free(self, place: int) -> None:
+        """Nothing is held."""

@@ -24,7 +24,7 @@ def repair(path: Path) -> tuple[int, Path | None]:
         How many rows were lost as far as they can be counted, and where the damaged file was moved;
         (0, None) for a sound store.
     """
-    if not path.exists() or _is_sound(path):
+    if not path.exists() or is_sound(path):
         return 0, None
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
@@ -39,7 +39,8 @@ def repair(path: Path) -> tuple[int, Path | None]:
     return seen - saved, aside
 
 
-def _is_sound(path: Path) -> bool:
+def is_sound(path: Path) -> bool:
+    """Whether every page and every row is what was written."""
     try:
         with closing(schema.forgiving(path)) as db:
             if schema.is_fresh(db):
