@@ -14,6 +14,7 @@ COMMANDS = {
     "check": "harness.run.check",
     "report": "harness.run.report",
     "compare": "harness.run.compare",
+    "merge": "harness.run.merge",
 }
 
 

@@ -77,12 +77,17 @@ def fold(db: sqlite3.Connection, store: Store) -> int:
     return len(new)
 
 
+def plans(db: sqlite3.Connection) -> list[dict[str, object]]:
+    """The plans that a store has on record."""
+    names = list(PLANS.columns)
+    rows = db.execute("SELECT * FROM plans").fetchall()
+    return [dict(zip(names, row, strict=False)) for row in rows]
+
+
 def fold_plans(db: sqlite3.Connection, store: Store) -> None:
     """Take over the plans that a store lacks; of two records of one plan the earlier one stays."""
-    names = list(PLANS.columns)
-    for row in db.execute("SELECT * FROM plans"):
-        plan = dict(zip(names, row, strict=False))
-        mine = next(iter(store.plans(plan=plan["plan"])), None)
+    for plan in plans(db):
+        mine = next(iter(store.plans(plan=str(plan["plan"]))), None)
         if mine is None:
             store.put_plan(plan)
         elif plan["reported"] and not mine["reported"]:

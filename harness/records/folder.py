@@ -12,6 +12,8 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.records.atomic import sweep
 
+SETTINGS = "config.yaml"  # a run writes it when its first answers are about to come
+
 
 @contextmanager
 def locked(folder: Path, waiting: Callable[[str], object]) -> Iterator[None]:

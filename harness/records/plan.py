@@ -112,6 +112,16 @@ def rules(config: Config, asked: Asked) -> dict[str, Any]:
     }
 
 
+def everything(config: Config, asked: Asked) -> dict[str, Any]:
+    """All that the results of a folder are about, as JSON gives it back."""
+    shown = {
+        name: [task.scorer, task.blank_image, task.invalid] for name, task in config.tasks.items()
+    }
+    beside = {"methods": asked.parameters, "blank_image": config.blank_image, "shown": shown}
+    view = json.dumps({**subject(config), **rules(config, asked), **beside})
+    return dict(json.loads(view))
+
+
 def register(store: Store, config: Config, asked: Asked, folder: Path) -> Record:
     """Put the plan on record, in the store and in the run folder, unless it is there.
 
@@ -120,13 +130,8 @@ def register(store: Store, config: Config, asked: Asked, folder: Path) -> Record
     Raises:
         UserError: the folder holds the results of another plan.
     """
-    about, decided = subject(config), rules(config, asked)
-    shown = {
-        name: [task.scorer, task.blank_image, task.invalid] for name, task in config.tasks.items()
-    }
-    everything = {"methods": asked.parameters, "blank_image": config.blank_image, "shown": shown}
-    view = json.loads(json.dumps({**about, **decided, **everything}))
-    _refuse_other(folder, view)
+    about, decided, view = subject(config), rules(config, asked), everything(config, asked)
+    refuse_other(folder, view)
     number = _digest({"subject": about, "rules": decided})
     found = next(iter(store.plans(plan=number)), None)
     if found is None:
@@ -159,7 +164,7 @@ def reported(store: Store, record: Record, config: Config, asked: Asked) -> None
             store.put_plan({**found, "reported": 1})
 
 
-def _refuse_other(folder: Path, view: Mapping[str, Any]) -> None:
+def refuse_other(folder: Path, view: Mapping[str, Any]) -> None:
     """Raise UserError where the folder holds results that were made by other settings."""
     if not (folder / "manifest.json").is_file() or not (folder / FILE).is_file():
         return

@@ -7,7 +7,8 @@ whether it ended. Must not know models or lmms-eval.
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,9 +75,9 @@ class Attempt:
         """Such as "2/8 on node7"."""
         return f"{self.shard} on {self.host}"
 
-    def absorbed_by(self, store: Store) -> bool:
-        """Whether a store holds all of its answers already."""
-        return not self.store.exists() or store.get(self._note) == self._state
+    def absorbed(self, note: Callable[[str], str | None]) -> bool:
+        """Whether the run's store, whose notes these are, holds all of its answers already."""
+        return not self.store.exists() or note(self._note) == self._state
 
     def fold(self, store: Store) -> tuple[int, int]:
         """Add its answers to the run's store; how many were new, and how many were damaged."""
@@ -103,21 +104,23 @@ class Attempt:
             part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def begin(run: Path, shard: str, plan: Mapping[str, Any]) -> Attempt:
-    """Make the folder of this process."""
+def attempt(run: Path, shard: str, plan: Mapping[str, Any]) -> Attempt:
+    """What this process is; nothing is written before `begin`."""
     now, host, pid = _now(), platform.node(), os.getpid()
     name = f"{shard.replace('/', '-of-')}-{host}-{pid}-{now.replace(':', '').replace('-', '')}"
-    folder = run / FOLDER / name
+    return Attempt(run / FOLDER / name, shard, host, pid, now, None, plan, software())
+
+
+def begin(attempt: Attempt) -> None:
+    """Make the folder of a process."""
     try:
-        folder.mkdir(parents=True)
+        attempt.folder.mkdir(parents=True)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be made ({error.strerror}): free or correct that path, or choose "
-            "another run.dir or run.name."
+            f"{attempt.folder} cannot be made ({error.strerror}): free or correct that path, or "
+            "choose another run.dir or run.name."
         ) from error
-    made = Attempt(folder, shard, host, pid, now, None, plan, software())
-    made.write()
-    return made
+    attempt.write()
 
 
 def end(attempt: Attempt) -> None:
@@ -145,6 +148,36 @@ def attempts(run: Path) -> list[Attempt]:
     return sorted(found, key=lambda one: (one.began, one.folder.name))
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a process finds when it begins: answers and plans of the run's store and of others.
+
+    notes: of the run's store.
+    """
+
+    notes: Mapping[str, str]
+    answers: copies.Pairs
+    plans: Sequence[Mapping[str, object]]
+
+
+def known(store: Path, others: Iterable[Attempt]) -> Known:
+    """Read the run's store and those of its parts, each from a copy."""
+    found: dict[str, set[int]] = defaultdict(set)
+    notes: dict[str, str] = {}
+    plans: dict[str, dict[str, object]] = {}
+    for path in (store, *(one.store for one in others)):
+        if not path.exists():
+            continue
+        with copies.sound_copy(path) as (db, _):
+            for key, rows in copies.answered(db).items():
+                found[key] |= rows
+            for plan in copies.plans(db):
+                plans.setdefault(str(plan["plan"]), plan)
+            if path == store:
+                notes = dict(db.execute("SELECT name, value FROM notes"))
+    return Known(notes, found, list(plans.values()))
+
+
 def refuse_unequal(every: Sequence[Attempt], mixed: bool = False) -> None:
     """UserError unless all are about the same, and computed by the same software or `mixed`."""
     for one in every[1:]:
@@ -158,8 +191,8 @@ def refuse_unequal(every: Sequence[Attempt], mixed: bool = False) -> None:
         if other and not mixed:
             raise UserError(
                 f"{every[0].folder} and {one.folder.name} were computed by different software "
-                f"({'; '.join(other[:4])}): fold them with evictbench merge {FORCE}, and the report "
-                "says which answers come from which."
+                f"({'; '.join(other[:4])}): fold them with evictbench merge {FORCE}, and the "
+                "report says which answers come from which."
             )
 
 

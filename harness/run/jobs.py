@@ -38,8 +38,10 @@ Work = Callable[[Config], object]
 
 def run_sweep(config: Config) -> None:
     """Do what a run does."""
-    from harness.run.sweep import run  # late: settings are checked before anything heavy loads
-
+    if config.shard is None:
+        from harness.run.sweep import run  # late: settings are checked before anything heavy loads
+    else:
+        from harness.run.shard import run
     run(config)
 
 

@@ -5,22 +5,18 @@ by now are scored, which takes its data.
 """
 
 import argparse
-import os
-import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.process import stopping
 from harness.process.console import say
 from harness.records import places
-from harness.records.folder import locked
+from harness.records.folder import SETTINGS, locked
 from harness.report import build, files, reading
 from harness.report.headline import headline
+from harness.run.each import each_folder
 
 RUNS = Path("results/runs")
-SETTINGS = "config.yaml"  # a run writes it when its first answers are about to come
 
 
 def latest(runs: Path) -> Path:
@@ -68,23 +64,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"run folders; by default the one under {RUNS} that was written last",
     )
     args = parser.parse_args(argv)
-    failed = False
-    try:
-        with stopping.heard():
-            for folder in args.folder or [None]:
-                failed |= not _reported(folder)
-    except KeyboardInterrupt as error:
-        stopping.tell(error)
-        return stopping.code(error)
-    return 2 if failed else 0
-
-
-def _reported(folder: Path | None) -> bool:
-    try:
-        report(folder or latest(RUNS))
-    except UserError as error:
-        if os.environ.get("EVICTBENCH_TRACEBACK") == "1":
-            traceback.print_exception(error)
-        print(f"error: {error}", file=sys.stderr)
-        return False
-    return True
+    return each_folder(args.folder or [None], lambda folder: report(folder or latest(RUNS)))

@@ -14,7 +14,7 @@ from yaml import YAMLError
 from harness.errors import UserError
 from harness.process.console import say
 from harness.records import places, plan
-from harness.records.folder import locked
+from harness.records.folder import SETTINGS, locked
 from harness.records.store import Store, place_of
 from harness.run import outcome, sweep
 from harness.run.asked import Asked
@@ -31,7 +31,7 @@ def report(folder: Path) -> None:
             or the data are not what they were.
     """
     began = time.monotonic()
-    job = validate(settings(folder))
+    job = validate(settings(folder / SETTINGS, folder))
     with (
         places.speaking(folder),
         Store(place_of(Path(job.config.run.dir), job.weights)) as store,
@@ -53,9 +53,8 @@ def report(folder: Path) -> None:
             plan.reported(store, record, job.config, about)
 
 
-def settings(folder: Path) -> Config:
-    """The settings of a run as its folder holds them; they stay about that folder."""
-    path = folder / "config.yaml"
+def settings(path: Path, folder: Path) -> Config:
+    """The settings of a run as a file holds them, made to be about `folder`."""
     try:
         given = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
         config = as_config(given)

@@ -41,12 +41,13 @@ class Job:
         return expand(self.variants, self.ratios, self.budgets, blank)
 
 
-def validate(config: Config) -> Job:
-    """Check everything that needs no model, cheapest first."""
+def validate(config: Config, here: bool = True) -> Job:
+    """Check everything that needs no model, cheapest first; `here`: this machine is to answer."""
     ratios, budgets = check(config)
     chosen_tasks = tasks.expand(config)
     tasks.check_data(chosen_tasks)
-    check_machine(config)
+    if here:
+        check_machine(config)
     weights = identify(config.model.pretrained, config.model.revision)
     chosen = variants(config.methods, sweep_wide(config))
     check_anchors(chosen, config.protocol)

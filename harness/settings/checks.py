@@ -38,6 +38,7 @@ from harness.settings.config import (
     Config,
     ModelConfig,
 )
+from harness.settings.shards import shard_of
 
 NEW_TOKENS = 1_000_000
 CELLS = 1_000_000
@@ -71,6 +72,7 @@ def check(config: Config) -> tuple[list[float], list[int]]:
             "or limit=null for all of them."
         )
     at_most("limit", config.limit, TOKENS, "or limit=null for all questions")
+    shard_of(config.shard)
     if config.seed < 0:
         raise UserError(f"seed={config.seed} is negative: use a whole number from 0.")
     at_most("seed", config.seed, SEEDS)

@@ -169,7 +169,8 @@ class Config:
     """Everything a run depends on; `methods` maps a label to {method, parameters...}.
 
     The names of SWEEP_WIDE are for every chosen method that has them and sets nothing else,
-    `extraction` for every MMBench task that sets none.
+    `extraction` for every MMBench task that sets none. shard: which part of the questions this
+    process answers, see `settings.shards`.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -187,6 +188,7 @@ class Config:
     protect: str | None = None
     window_anchor: str | None = None
     seed: int = 0
+    shard: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     engine: EngineConfig = field(default_factory=EngineConfig)

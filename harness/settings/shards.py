@@ -51,7 +51,9 @@ def shard_of(text: str | None, environment: Mapping[str, str] = os.environ) -> S
     index, count = map(int, found.groups())
     if not 0 < count <= MOST or index >= count:
         last = f"{max(count, 1) - 1}/{max(count, 1)}"
-        raise UserError(f"shard={text} is no part of a run: the parts are 0/{max(count, 1)} to {last}.")
+        raise UserError(
+            f"shard={text} is no part of a run: the parts are 0/{max(count, 1)} to {last}."
+        )
     return Shard(index, count)
 
 

@@ -1,0 +1,214 @@
+"""A run in parts gives the tables of one process, whoever dies and however many parts there are."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from harness import stats
+from harness.errors import UserError
+from harness.records import database, shards
+from harness.report import reading
+from harness.settings.shards import Shard, shard_of
+from tests.run.conftest import Program
+from tests.run.fakes import FakeEngine
+
+ROWS = 27  # of the fake MMBench: 9 questions, each with 2 to 4 rotations
+
+
+class Counts(FakeEngine):
+    """An engine that notes which rows it answered, and dies at the n-th."""
+
+    rows = 1_000
+
+    def answer(self, messages, cells, *asked, **how):
+        if len(cells) > 1:  # not the blank image
+            if self.rows == 0:
+                raise KeyboardInterrupt
+            self.rows -= 1
+        return super().answer(messages, cells, *asked, **how)
+
+    @property
+    def answered(self) -> int:
+        return sum(len(cells) > 1 for cells in self.calls)
+
+
+@pytest.fixture
+def counting(monkeypatch) -> Counts:
+    fake = Counts()
+    monkeypatch.setattr("harness.run.collect.load_engine", lambda *loading: fake)
+    return fake
+
+
+def table(run: Path, name: str) -> pd.DataFrame:
+    frame = pd.read_parquet(run / f"{name}.parquet")
+    return frame.drop(columns=stats.TIMINGS, errors="ignore")
+
+
+def assert_same_tables(one: Path, other: Path) -> None:
+    for path in sorted(one.glob("*.parquet")):
+        assert_frame_equal(table(other, path.stem), table(one, path.stem), check_exact=True)
+    assert len(list(one.glob("*.parquet"))) > 5
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {}
+
+
+@pytest.fixture
+def in_one(whole, call: Program, counting: Counts, overrides: list[str], tmp_path_factory) -> Path:
+    """The same run in one process, in a run.dir of its own."""
+    if "run" not in whole:
+        folder = tmp_path_factory.mktemp("one")
+        rest = [text for text in overrides if not text.startswith("run.dir")]
+        assert call(*rest, f"run.dir={folder}") == 0
+        assert counting.answered == ROWS
+        counting.calls.clear()
+        whole["run"] = folder / "run"
+    return whole["run"]
+
+
+def test_three_parts_give_the_tables_of_one_process(
+    call: Program, counting: Counts, overrides: list[str], in_one: Path, tmp_path: Path, capsys
+):
+    run = tmp_path / "run"
+    assert call(*overrides, "shard=2/3") == 0
+    assert call(*overrides, "shard=0/3") == 0
+    assert not reading.is_finished(run)
+    assert 0 < counting.answered < ROWS
+    capsys.readouterr()
+    assert call("merge", str(run)) == 2
+    told = capsys.readouterr()
+    missing = ROWS - counting.answered
+    assert f"{missing} of {ROWS} rows are missing (mmbench_mini {missing})" in told.err
+    assert not reading.is_finished(run)
+
+    assert call(*overrides, "shard=1/3") == 0
+    assert counting.answered == ROWS
+    assert_same_tables(in_one, run)
+    digest = (run / "samples.parquet").read_bytes()
+    assert call("merge", str(run)) == 0
+    assert (run / "samples.parquet").read_bytes() == digest
+    assert reading.manifest(run)["registered"] is True
+    assert not list((run / "shards").glob("*/*-wal"))
+
+
+def test_what_a_dead_part_left_goes_to_other_parts(
+    call: Program, counting: Counts, overrides: list[str], in_one: Path, tmp_path: Path, capsys
+):
+    counting.rows = 4
+    assert call(*overrides, "shard=0/2") == 130
+    counting.rows = 1_000
+    capsys.readouterr()
+    assert call("merge", str(tmp_path / "run")) == 2
+    told = capsys.readouterr().err
+    assert "These parts have not ended: 0/2 on " in told
+    assert f"{ROWS - 4} of {ROWS} rows" in told
+    for part in ("0/3", "1/3", "2/3"):
+        assert call(*overrides, f"shard={part}") == 0
+    assert counting.answered == ROWS  # nothing lost, nothing twice
+    assert_same_tables(in_one, tmp_path / "run")
+
+
+def test_a_part_computes_only_the_cells_that_the_store_lacks(
+    call: Program, counting: Counts, overrides: list[str], in_one: Path, tmp_path: Path
+):
+    fewer = [text.replace("[random,snapkv,restkv]", "[random,snapkv]") for text in overrides]
+    assert call(*fewer, "analysis.method=snapkv", "run.name=fewer") == 0
+    counting.calls.clear()
+    assert call(*overrides, "shard=0/1") == 0
+    assert {len(cells) for cells in counting.calls} == {3}  # the full cache and restkv at 2 ratios
+    assert table(tmp_path / "run", "cells").equals(table(in_one, "cells"))
+
+
+def test_parts_of_other_settings_or_software_are_refused(
+    call: Program, counting: Counts, overrides: list[str], tmp_path: Path, capsys
+):
+    assert call(*overrides, "shard=0/2") == 0
+    assert call(*overrides, "shard=1/2", "analysis.margin=3") == 2
+    assert "are parts of different runs (margin 2.0 -> 3.0)" in capsys.readouterr().err
+    (head,) = (tmp_path / "run" / "shards").glob(f"0-of-2*/{shards.HEAD}")
+    told = json.loads(head.read_text())
+    told["software"]["torch"] = "1.0"
+    head.write_text(json.dumps(told))
+    assert call(*overrides, "shard=1/2") == 2
+    assert "computed by different software (torch 1.0 -> " in capsys.readouterr().err
+    assert call("merge", "--mixed", str(tmp_path / "run")) == 2  # folded; part 1 is missing
+    assert call(*overrides, "shard=1/2") == 0
+    assert reading.is_finished(tmp_path / "run")
+
+
+def test_damage_in_a_part_is_said_and_answered_anew(
+    call: Program, counting: Counts, overrides: list[str], in_one: Path, tmp_path: Path, capsys
+):
+    assert call(*overrides, "shard=0/2") == 0
+    (path,) = (tmp_path / "run" / "shards").glob(f"*/{shards.ANSWERS}")
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"[1, 2]")  # the tokens of an answer
+    content[place + 1] = ord("7")
+    path.write_bytes(content)
+    assert call("merge", str(tmp_path / "run")) == 2
+    assert "note: 1 damaged entries" in capsys.readouterr().out
+    assert call(*overrides, "shard=1/2") == 0
+    assert call(*overrides, "shard=0/1") == 0
+    assert_same_tables(in_one, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"RANK": "3", "WORLD_SIZE": "8"}, Shard(3, 8)),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, Shard(1, 2)),
+        (
+            {
+                "SLURM_ARRAY_TASK_ID": "4",
+                "SLURM_ARRAY_TASK_MIN": "2",
+                "SLURM_ARRAY_TASK_STEP": "2",
+                "SLURM_ARRAY_TASK_COUNT": "3",
+                "RANK": "1",
+                "WORLD_SIZE": "4",
+            },
+            Shard(5, 12),
+        ),
+    ],
+)
+def test_launchers_tell_the_part(environment: dict[str, str], expected: Shard):
+    assert shard_of("auto", environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "said"),
+    [
+        ("auto", {}, "finds none of SLURM_ARRAY_TASK_ID, RANK, SLURM_PROCID"),
+        ("auto", {"RANK": "x", "WORLD_SIZE": "2"}, "cannot read RANK=x"),
+        ("auto", {"RANK": "2", "WORLD_SIZE": "2"}, "part 2 of 2 from RANK"),
+        ("auto", {"SLURM_ARRAY_TASK_ID": "1"}, "needs SLURM_ARRAY_TASK_MIN"),
+        ("8/8", {}, "the parts are 0/8 to 7/8"),
+        ("0/0", {}, "the parts are 0/1 to 0/1"),
+        ("1", {}, "give shard=i/n"),
+        ("-1/2", {}, "give shard=i/n"),
+    ],
+)
+def test_what_is_no_part_is_refused(text: str, environment: dict[str, str], said: str):
+    with pytest.raises(UserError, match=said):
+        shard_of(text, environment)
+
+
+def test_a_shard_is_refused_before_anything_loads(call: Program, overrides: list[str], capsys):
+    assert call(*overrides, "shard=3/3") == 2
+    assert "the parts are 0/3 to 2/3" in capsys.readouterr().err
+
+
+def test_the_log_of_sqlite_is_chosen_by_the_file_system(tmp_path: Path):
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        f"30 22 0:44 / {tmp_path}/far rw - nfs4 server:/home rw\n"
+        f"31 30 0:45 / {tmp_path}/far/near rw - tmpfs tmpfs rw\n"
+    )
+    places = [tmp_path / "a", tmp_path / "far" / "a" / "b", tmp_path / "far" / "near" / "c"]
+    assert [database.is_remote(place, mounts) for place in places] == [False, True, False]
+    assert not database.is_remote(tmp_path, tmp_path / "none")
