@@ -38,6 +38,7 @@ PUBLICATIONS = (
     Publication("longbench_mini", ("task=longbench_mini",)),
     Publication("needle_mini", ("task=needle_mini",)),
     Publication("smoothing", ("experiment=smoothing",)),
+    Publication("smollm2", ("experiment=smollm2",)),
     Publication("embedded", page=True),
 )
 

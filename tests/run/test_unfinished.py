@@ -82,7 +82,9 @@ def test_settings_of_a_folder_that_was_moved_are_about_the_new_place(
     call(*overrides)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").rename(tmp_path / "elsewhere" / "moved")
-    found = unfinished.settings(tmp_path / "elsewhere" / "moved")
+    found = unfinished.settings(
+        tmp_path / "elsewhere" / "moved" / "config.yaml", tmp_path / "elsewhere" / "moved"
+    )
     assert (found.run.dir, found.run.name) == (str(tmp_path / "elsewhere"), "moved")
 
 
