@@ -23,7 +23,7 @@ the split. A model that fails either is refused in one sentence.
 
 A checkpoint with code of its own (`auto_map` in its config.json) is read by the class that transformers has for
 its model_type; where transformers has none, as for Kimi-VL, it is refused unless `model.trust_remote_code=true`,
-and then read as a text model only.
+and with it refused where its code reads images or caches latent vectors.
 
 `python -m tests.families --write` writes this page.
 """
