@@ -18,6 +18,11 @@ from harness.engine import cache as cache_module
 from harness.models.prompts import Prompt
 
 TOKENS = 9
+#: The large ones, with the protocols that other kinds take.
+REPEATED = {(kind, name) for kind in ("qwen", "gemma") for name in PROTOCOLS} - {
+    ("qwen", "paper"),
+    ("gemma", "context"),
+}
 HOLDING = {
     "h2o": ("h2o", {}),
     "h2o_visible": ("h2o", {"average": "visible_mean", "recent": 2, "group": "max"}),
@@ -60,7 +65,10 @@ def engine_count(branch, length):
     return min(wanted, length)
 
 
-@pytest.mark.parametrize(("kind", "protocol"), CASES)
+@pytest.mark.parametrize(
+    ("kind", "protocol"),
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case in REPEATED)) for case in CASES],
+)
 def test_each_step_sees_what_the_policy_left(loaded_models, kind, protocol, monkeypatch):
     """All methods in one batch; at every step the masked model loses what they evicted."""
     loaded, prompt = loaded_models[kind], make_prompt(kind, seed=41)

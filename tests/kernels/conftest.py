@@ -21,12 +21,30 @@ import torch
 from methods import kernels
 from tests.kernels import ahead_of_time
 
+HERE = Path(__file__).parent
 _LAST = "test_every_kernel_compiles_for_every_architecture"
 _compiling = pytest.StashKey[tuple[subprocess.Popen[str], IO[str]]]()
 
 
+@pytest.hookimpl(tryfirst=True)  # before what is marked slow is left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.name == _LAST)
+    for item in _repeats([item for item in items if item.path.parent == HERE]):
+        item.add_marker(pytest.mark.slow)
+
+
+def _repeats(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Tests of an operation at one more shape in a type of half the width: the first shape tells
+    what each type does, and single precision takes every shape.
+    """
+    seen = set()
+    for item in items:
+        dtype = getattr(item, "callspec", None) and item.callspec.params.get("dtype")
+        if dtype in (torch.float16, torch.bfloat16):
+            kind = item.path, item.originalname, dtype
+            if kind in seen:
+                yield item
+            seen.add(kind)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -46,7 +46,7 @@ def test_a_failed_cell_is_named_with_its_rows_and_has_no_score(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:
     engine.nonfinite = hits("restkv")
-    assert call(*overrides, "limit=null", "analysis.above=0.1") == 0
+    assert call(*overrides, "ratios=[0.5,0.9]", "analysis.above=0.1") == 0
     samples = read(tmp_path, "samples")
     failed = samples[samples["failed"]]
     cell = samples.query("method == 'restkv' and ratio == 0.9")

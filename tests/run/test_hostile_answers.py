@@ -82,7 +82,7 @@ def test_the_file_for_the_server_holds_what_was_said(
     data = mmbench_data.folder(tmp_path / "data", "en", "test", rows)
     run = [
         *(one for one in overrides if not one.startswith("tasks.")),
-        "method=[random]", "task=mmbench_en_test", "blank_image=false",
+        "method=[random]", "ratios=[0.5,0.9]", "task=mmbench_en_test", "blank_image=false",
         f"tasks.mmbench_en_test.overrides.dataset_path={data}",
     ]  # fmt: skip
     assert call(*run) == 0

@@ -25,9 +25,25 @@ from tests.run.fakes import FakeEngine
 ANSWERS = ("answer.md", "report.html", "cells.parquet", "comparisons.parquet", "verdicts.parquet")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("made")
+
+
 @pytest.fixture
-def run(call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path) -> Path:
-    assert call(*overrides) == 0
+def run(
+    call: Program,
+    engine: FakeEngine,
+    overrides: list[str],
+    made: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Path:
+    """A copy of a finished run, made once with a page and once without."""
+    source = made / ("whole" if "whole_report" in request.fixturenames else "quick")
+    if not source.exists():
+        assert call(*overrides, "method=[random,snapkv,restkv]", f"run.dir={source}") == 0
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
     return tmp_path / "run"
 
 

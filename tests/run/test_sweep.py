@@ -21,7 +21,7 @@ from tests.run.fakes import FakeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 27  # 9 questions of 2, 3 and 4 rotations
-CELLS = 2 + 3 * 2
+CELLS = 2 + 2
 
 
 def samples(folder: Path) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def test_a_run_leaves_its_tables_and_nothing_outside_its_folder(
     assert {"abilities.parquet", "summary.md", "curve.png"} <= names
     assert list(elsewhere.iterdir()) == []
     settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert settings["ratios"] == [0.5, 0.9]
+    assert settings["ratios"] == [0.9]
     out, err = capsys.readouterr()
     assert str(tmp_path / "run" / "curve.png") in out
     assert "row/s" in err
@@ -97,13 +97,13 @@ def test_a_new_method_computes_its_own_cells_beside_the_full_cache(
     assert call(*overrides) == 0
     first = samples(tmp_path)
     engine.calls.clear()
-    assert call(*overrides, "method=[random,snapkv,restkv,tova]") == 0
+    assert call(*overrides, "method=[random,restkv,tova]") == 0
     assert len(engine.calls) == ROWS
-    assert {tuple(c.label for c in cells) for cells in engine.calls} == {("full", "tova", "tova")}
+    assert {tuple(c.label for c in cells) for cells in engine.calls} == {("full", "tova")}
     second = samples(tmp_path)
     old = second[second["method"] != "tova"].reset_index(drop=True)
     pd.testing.assert_frame_equal(old, first)
-    assert len(second) == len(first) + 2 * ROWS
+    assert len(second) == len(first) + ROWS
 
 
 def test_a_larger_limit_goes_on_from_a_smaller_one(
@@ -202,7 +202,7 @@ def test_killed_at_any_moment_the_tables_come_out_the_same(
         process = _start(killed)
         while count(here) < moment:
             assert process.poll() is None
-            time.sleep(0.002)
+            time.sleep(0.02)  # looking takes time as well
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         left = count(here)
@@ -235,19 +235,19 @@ def test_what_a_killed_run_left_half_written_goes(
 def test_two_runs_at_once_share_the_work_and_both_finish(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:
-    other = [*overrides, "run.name=other", "method=[random,snapkv,restkv,tova]"]
+    other = [*overrides, "run.name=other", "method=[random,restkv,tova]"]
     process = _start(other, pause="0.1")
     while not count(tmp_path):
         assert process.poll() is None
-        time.sleep(0.002)
+        time.sleep(0.02)  # looking takes time as well
     assert call(*overrides) == 0
     assert process.wait(60) == 0
     mine = len(engine.calls) // 2
     assert 0 < mine < ROWS  # each row was computed by one of the two, but for the cells of tova
-    assert count(tmp_path) == (CELLS + 2) * ROWS
+    assert count(tmp_path) == (CELLS + 1) * ROWS
     assert len(samples(tmp_path)) == CELLS * ROWS
     others = pd.read_parquet(tmp_path / "other" / "samples.parquet")
-    assert len(others) == (CELLS + 2) * ROWS
+    assert len(others) == (CELLS + 1) * ROWS
     shared = others[others["method"] != "tova"].reset_index(drop=True)
     pd.testing.assert_frame_equal(samples(tmp_path), shared)
 
@@ -280,14 +280,17 @@ def test_answers_of_other_software_stay_and_are_pointed_out(
 def test_the_summary_names_what_each_label_changes(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
 ) -> None:
-    assert call(*overrides, "limit=1", "methods.restkv.alpha=0.5") == 0
+    chosen = ["limit=1", "method=[snapkv,restkv]", "methods.restkv.alpha=0.5"]
+    assert call(*overrides, *chosen) == 0
     summary = (tmp_path / "run" / "summary.md").read_text()
     assert "| methods.restkv | restkv with alpha=0.5 |" in summary
     assert "| methods.snapkv |" in summary
     assert "snapkv with" not in summary
 
 
-@pytest.mark.parametrize("name", ["summary.md", "curve.png", "libraries.log"])
+@pytest.mark.parametrize(
+    "name", ["summary.md", pytest.param("curve.png", marks=pytest.mark.slow), "libraries.log"]
+)
 def test_results_that_cannot_be_written_end_in_one_sentence(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys, name: str
 ) -> None:

@@ -20,7 +20,7 @@ from tests.run import old_stores
 from tests.run.conftest import Program, store_of
 from tests.run.fakes import FakeEngine
 
-ROWS, CELLS = 27, 2 + 3 * 2
+ROWS, CELLS = 27, 2 + 2
 PROMPTS = ["model", "task", "protocol", "row", "segments", "tokens", "images", "image"]
 KEPT = ["model", "task", "protocol", "method", "ratio", "budget", "control", "cell_key", "row"]
 
@@ -139,7 +139,7 @@ def test_an_interrupted_run_comes_out_the_same(
 def test_every_limit_shows_the_same_questions(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
 ) -> None:
-    for limit, count in ((3, 3), (5, 5), ("null", 8)):
+    for limit, count in ((3, 3), ("null", 8)):
         assert call(*overrides, f"limit={limit}") == 0
         assert sorted(set(read(tmp_path, "kept")["row"])) == in_hash_order(count)
         prompts = read(tmp_path, "prompts")
@@ -163,11 +163,11 @@ def test_a_new_method_is_traced_beside_the_old_ones(
 ) -> None:
     assert call(*overrides) == 0
     first, prompts = read(tmp_path, "kept"), read(tmp_path, "prompts")
-    assert call(*overrides, "method=[random,snapkv,restkv,tova]") == 0
+    assert call(*overrides, "method=[random,restkv,tova]") == 0
     second = read(tmp_path, "kept")
     old = second[second["method"] != "tova"].reset_index(drop=True)
     pd.testing.assert_frame_equal(old, first)
-    assert len(second) == len(first) + 2 * 8
+    assert len(second) == len(first) + 8
     pd.testing.assert_frame_equal(read(tmp_path, "prompts"), prompts)
 
 
@@ -193,10 +193,10 @@ def test_an_earlier_run_that_recorded_nothing_still_counts(
     empty, full = (frame.dtypes.drop("shares") for frame in (kept, traced))
     assert empty.equals(full)
 
-    assert call(*overrides, "method=[random,snapkv,restkv,tova]") == 0
+    assert call(*overrides, "method=[random,restkv,tova]") == 0
     kept = read(tmp_path, "kept")
     assert set(kept["method"]) == {"full", "tova"}  # the full cache is decoded along
-    assert len(kept) == 3 * 8
+    assert len(kept) == 2 * 8
     assert read(tmp_path, "prompts")["tokens"].notna().sum() == 8
     assert len(read(tmp_path, "prompts")) == ROWS
 
