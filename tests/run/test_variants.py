@@ -153,7 +153,10 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job
     }
 
 
-@pytest.mark.parametrize("name", [path.stem for path in (CONF / "experiment").glob("*.yaml")])
+EXPERIMENTS = {path.stem for path in (CONF / "experiment").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS - {"smollm2"}))  # it has tasks of its own
 def test_the_experiments_are_sound(compose: Callable[..., Job], name: str) -> None:
     job = compose(f"experiment={name}")
     assert job.folder.name.startswith(f"{name}-tiny_vlm-mmbench_mini-")
