@@ -116,8 +116,8 @@ def test_what_a_dead_part_left_goes_to_other_parts(
 def test_a_part_computes_only_the_cells_that_the_store_lacks(
     call: Program, counting: Counts, overrides: list[str], in_one: Path, tmp_path: Path
 ):
-    fewer = [text.replace("[random,restkv]", "[random]") for text in overrides]
-    assert call(*fewer, "analysis.method=random", "run.name=fewer") == 0
+    fewer = [text.replace("[random,restkv]", "[random,snapkv]") for text in overrides]
+    assert call(*fewer, "analysis.method=snapkv", "run.name=fewer") == 0
     counting.calls.clear()
     assert call(*overrides, "shard=0/1") == 0
     assert {len(cells) for cells in counting.calls} == {2}  # the full cache and restkv
