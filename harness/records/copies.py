@@ -6,7 +6,6 @@ Must not know what an answer means.
 import shutil
 import sqlite3
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -47,14 +46,6 @@ def _copy(path: Path, copy: Path) -> None:
         with suppress(FileNotFoundError):
             shutil.copy(path.with_name(path.name + suffix), beside)
     shutil.copy(path, copy)
-
-
-def answered(db: sqlite3.Connection) -> dict[str, set[int]]:
-    """Which rows of which cells a store holds."""
-    found: dict[str, set[int]] = defaultdict(set)
-    for key, row in db.execute("SELECT cell_key, row FROM responses"):
-        found[key].add(row)
-    return found
 
 
 def fold(db: sqlite3.Connection, store: Store) -> int:

@@ -50,11 +50,13 @@ def description(cell: Cell, context: Mapping[str, object]) -> dict[str, object]:
 
 
 def command() -> str:
-    """What was typed, as a shell takes it."""
-    return shlex.join(["evictbench", *sys.argv[1:]])
+    """What was typed, as a shell takes it, without the part of the run that a process answers."""
+    typed = [text for text in sys.argv[1:] if not text.startswith("shard=")]
+    return shlex.join(["evictbench", *typed])
 
 
 def facts(
+    command: str,
     weights: str,
     contexts: Mapping[str, Mapping[str, object]],
     origins: Sequence[tuple[Mapping[str, str], int]],
@@ -63,6 +65,7 @@ def facts(
     """What the summary lists under provenance.
 
     Args:
+        command: that made the run, see `command`.
         weights: the checkpoint's fingerprint.
         contexts: the settings by task.
         origins: what computed the answers of this run, and how many each, most first.
@@ -70,7 +73,7 @@ def facts(
     """
     main = origins[0][0] if origins else {}
     return {
-        "command": command(),
+        "command": command,
         "settings": _shared(contexts) | {"weights": weights[:16]},
         "tasks": {name: _own(context) for name, context in contexts.items()},
         "methods": {cell.label: changes(cell) for cell in cells if cell.evicts},

@@ -167,6 +167,14 @@ def check(db: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError("its pages are damaged")
 
 
+def answered(db: sqlite3.Connection) -> dict[str, set[int]]:
+    """Which rows of which cells have an answer."""
+    found: dict[str, set[int]] = {}
+    for key, row in db.execute("SELECT cell_key, row FROM responses"):
+        found.setdefault(key, set()).add(row)
+    return found
+
+
 def pragma(db: sqlite3.Connection, name: str) -> int:
     """A number that SQLite keeps about the file."""
     return int(db.execute(f"PRAGMA {name}").fetchone()[0])

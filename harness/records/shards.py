@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.records import copies
+from harness.records import copies, schema
 from harness.records.atomic import replacing
 from harness.records.plan import differences
 from harness.records.provenance import software
@@ -53,7 +53,8 @@ class ShardStore(Store):
 class Attempt:
     """A process that answered a part, as its folder tells.
 
-    plan: all that its results are about. software: versions that can change an answer.
+    command: what was typed, the part aside. plan: all that its results are about. software:
+    versions that can change an answer.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class Attempt:
     pid: int
     began: str
     ended: str | None
+    command: str
     plan: Mapping[str, Any]
     software: Mapping[str, str]
 
@@ -104,11 +106,11 @@ class Attempt:
             part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def attempt(run: Path, shard: str, plan: Mapping[str, Any]) -> Attempt:
+def attempt(run: Path, shard: str, plan: Mapping[str, Any], command: str) -> Attempt:
     """What this process is; nothing is written before `begin`."""
     now, host, pid = _now(), platform.node(), os.getpid()
     name = f"{shard.replace('/', '-of-')}-{host}-{pid}-{now.replace(':', '').replace('-', '')}"
-    return Attempt(run / FOLDER / name, shard, host, pid, now, None, plan, software())
+    return Attempt(run / FOLDER / name, shard, host, pid, now, None, command, plan, software())
 
 
 def begin(attempt: Attempt) -> None:
@@ -159,6 +161,10 @@ class Known:
     answers: copies.Pairs
     plans: Sequence[Mapping[str, object]]
 
+    def has(self, wanted: copies.Pairs) -> bool:
+        """Whether all of this is answered."""
+        return all(rows <= self.answers.get(key, set()) for key, rows in wanted.items())
+
 
 def known(store: Path, others: Iterable[Attempt]) -> Known:
     """Read the run's store and those of its parts, each from a copy."""
@@ -169,7 +175,7 @@ def known(store: Path, others: Iterable[Attempt]) -> Known:
         if not path.exists():
             continue
         with copies.sound_copy(path) as (db, _):
-            for key, rows in copies.answered(db).items():
+            for key, rows in schema.answered(db).items():
                 found[key] |= rows
             for plan in copies.plans(db):
                 plans.setdefault(str(plan["plan"]), plan)

@@ -56,11 +56,8 @@ class Store(Database):
 
     def answered(self) -> dict[str, set[int]]:
         """Which rows of which cells it holds."""
-        found: dict[str, set[int]] = {}
         with self._reading():
-            for key, row in self._db.execute("SELECT cell_key, row FROM responses"):
-                found.setdefault(key, set()).add(row)
-        return found
+            return schema.answered(self._db)
 
     def computed_by(self, origin: Mapping[str, object]) -> None:
         """Say what computes the answers that are written from now on."""

@@ -6,6 +6,7 @@ Folding again changes nothing. It takes the data and the model's files, never th
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import UserError
@@ -16,10 +17,9 @@ from harness.records.shards import Attempt
 from harness.records.store import Store, place_of
 from harness.run import outcome, sweep
 from harness.run.asked import Asked
-from harness.run.collect import LOG
 from harness.run.each import each_folder
 from harness.run.unfinished import settings
-from harness.run.validate import Job, validate
+from harness.run.validate import validate
 
 
 def merge(folder: Path, mixed: bool = False) -> None:
@@ -39,6 +39,7 @@ def merge(folder: Path, mixed: bool = False) -> None:
         raise UserError(f"{folder} holds no parts of a run: give the sweep with shard=i/n first.")
     with places.speaking(folder), locked(folder, say):
         job = validate(settings(every[-1].folder / SETTINGS, folder), here=False)
+        job = replace(job, command=every[-1].command)
         with Store(place_of(Path(job.config.run.dir), job.weights)) as store:
             new = [one for one in every if not one.absorbed(store.get)]
             shards.refuse_unequal(new or every[-1:], mixed)
@@ -78,20 +79,6 @@ def refuse_missing(
         f"{folder}: {sum(lacking.values()):,} of {total:,} rows are missing ({named}).{ended} Wait "
         "for them, or give the sweep's command again with any number of parts; evictbench report "
         f"{folder} tells what is there."
-    )
-
-
-def is_whole(folder: Path, job: Job) -> bool:
-    """Whether the parts and the run's store together answer everything; reads copies, no locks."""
-    known = shards.known(
-        place_of(Path(job.config.run.dir), job.weights), shards.attempts(folder)
-    ).answers
-    asked = sweep.benchmarks(job, folder / shards.FOLDER / f".{LOG}")
-    return all(
-        row in known.get(key, ())
-        for one in asked
-        for key in one.cells
-        for row in one.benchmark.rows
     )
 
 

@@ -120,6 +120,7 @@ def manifest(
         "weights": job.weights,
         "data": {one.task.name: one.context["data"] for one in asked},
         "provenance": provenance.facts(
+            job.command,
             job.weights,
             {one.task.name: one.context for one in asked},
             origins,

@@ -12,6 +12,7 @@ from harness.errors import UserError
 from harness.process.console import say
 from harness.records import places, plan, shards
 from harness.records.atomic import replacing
+from harness.records.copies import Pairs
 from harness.records.folder import SETTINGS
 from harness.records.shards import Attempt, ShardStore
 from harness.records.store import place_of
@@ -34,8 +35,8 @@ def run(config: Config) -> Path:
     refuse_unsuited(config)
     job = validate(replace(config, shard=None, device=device_of(config)))
     with places.speaking(job.folder):
-        _answer(job, shard)
-        if merge.is_whole(job.folder, job):
+        wanted = _answer(job, shard)
+        if shards.known(store_of(job), shards.attempts(job.folder)).has(wanted):
             say(f"part {shard} was the last one: all answers are there")
             merge.merge(job.folder)
     return job.folder
@@ -65,8 +66,13 @@ def device_of(config: Config) -> str:
     return f"cuda:{local}" if local < torch.cuda.device_count() else config.device
 
 
-def _answer(job: Job, shard: Shard) -> None:
-    """Answer what nobody has answered of this part."""
+def store_of(job: Job) -> Path:
+    """The store of the whole run."""
+    return place_of(Path(job.config.run.dir), job.weights)
+
+
+def _answer(job: Job, shard: Shard) -> Pairs:
+    """Answer what nobody has answered of this part; returns what the whole run asks."""
     earlier = shards.attempts(job.folder)
     log = job.folder / shards.FOLDER / f".{shard.index}-{LOG}"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -74,9 +80,10 @@ def _answer(job: Job, shard: Shard) -> None:
     about = sweep.planned(job, asked)
     everything = plan.everything(job.config, about)
     plan.refuse_other(job.folder, everything)
-    own = shards.attempt(job.folder, str(shard), everything)
-    known = shards.known(place_of(Path(job.config.run.dir), job.weights), earlier)
+    own = shards.attempt(job.folder, str(shard), everything, job.command)
+    known = shards.known(store_of(job), earlier)
     shards.refuse_unequal([*(one for one in earlier if not one.absorbed(known.notes.get)), own])
+    wanted = {key: set(one.benchmark.rows) for one in asked for key in one.cells}
     shards.begin(own)
     say(f"part {shard} of {job.folder}, in {own.folder}")
     with ShardStore(own.store, known.answers) as store:
@@ -89,6 +96,7 @@ def _answer(job: Job, shard: Shard) -> None:
         config = replace(job.config, wandb=replace(job.config.wandb, mode="disabled"))
         collect(config, [one for one in asked if one.benchmark.rows], store, own.folder, _nothing)
     shards.end(own)
+    return wanted
 
 
 def narrow(one: Asked, shard: Shard) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.models.identity import identify
+from harness.records.provenance import command
 from harness.run import tasks
 from harness.run.tasks import Task
 from harness.settings.checks import check, refuse_images
@@ -25,7 +26,10 @@ from harness.settings.variants import (
 
 @dataclass(frozen=True)
 class Job:
-    """A validated run: its tasks and cells, the weights they are about, what to tell about them."""
+    """A validated run: its tasks and cells, the weights they are about, what to tell about them.
+
+    command: what was typed for it.
+    """
 
     config: Config
     tasks: Sequence[Task]
@@ -35,6 +39,7 @@ class Job:
     weights: str
     folder: Path
     told: list[str]
+    command: str
 
     def cells(self, blank: bool) -> list[Cell]:
         """The cells of a task, with the blank image or without."""
@@ -62,7 +67,7 @@ def validate(config: Config, here: bool = True) -> Job:
             refuse_images(task.name, config.model)
     told += _without_template(config.model)
     folder = Path(config.run.dir) / config.run.name
-    return Job(config, chosen_tasks, chosen, ratios, budgets, weights, folder, told)
+    return Job(config, chosen_tasks, chosen, ratios, budgets, weights, folder, told, command())
 
 
 def _with_images(model: ModelConfig) -> ModelConfig:

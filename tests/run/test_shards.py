@@ -1,6 +1,12 @@
 """A run in parts gives the tables of one process, whoever dies and however many parts there are."""
 
 import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -9,12 +15,14 @@ from pandas.testing import assert_frame_equal
 
 from harness import stats
 from harness.errors import UserError
-from harness.records import database, shards
+from harness.records import database, schema, shards
+from harness.records.copies import sound_copy
 from harness.report import reading
 from harness.settings.shards import Shard, shard_of
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine
 
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = 27  # of the fake MMBench: 9 questions, each with 2 to 4 rotations
 
 
@@ -93,6 +101,9 @@ def test_three_parts_give_the_tables_of_one_process(
     assert call("merge", str(run)) == 0
     assert (run / "samples.parquet").read_bytes() == digest
     assert reading.manifest(run)["registered"] is True
+    made = reading.manifest(run)["provenance"]["command"]
+    typed = shlex.join(["evictbench", *overrides])  # neither a part nor the merge
+    assert made.replace("++", "") == typed
     assert not list((run / "shards").glob("*/*-wal"))
 
 
@@ -110,6 +121,40 @@ def test_what_a_dead_part_left_goes_to_other_parts(
     for part in ("0/3", "1/3", "2/3"):
         assert call(*overrides, f"shard={part}") == 0
     assert counting.answered == ROWS  # nothing lost, nothing twice
+    assert_same_tables(in_one, tmp_path / "run")
+
+
+def start(overrides: list[str], part: str) -> "subprocess.Popen[bytes]":
+    driver = [sys.executable, str(ROOT / "tests" / "run" / "driver.py"), "0.1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    quiet = subprocess.DEVNULL
+    command = [*driver, *overrides, f"shard={part}"]
+    return subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+
+
+def rows_of(store: Path) -> set[int]:
+    """The rows that a part answered with every cell, while it may be writing."""
+    with sound_copy(store) as (db, _):
+        return set.intersection(*(schema.answered(db).values() or [set()]))
+
+
+def test_parts_at_once_of_which_one_is_killed(
+    overrides: list[str], in_one: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run" / "shards"
+    running = [start(overrides, part) for part in ("0/2", "1/2")]
+    for _ in range(3_000):
+        stores = list(folder.glob(f"1-of-2*/{shards.ANSWERS}"))
+        if stores and len(rows_of(stores[0])) > 2:
+            break
+        time.sleep(0.02)
+    running[1].kill()
+    assert [process.wait(120) for process in running] == [0, -signal.SIGKILL]
+    assert not reading.is_finished(tmp_path / "run")
+    running = [start(overrides, part) for part in ("0/3", "1/3", "2/3")]  # the dead one's rest
+    assert [process.wait(120) for process in running] == [0, 0, 0]
+    answered = [row for store in folder.glob(f"*/{shards.ANSWERS}") for row in rows_of(store)]
+    assert sorted(answered) == list(range(ROWS))  # nothing lost, nothing twice
     assert_same_tables(in_one, tmp_path / "run")
 
 
