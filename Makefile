@@ -33,7 +33,7 @@ sweep: $(VENV)/.run ## answer the embedded question: every method at every ratio
 report: $(VENV)/.run ## write a run's answer.md and report.html anew; RUN=folder, by default the latest
 	@$(PY) -m harness report $(RUN)
 
-publish: $(VENV)/.run ## run the embedded sweeps and put what they say into results/
+publish: $(VENV)/.dev ## run the sweeps that results/ holds and put there what they say
 	@$(PY) -m scripts.publish $(ARGS)
 
 test: $(VENV)/.dev ## run the tests

@@ -1,4 +1,4 @@
-"""Run the embedded sweeps and put what they say into results/: `make publish`.
+"""Run the sweeps that results/ holds and put there what they say: `make publish`.
 
 Answers that are in the stores under results/runs/published are not computed anew. What is published
 holds no times and no dates, so that the same answers give the same bytes.
