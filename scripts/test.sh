@@ -9,7 +9,7 @@ shift
 [ "$*" = "" ] || [ "$*" = --all ] || exec "$python" -m pytest "$@"
 "$(dirname "$0")/browser.sh" "$python" >/dev/null || exit
 
-numbers=(tests/{kernels,methods,engine,scoring,stats,embedded,answer,structure})
+numbers=(tests/{kernels,methods,engine,scoring,stats,embedded,answer,structure,tracking,page})
 log=$(mktemp)
 trap 'kill $(jobs -p) 2>/dev/null; rm -f "$log"' EXIT
 "$python" -m pytest "$@" "${numbers[@]}" -p no:cacheprovider >"$log" 2>&1 &
