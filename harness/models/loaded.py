@@ -6,10 +6,11 @@ Must not know model folders, eviction, tasks or scoring.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from threading import RLock
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +22,20 @@ from harness.models.configs import auto_class
 from harness.models.prompts import Prompt, modality, remember
 from harness.models.reader import Reader
 from harness.models.segments import Texts, segments
+
+F = TypeVar("F", bound=Callable[..., Any])
+_words = RLock()
+
+
+def _alone(method: F) -> F:
+    """One thread at a time: a tokenizer that changes its settings in one fails in another."""
+
+    @wraps(method)
+    def called(*given: Any, **named: Any) -> Any:
+        with _words:
+            return method(*given, **named)
+
+    return cast(F, called)
 
 
 @dataclass(frozen=True)
@@ -90,19 +105,23 @@ class LoadedModel:
             remember(self.model, special & {*ids[kinds > 0].tolist()})
         return kinds.to(self.device)
 
+    @_alone
     def letter_ids(self, letters: Sequence[str]) -> list[int]:
         """The last token id of each letter (some tokenizers write a space token before it)."""
         return [self.tokenizer.encode(x, add_special_tokens=False)[-1] for x in letters]
 
+    @_alone
     def ending_ids(self, stops: Sequence[str]) -> frozenset[int]:
         """The last token id of each text; a text that the tokenizer drops has none."""
         encoded = [self.tokenizer.encode(stop, add_special_tokens=False) for stop in stops]
         return frozenset(ids[-1] for ids in encoded if ids)
 
+    @_alone
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    @_alone
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Each token as text by itself, special ones too."""
         return [self.tokenizer.decode([token]) for token in ids]
@@ -113,6 +132,7 @@ class LoadedModel:
         text = self.model.config.get_text_config(decoder=True)
         return getattr(text, "max_position_embeddings", None)
 
+    @_alone
     def prompt(
         self,
         messages: Messages,

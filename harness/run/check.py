@@ -41,7 +41,7 @@ def check(config: Config) -> None:
     asked = sweep.benchmarks(job, log)
     for one in asked:
         collect.refuse_unsupported(one)
-    engine = collect.load_engine(job.config, log.parent, asked[0].context)
+    engine = collect.load_engine(job.config, log, asked[0].context)
     _tell_model(engine)
     seconds = sum(Trial(engine, one, log).run() for one in asked)
     _tell_split(engine)

@@ -20,7 +20,7 @@ from harness.run.meanwhile import Told, meanwhile
 from harness.settings.config import Config
 
 if TYPE_CHECKING:
-    from harness.scoring.adapter import Engine, Plan, Progress
+    from harness.scoring.adapter import Plan, Progress, Workers
     from harness.scoring.bridge import Bridge
 
 LOG = "libraries.log"
@@ -46,18 +46,48 @@ def collect(
         say("all answers are in the store, nothing to compute")
         return 0
     say(f"{total:,} rows to compute, loading {config.model.name}")
-    engine = load_engine(config, folder, asked[0].context)
-    store.computed_by(provenance.origin(asked[0].context))
-    starting()
+    with workers(config, folder, asked[0].context, store) as ready:
+        starting()
+        say("building the first requests with lmms-eval")
+        return _all(config, asked, missing, store, folder, ready)
+
+
+@contextmanager
+def workers(
+    config: Config, folder: Path, context: Mapping[str, object], store: Store
+) -> Iterator["Workers"]:
+    """Who answers the rows: the model in this process, or in others where `workers` is set."""
+    if config.workers is None:
+        from harness.run.local import Local
+
+        engine = load_engine(config, folder / LOG, context)
+        store.computed_by(provenance.origin(context))
+        yield Local(engine)
+        return
+    from harness.run.rays import started  # late: Ray is needed for several devices only
+
+    with started(config, folder, context, load_engine, store.computed_by) as pool:
+        yield pool
+
+
+def _all(
+    config: Config,
+    asked: Sequence[Asked],
+    missing: Mapping[str, int],
+    store: Store,
+    folder: Path,
+    ready: "Workers",
+) -> int:
+    """Answer task after task; the number of rows that were computed."""
     computed = 0
-    say("building the first requests with lmms-eval")
+    total = sum(missing.values())
     with meanwhile(config, folder, store, total) as tell, progress(total) as bar:
         for one in asked:
             if missing[one.task.name]:
                 describe(one, store)
                 tick = bar(f"{config.model.name} {one.task.name}")
                 told = partial(_told, one, tick, tell)
-                computed += answer_all(engine, one, store, folder, config.seed, told)
+                computed += answer_all(ready, one, store, folder, config.seed, told)
     return computed
 
 
@@ -92,11 +122,11 @@ def refuse_unsupported(one: Asked) -> None:
         ) from error
 
 
-def load_engine(config: Config, folder: Path, context: Mapping[str, object]) -> "Bridge":
+def load_engine(config: Config, log: Path, context: Mapping[str, object]) -> "Bridge":
     """Load the model; it must come out as the cell keys say."""
     from harness.scoring import quiet
 
-    with quiet.into(folder / LOG):
+    with quiet.into(log):
         from harness.scoring.bridge import Bridge
 
         bridge = Bridge(config.model, config.protocol, config.device, config.dtype, config.engine)
@@ -118,20 +148,20 @@ def planned(one: Asked) -> "Plan":
 
 
 def answer_all(
-    engine: "Engine",
+    ready: "Workers",
     one: Asked,
     store: Store,
     folder: Path,
     seed: int,
     told: "Progress",
 ) -> int:
-    """Let lmms-eval send every request of a task through the engine; the rows computed here."""
+    """Let lmms-eval send every request of a task to the workers; the rows computed here."""
     from harness.scoring import quiet
     from harness.scoring.adapter import Collector
     from harness.scoring.benchmark import evaluate
 
     with quiet.into(folder / LOG):
-        model = Collector(engine, planned(one), store, told)
+        model = Collector(ready, planned(one), store, told)
         evaluate(model, one.benchmark, folder / "lmms_eval", seed)
         one.benchmark.task._instances = None  # they hold every prompt
     return model.computed

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from statistics import mean, median
@@ -20,7 +21,7 @@ from harness.process import stopping
 from harness.run.asked import Asked
 from harness.run.collect import planned
 from harness.run.lines import duration, line, named, percent, size
-from harness.scoring import adapter, quiet
+from harness.scoring import quiet, rows
 
 if TYPE_CHECKING:
     from harness.scoring.bridge import Bridge
@@ -127,13 +128,13 @@ class Trial:
 
     def _answered(self, position: int) -> tuple[float, list[Any]]:
         """Answer a row as the sweep does: seconds, and the results of all cells."""
-        messages, generation = self.one.benchmark.messages(position), self.one.benchmark.generation
+        benchmark = self.one.benchmark
+        messages = partial(benchmark.messages, position)
+        row = self.plan.row(position, self.plan.cells, messages, benchmark.generation)
         stopping.check()
         with self._at(position):
             began = time.monotonic()
-            found = adapter.answers(
-                self.engine, self.plan, messages, self.plan.cells, generation, position
-            )
+            found = rows.results(self.engine, row, rows.ready(self.engine, row))
             return time.monotonic() - began, list(found.values())
 
     def _tell_cache(self, results: Sequence[Any], batch: int) -> None:

@@ -102,6 +102,8 @@ def _without_template(model: ModelConfig) -> list[str]:
 
 def check_machine(config: Config) -> None:
     """Raise UserError for a device or kernels that this machine does not have."""
+    if config.ray.address is not None:  # the workers' machines need not be like this one
+        return
     plain = config.device in ("auto", "cpu") and config.engine.kernels != "triton"
     if plain and not config.engine.cuda_graphs:
         return

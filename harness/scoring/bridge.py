@@ -69,9 +69,22 @@ class Bridge:
         devices.use_threads(self.loaded, engine.threads)
         self._policies: dict[tuple[str, tuple[tuple[str, object], ...]], methods.Policy] = {}
 
-    def answer(
+    def prompt(
         self,
         messages: list[dict[str, Any]],
+        generation: Mapping[str, Any],
+        texts: Texts | None = None,
+    ) -> Prompt:
+        """Make of messages what `answer` takes too; another thread may call it meanwhile.
+
+        Arguments and errors as of `answer`.
+        """
+        with self._saying():
+            return self._prompt(messages, Generation.from_kwargs(generation), texts)
+
+    def answer(
+        self,
+        messages: list[dict[str, Any]] | Prompt,
         cells: Sequence[Cell],
         generation: Mapping[str, Any],
         letters: Sequence[str],
@@ -81,7 +94,7 @@ class Bridge:
         """Prefill once and decode every cell; results in the order of the cells.
 
         Args:
-            messages: the prompt in lmms-eval's protocol.
+            messages: the prompt in lmms-eval's protocol, or as `prompt` made it.
             cells: what to decode.
             generation: lmms-eval's generation arguments.
             letters: whose logits at the first answer token are wanted.
@@ -94,7 +107,9 @@ class Bridge:
         """
         with self._saying():
             wanted = Generation.from_kwargs(generation)
-            prompt = self._prompt(messages, wanted, texts)
+            prompt = (
+                messages if isinstance(messages, Prompt) else self._prompt(messages, wanted, texts)
+            )
             branches = [self._branch(cell) for cell in cells]
             stop = any(cell.control == "none" for cell in cells)
             return self.engine.run(prompt, branches, wanted, letters, trace, stop)

@@ -39,6 +39,7 @@ from harness.settings.config import (
     ModelConfig,
 )
 from harness.settings.shards import shard_of
+from harness.settings.workers import check_workers
 
 NEW_TOKENS = 1_000_000
 CELLS = 1_000_000
@@ -73,6 +74,7 @@ def check(config: Config) -> tuple[list[float], list[int]]:
         )
     at_most("limit", config.limit, TOKENS, "or limit=null for all questions")
     shard_of(config.shard)
+    check_workers(config.workers, config.ray.address, config.device)
     if config.seed < 0:
         raise UserError(f"seed={config.seed} is negative: use a whole number from 0.")
     at_most("seed", config.seed, SEEDS)

@@ -157,6 +157,15 @@ class AnalysisConfig:
 
 
 @dataclass
+class RayConfig:
+    """The cluster that `workers` are started on. address: such as auto or host:port; null: Ray is
+    started on this machine.
+    """
+
+    address: str | None = None
+
+
+@dataclass
 class WandbConfig:
     """Where the tables go besides the run folder."""
 
@@ -170,7 +179,8 @@ class Config:
 
     The names of SWEEP_WIDE are for every chosen method that has them and sets nothing else,
     `extraction` for every MMBench task that sets none. shard: which part of the questions this
-    process answers, see `settings.shards`.
+    process answers, see `settings.shards`. workers: processes that answer it together, see
+    `settings.workers`; null: this one.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -189,12 +199,14 @@ class Config:
     window_anchor: str | None = None
     seed: int = 0
     shard: str | None = None
+    workers: Any = None
     device: str = "auto"
     dtype: str = "auto"
     engine: EngineConfig = field(default_factory=EngineConfig)
     analysis: AnalysisConfig = field(default_factory=AnalysisConfig)
     run: RunConfig = field(default_factory=RunConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 

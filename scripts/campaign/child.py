@@ -28,6 +28,10 @@ class Recording:
     def __init__(self, engine: Any, log: Path, pause: float) -> None:
         self.engine, self.log, self.pause = engine, log, pause
 
+    def prompt(self, messages: Any, *how: Any) -> Any:
+        """The inner engine's."""
+        return self.engine.prompt(messages, *how)
+
     def answer(self, messages: Any, cells: Sequence[Any], *how: Any) -> Any:
         """The inner engine's results; the note says when they were there."""
         time.sleep(self.pause)

@@ -28,6 +28,10 @@ class Scripted:
     def __init__(self, says: Says = letter) -> None:
         self.says = says
 
+    def prompt(self, messages: list[dict[str, Any]], *how: Any) -> list[dict[str, Any]]:
+        """The messages, which `answer` takes as they are."""
+        return messages
+
     def answer(
         self,
         messages: list[dict[str, Any]],

@@ -84,6 +84,11 @@ class FakeEngine:
         self.calls: list[list[Cell]] = []
         self.images: list[Image.Image] = []
 
+    def prompt(
+        self, messages: list[dict[str, Any]], generation: Mapping[str, Any], texts: Texts
+    ) -> list[dict[str, Any]]:
+        return messages
+
     def answer(
         self,
         messages: list[dict[str, Any]],

@@ -11,7 +11,7 @@ import pytest
 
 from harness.run import collect
 from harness.run import report as command
-from harness.scoring.adapter import storable
+from harness.scoring.rows import storable
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine
 from tests.scoring import mmbench_data

@@ -12,7 +12,7 @@ from harness.records.claims import Claims
 from harness.records.folder import locked
 from harness.records.schema import FIELDS
 from harness.records.store import Store, place_of
-from harness.scoring.adapter import stored
+from harness.scoring.rows import stored
 from harness.settings.grid import Cell
 from tests.run.fakes import result
 

@@ -10,7 +10,7 @@ from harness.errors import UserError
 from harness.records import older
 from harness.records.schema import FIELDS
 from harness.records.store import Store
-from harness.scoring.adapter import stored
+from harness.scoring.rows import stored
 from harness.settings.grid import Cell
 from tests.run import old_stores
 from tests.run.fakes import result
