@@ -19,6 +19,7 @@ from harness.process import scratch
 from harness.process.console import say
 from harness.process.python import environment
 from harness.run.actor import Actor, Load, Refused, Task
+from harness.scoring import quiet
 from harness.scoring.rows import Answered, Row
 from harness.settings.config import Config
 from harness.settings.workers import count_of, threads_of
@@ -87,6 +88,13 @@ def join(ray: Any, config: Config, kind: str) -> None:
     finally:
         for number, handler in usual.items():  # Ray takes SIGTERM for itself
             signal.signal(number, handler)
+
+
+def _tell(text: str) -> None:
+    """Say something beside the bar, while the output of lmms-eval goes to a file."""
+    from tqdm import tqdm
+
+    tqdm.write(text, quiet.terminal())
 
 
 def _devices(ray: Any, kind: str) -> int:
@@ -205,7 +213,8 @@ class Pool:
         suspects = [row for row in (flight.row, *self._in_hand(dead)) if row is not None]
         self._flying = {r: one for r, one in self._flying.items() if one.worker is not dead}
         if suspects:
-            say(f"worker {dead.number} died at {', '.join(row.title for row in suspects)}")
+            named = ", ".join(row.title for row in suspects)
+            _tell(f"worker {dead.number} died at {named}: another one takes its place")
         else:
             self._lost += 1
             if self._lost >= DEATHS:

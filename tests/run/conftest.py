@@ -3,10 +3,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hydra._internal.hydra import Hydra
+from pandas.testing import assert_frame_equal
 
 from harness import __main__ as program
+from harness import stats
 from harness.run import collect
 from tests.run.fakes import FakeEngine, write_mmbench
 
@@ -72,6 +75,36 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Program:
         return program.main()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def runs_in_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("one")
+
+
+@pytest.fixture
+def in_one(
+    runs_in_one: Path, call: Program, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The run of `overrides` in one process, in a run.dir of its own."""
+    if not (runs_in_one / "run").exists():
+        rest = [text for text in overrides if not text.startswith("run.dir")]
+        with monkeypatch.context() as patch:
+            patch.setattr(collect, "load_engine", lambda *loading: FakeEngine())
+            assert call(*rest, f"run.dir={runs_in_one}") == 0
+    return runs_in_one / "run"
+
+
+def table(run: Path, name: str) -> pd.DataFrame:
+    """A table of a run without its timings."""
+    frame = pd.read_parquet(run / f"{name}.parquet")
+    return frame.drop(columns=stats.TIMINGS, errors="ignore")
+
+
+def assert_same_tables(one: Path, other: Path) -> None:
+    for path in sorted(one.glob("*.parquet")):
+        assert_frame_equal(table(other, path.stem), table(one, path.stem), check_exact=True)
+    assert len(list(one.glob("*.parquet"))) > 5
 
 
 def store_of(folder: Path) -> Path:

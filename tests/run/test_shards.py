@@ -9,17 +9,14 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from pandas.testing import assert_frame_equal
 
-from harness import stats
 from harness.errors import UserError
 from harness.records import database, schema, shards
 from harness.records.copies import sound_copy
 from harness.report import reading
 from harness.settings.shards import Shard, shard_of
-from tests.run.conftest import Program
+from tests.run.conftest import Program, assert_same_tables, table
 from tests.run.fakes import FakeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,35 +45,6 @@ def counting(monkeypatch) -> Counts:
     fake = Counts()
     monkeypatch.setattr("harness.run.collect.load_engine", lambda *loading: fake)
     return fake
-
-
-def table(run: Path, name: str) -> pd.DataFrame:
-    frame = pd.read_parquet(run / f"{name}.parquet")
-    return frame.drop(columns=stats.TIMINGS, errors="ignore")
-
-
-def assert_same_tables(one: Path, other: Path) -> None:
-    for path in sorted(one.glob("*.parquet")):
-        assert_frame_equal(table(other, path.stem), table(one, path.stem), check_exact=True)
-    assert len(list(one.glob("*.parquet"))) > 5
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {}
-
-
-@pytest.fixture
-def in_one(whole, call: Program, counting: Counts, overrides: list[str], tmp_path_factory) -> Path:
-    """The same run in one process, in a run.dir of its own."""
-    if "run" not in whole:
-        folder = tmp_path_factory.mktemp("one")
-        rest = [text for text in overrides if not text.startswith("run.dir")]
-        assert call(*rest, f"run.dir={folder}") == 0
-        assert counting.answered == ROWS
-        counting.calls.clear()
-        whole["run"] = folder / "run"
-    return whole["run"]
 
 
 def test_three_parts_give_the_tables_of_one_process(
