@@ -39,8 +39,8 @@ class Decoding(Protocol):
     protocol: EvictionProtocol
     cells_per_batch: int | None
 
-    def batch_size(self, filled: Prefill, cells: int) -> int:
-        """How many cells to decode together."""
+    def batch_size(self, filled: Prefill, counts: Sequence[int]) -> int:
+        """How many cells to decode together, where each keeps so many tokens, the most first."""
 
 
 class Answers:
@@ -78,7 +78,7 @@ class Answers:
     def run_all(self, cells: Sequence[Cell], letter_ids: Sequence[int]) -> None:
         """Decode every cell, the largest first so that cells of equal counts are tiled together."""
         order = sorted(range(len(cells)), key=lambda i: -cells[i].count)
-        size = self.engine.batch_size(self.filled, len(cells))
+        size = self.engine.batch_size(self.filled, [cells[i].count for i in order])
         start = 0
         while start < len(order):
             group = order[start : start + size]

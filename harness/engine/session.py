@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +24,7 @@ from harness.engine.prefill import Capture, Prefill, prefill
 from harness.engine.rotary import Rotary, forget_lengths, moves_frequencies
 from harness.engine.selfcheck import check_split
 from harness.engine.settings import Branch, BranchResult, Generation, NotFinite, Protocol
-from harness.models.memory import ran_out
+from harness.models.memory import free_memory, ran_out
 from harness.models.precision import stopped
 from methods.kernels import require, using
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from harness.models.prompts import Prompt
     from methods import Policy
 
+#: Of the free memory, what a batch may take: on a CPU others take of it as well.
+SHARES = {"cuda": 0.8, "cpu": 0.5}
 TRACED = 16_384  # tokens of the longest prompt that is traced: nobody looks at more
 
 
@@ -219,19 +222,19 @@ class Engine:
             )
         return prompt.context
 
-    def batch_size(self, filled: Prefill, cells: int) -> int:
-        """How many cells to decode together."""
+    def batch_size(self, filled: Prefill, counts: Sequence[int]) -> int:
+        """How many cells to decode together, where each keeps so many tokens, the most first."""
         if self.cells_per_batch is not None:
-            return min(self.cells_per_batch, cells)
+            return min(self.cells_per_batch, len(counts))
         device = filled.logits.device
-        if device.type != "cuda":
-            return cells
-        free, _ = torch.cuda.mem_get_info(device)
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        entries = sum(each.nbytes for layer in filled.cache.layers for each in tensors(layer))
-        # Twice the entries of one cell: the gather's index and the attention's workspace need room
-        # too.
-        return max(1, min(cells, int(0.8 * free / (2 * entries))))
+        room = SHARES[device.type] * free_memory(device)
+        sizes = [sum(each.nbytes for each in tensors(layer)) for layer in filled.cache.layers]
+        evictable = {layer.index for layer in self.layout.layers}
+        whole = sum(size for index, size in enumerate(sizes) if index not in evictable)
+        token = (sum(sizes) - whole) / filled.cache.layers[min(evictable)].keys.shape[-2]
+        # Twice the entries: the gather's index and the attention's workspace need room too.
+        needed = accumulate(2 * (whole + count * token) for count in counts)
+        return max(1, sum(each <= room for each in needed))
 
 
 def check_device(device: torch.device, kernels: str, cuda_graphs: bool) -> None:

@@ -1,0 +1,85 @@
+"""How many cells decode together follows from the memory that is free, on the CPU as on a GPU."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tiny_models import make_prompt
+
+import methods
+from harness.engine import Branch, Engine, Generation
+from harness.engine import session as session_module
+from harness.models import memory
+
+VERSION_2 = {
+    "memory.max": "1000",
+    "memory.current": "700",
+    "memory.stat": "anon 1\ninactive_file 50",
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(f"{text}\n")
+
+
+def test_control_groups_limit_the_memory_up_to_the_topmost(tmp_path: Path) -> None:
+    groups, own = tmp_path / "groups", tmp_path / "own"
+    own.write_text("0::/slurm/job_7/step\n")
+    write(groups / "slurm" / "job_7", VERSION_2)
+    write(groups / "slurm" / "job_7" / "step", VERSION_2 | {"memory.max": "max"})
+    write(groups / "slurm", VERSION_2 | {"memory.max": "600"})
+    assert sorted(memory._rooms(groups, own)) == [0, 350]
+    assert memory._rooms(groups, tmp_path / "none") == []
+
+
+def test_control_groups_of_version_1_are_read(tmp_path: Path) -> None:
+    groups, own = tmp_path / "groups", tmp_path / "own"
+    own.write_text("4:cpu,cpuacct:/x\n3:hugetlb,memory:/docker/1\n0::/\n")
+    files = {"memory.limit_in_bytes": "500", "memory.usage_in_bytes": "200"}
+    write(groups / "memory" / "docker" / "1", files | {"memory.stat": "total_inactive_file 30"})
+    assert memory._rooms(groups, own) == [330]
+
+
+def test_free_memory_is_the_least_of_machine_and_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_rooms", lambda *_: [10**18])
+    assert 0 < memory.free_memory(torch.device("cpu")) <= psutil.virtual_memory().total
+    monkeypatch.setattr(memory, "_rooms", lambda *_: [10**18, 77])
+    assert memory.free_memory(torch.device("cpu")) == 77
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma"])  # gemma: layers with a window stay whole
+def test_batches_hold_as_many_cells_as_fit(loaded_models, monkeypatch, kind: str) -> None:
+    """Cells of half the tokens take half the room, of which a CPU gives half."""
+    loaded, prompt = loaded_models[kind], make_prompt(kind)
+    engine, policy = Engine(loaded), methods.build("snapkv")
+    branches = [Branch(), *(Branch(policy, ratio=r) for r in (0.5, 0.5, 0.9))]
+    answers, cells = engine.prefilled(prompt, branches, Generation(1))
+    counts = sorted((cell.count for cell in cells), reverse=True)
+    filled = answers.filled
+    whole = {i for i in range(len(filled.cache.layers))} - {x.index for x in engine.layout.layers}
+    one = {
+        count: sum(
+            2 * (layer.keys.nbytes + layer.values.nbytes) * (1 if i in whole else count / counts[0])
+            for i, layer in enumerate(filled.cache.layers)
+        )
+        for count in counts
+    }
+    assert bool(whole) == (kind == "gemma")
+    for size in (1, 2, 3, 4):
+        room = 2 * sum(one[count] for count in counts[:size])
+        monkeypatch.setattr(session_module, "free_memory", lambda device, room=room: room + 1)
+        assert engine.batch_size(filled, counts) == size
+        monkeypatch.setattr(session_module, "free_memory", lambda device, room=room: room - 8)
+        assert engine.batch_size(filled, counts) == max(1, size - 1)
+
+
+def test_a_batch_bounded_by_memory_gives_the_same_answers(loaded_models, monkeypatch) -> None:
+    loaded, prompt, policy = loaded_models["qwen"], make_prompt("qwen"), methods.build("snapkv")
+    branches = [Branch(), *(Branch(policy, ratio=r) for r in (0.5, 0.8, 0.9))]
+    wanted = Engine(loaded).run(prompt, branches, Generation(3))
+    monkeypatch.setattr(session_module, "free_memory", lambda device: 0)
+    found = Engine(loaded).run(prompt, branches, Generation(3))
+    assert [one.token_ids for one in found] == [one.token_ids for one in wanted]
