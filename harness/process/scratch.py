@@ -5,19 +5,19 @@ import shutil
 from pathlib import Path
 from tempfile import mkdtemp
 
-_made: list[str] = []
+_made: dict[str | None, str] = {}
 
 
-def folder() -> str:
-    """The folder; made when it is first asked for."""
-    if not _made or not Path(_made[-1]).is_dir():
+def folder(place: str | None = None) -> str:
+    """The folder, made when it is first asked for; by default where temporary files go."""
+    if place not in _made or not Path(_made[place]).is_dir():
         if not _made:
             atexit.register(remove)
-        _made.append(mkdtemp(prefix="evictbench-"))
-    return _made[-1]
+        _made[place] = mkdtemp(prefix="evictbench-", dir=place)
+    return _made[place]
 
 
 def remove() -> None:
     """Remove it; what uses a copy must be done with it."""
-    for made in _made:
+    for made in _made.values():
         shutil.rmtree(made, ignore_errors=True)

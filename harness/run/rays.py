@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.process import scratch
+from harness.process import scratch, stopping
 from harness.process.console import say
 from harness.process.python import environment
 from harness.run.actor import Actor, Load, Refused, Task
@@ -25,6 +25,7 @@ from harness.settings.config import Config
 from harness.settings.workers import count_of, threads_of
 
 IN_HAND = 2  # rows that a worker has: it makes the prompt of one while it answers the other
+SHORT = "/tmp"  # where Ray's sockets lie: their paths may have 107 bytes
 PATIENCE = 1.0  # seconds from one look at the workers to the next
 DEATHS = 2  # of one row, or in a row while loading
 
@@ -80,7 +81,7 @@ def join(ray: Any, config: Config, kind: str) -> None:
         else:
             wanted = config.workers if isinstance(config.workers, int) else 1
             slots = max(os.cpu_count() or 1, wanted)
-            ray.init(address="local", num_cpus=slots, _temp_dir=scratch.folder(), **quiet)
+            ray.init(address="local", num_cpus=slots, _temp_dir=scratch.folder(SHORT), **quiet)
     except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
         where = "on this machine" if address is None else f"at ray.address={address}"
         why = " ".join(str(error).split())[:300]
@@ -148,8 +149,7 @@ class Pool:
         questions = (deque(group) for _, group in groupby(rows, key=lambda row: row.turn))
         self._hand_out(questions)
         while self._flying:
-            ended, _ = self.ray.wait(list(self._flying), num_returns=1, timeout=PATIENCE)
-            for reference in ended:
+            for reference in self._ended():
                 if (flight := self._flying.pop(reference, None)) is None:
                     continue  # in hand of a worker that died
                 found = self._result(reference, flight)
@@ -160,6 +160,14 @@ class Pool:
             if self._is_done():
                 break
         self._refuse_failed()
+
+    def _ended(self) -> list[Any]:
+        """What has come back, if anything has by now."""
+        try:
+            return self.ray.wait(list(self._flying), num_returns=1, timeout=PATIENCE)[0]
+        except KeyboardInterrupt:
+            stopping.check()  # Ray makes a plain one of every signal
+            raise
 
     def _is_done(self) -> bool:
         """Whether every row is answered or failed; workers that still load are not waited for."""

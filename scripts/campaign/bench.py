@@ -148,6 +148,10 @@ class Bench:
                 during(process.pid)
             return self.wait(process.pid)
 
+    def place_of(self, pid: int) -> Path:
+        """The folder of a run that `start` began."""
+        return self._runs[pid][0]
+
     def once(self, name: str, make: Callable[[Path], object]) -> Path:
         """A folder that the cases of a kind share, made by the first that needs it."""
         target, part = self.shared / name, self.folder / f"made-{name}"

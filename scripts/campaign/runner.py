@@ -20,7 +20,7 @@ from scripts.campaign.outcome import BAD, LABELS, WRONG, Verdict
 
 KINDS = (
     "overrides", "data", "answers", "folders", "kills", "signals", "disks", "flips", "reports",
-    "pairs",
+    "pairs", "parts",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from scripts.campaign.runner import KINDS, kind
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = {
     "overrides": 200, "data": 90, "folders": 60, "kills": 25, "signals": 15, "disks": 20,
-    "flips": 400, "reports": 40, "pairs": 5,
+    "flips": 400, "reports": 40, "pairs": 5, "parts": 20,
 }  # fmt: skip
 
 

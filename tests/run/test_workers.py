@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -33,8 +34,21 @@ def started(what: list[str], overrides: list[str], log: Path) -> "subprocess.Pop
         return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
 
 
-def ended(what: list[str], overrides: list[str], log: Path) -> tuple[int, str]:
-    return started(what, overrides, log).wait(SECONDS), log.read_text()
+@contextmanager
+def running(what: list[str], overrides: list[str], log: Path) -> Iterator[psutil.Process]:
+    """The program, of which nothing is left at the end."""
+    process = psutil.Process(started(what, overrides, log).pid)
+    try:
+        yield process
+    finally:
+        for one in [process, *process.children(recursive=True)] if process.is_running() else ():
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+
+
+def ended(what: list[str], overrides: list[str], log: Path) -> tuple[int | None, str]:
+    with running(what, overrides, log) as process:
+        return process.wait(SECONDS), log.read_text()
 
 
 def rows_in(store: Path) -> int:
@@ -83,17 +97,18 @@ def test_a_stopped_run_leaves_its_answers_and_no_process(
     tmp_path: Path,
     number: signal.Signals,
 ) -> None:
-    process = started(["none", "-"], [*overrides, "workers=2"], tmp_path / "log")
-    for _ in range(SECONDS * 20):
-        stores = list(tmp_path.glob("answers/*.sqlite"))
-        if stores and rows_in(stores[0]) > 3:
-            break
-        time.sleep(0.05)
-    others = psutil.Process(process.pid).children(recursive=True)
-    assert len(others) > 3  # Ray's and two workers
-    process.send_signal(number)
-    code = process.wait(60)
-    assert code == (-number if number == signal.SIGKILL else 128 + number)
+    log = tmp_path / "log"
+    with running(["none", "-"], [*overrides, "workers=2"], log) as process:
+        for _ in range(SECONDS * 20):
+            stores = list(tmp_path.glob("answers/*.sqlite"))
+            if stores and rows_in(stores[0]) > 3:
+                break
+            time.sleep(0.05)
+        others = process.children(recursive=True)
+        assert len(others) > 3  # Ray's and two workers
+        process.send_signal(number)
+        code = process.wait(60)
+    assert code == (-number if number == signal.SIGKILL else 128 + number), log.read_text()
     _, alive = psutil.wait_procs(others, timeout=60)
     assert alive == []
     assert not reading.is_finished(tmp_path / "run")
