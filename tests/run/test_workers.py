@@ -104,8 +104,9 @@ def test_a_stopped_run_leaves_its_answers_and_no_process(
             if stores and rows_in(stores[0]) > 3:
                 break
             time.sleep(0.05)
-        others = process.children(recursive=True)
-        assert len(others) > 3  # Ray's and two workers
+        # Ray's own agents outlive a run that is killed with -9; they hold no device.
+        others = [one for one in process.children(recursive=True) if "Agent" not in one.name()]
+        assert sum(one.name().startswith("ray::Actor") for one in others) == 2
         process.send_signal(number)
         code = process.wait(60)
     assert code == (-number if number == signal.SIGKILL else 128 + number), log.read_text()
