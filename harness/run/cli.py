@@ -28,6 +28,10 @@ from harness.settings.config import CONF, register
 from harness.settings.wording import HELP, sentence, unknown_choice
 
 GROUPS = ("model", "task", "protocol", "method")  # of conf/, chosen by name
+#: Settings that no file need list.
+FREE = re.compile(
+    r"tasks\.[^.=]+\.(overrides|generation|data)\.|hydra\.launcher\.additional_parameters\."
+)
 MULTIRUN = ("-m", "--multirun")  # argparse wants them before or after all settings, not between
 
 
@@ -40,10 +44,8 @@ def _name_lmms_tasks(arguments: Sequence[str]) -> None:
 
 
 def _free(typed: str) -> str:
-    """A setting of a task that its file need not list; what takes it checks its name."""
-    return (
-        f"++{typed}" if re.match(r"tasks\.[^.=]+\.(overrides|generation|data)\.", typed) else typed
-    )
+    """Such a setting as Hydra takes it; what it is for checks its name."""
+    return f"++{typed}" if FREE.match(typed) else typed
 
 
 def _check_typed(arguments: Sequence[str], one: bool) -> None:
@@ -56,8 +58,11 @@ def _check_typed(arguments: Sequence[str], one: bool) -> None:
 
     parser = get_args_parser()
     parser.error = refuse
-    if parser.parse_args(arguments).multirun and one:
+    several = parser.parse_args(arguments).multirun
+    if several and one:
         raise UserError("This command takes one value of each setting: leave -m out.")
+    if "hydra/launcher=slurm" in arguments and not (several or "hydra.mode=MULTIRUN" in arguments):
+        raise UserError("hydra/launcher=slurm is for jobs of -m: give -m too, also for one job.")
     for typed in arguments:
         group, _, choice = typed.partition("=")
         if group in GROUPS and choice in ("null", "~"):

@@ -32,6 +32,10 @@ from harness.settings.config import Config, as_config, register
 from harness.settings.wording import sentence
 
 LOG = "libraries.log"
+OUT_OF_TIME = (
+    "it ran out of time more often than max_num_timeout lets it be queued again: what it had "
+    "answered is kept, give the same command again"
+)
 
 Work = Callable[[Config], object]
 
@@ -143,6 +147,14 @@ class Program:
         return failure
 
 
+def died(why: str = "killed, out of memory or out of time") -> str:
+    """The sentence on a job whose process is gone."""
+    return (
+        f"its process ended without a result ({why}): what it had answered is kept, give the same "
+        "command again"
+    )
+
+
 def attempt(cfg: DictConfig, work: Work) -> Failure | None:
     """Run a job's settings; what goes wrong comes back in a sentence."""
     try:
@@ -158,6 +170,8 @@ def attempt(cfg: DictConfig, work: Work) -> Failure | None:
         return Failure(sentence(error))
     except Exception as error:
         stopping.check()  # a library made another error of the stop
+        if type(error).__module__.startswith("submitit."):  # raised where the signal was heard
+            return Failure(OUT_OF_TIME)
         traceback.print_exception(error)
         return Failure(f"a fault of evictbench, {type(error).__name__}: {error}", 1)
     return None

@@ -16,14 +16,12 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
+from harness.errors import UserError
 from harness.process import stopping
+from harness.process.console import say
 from harness.process.python import environment
-from harness.run.jobs import Failure, Program, run_folder
+from harness.run.jobs import Failure, Program, died, run_folder
 
-DIED = (
-    "its process ended without a result (killed, out of memory or out of time): what it had "
-    "answered is kept, give the same command again"
-)
 GRACE = 10.0  # seconds that the jobs have to end after a stop
 PAUSE = 0.2
 
@@ -56,12 +54,15 @@ class Watched:
         os.environ.update(environment())
         root = Path(str(self.config.hydra.sweep.dir)).absolute()
         program.records = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        folders = {}
         for number, typed in jobs.items():
             cfg = self.loader.load_sweep_config(self.config, list(typed))
-            program.say(number, run_folder(cfg, typed), _shown(program.log(number)))
+            folders[number] = run_folder(cfg, typed)
+            program.say(number, folders[number], shown(program.log(number)))
         with stopping.first(self._stop):
             ended = self._run(jobs, again=True)
         program.failures += [one for one in ended.values() if one is not None]
+        _tell_reports(folders, ended)
         return []
 
     def _run(self, jobs: Mapping[int, Sequence[str]], again: bool) -> dict[int, Failure | None]:
@@ -71,6 +72,8 @@ class Watched:
             numbers = list(jobs)
             found = self.launcher.launch(list(jobs.values()), initial_job_idx=numbers[0])
             ended = dict(zip(numbers, map(_failure, found), strict=True))
+        except UserError:
+            raise
         except Exception as error:  # each launcher has its own for a process that died
             stopping.check()
             self._wait(jobs)
@@ -88,7 +91,7 @@ class Watched:
 
     def _ended(self, number: int, record: Mapping[str, Any]) -> Failure | None:
         if "ended" not in record:
-            return Failure(DIED)
+            return Failure(died())
         return Failure(**record["ended"]) if record["ended"] else None
 
     def _named(self, number: int, failure: Failure) -> Failure:
@@ -96,7 +99,7 @@ class Watched:
         return replace(
             failure,
             job=self.program.title(number),
-            log=str(_shown(log)) if log.is_file() else "",
+            log=str(shown(log)) if log.is_file() else failure.log,
         )
 
     def _record(self, number: int) -> dict[str, Any]:
@@ -138,6 +141,17 @@ def names(
     }
 
 
+def _tell_reports(folders: Mapping[int, Path], ended: Mapping[int, Failure | None]) -> None:
+    """Say where the reports of jobs elsewhere are; a folder that is not seen from here has none."""
+    for folder in dict.fromkeys(folders.values()):
+        if any(ended.get(number) for number in folders if folders[number] == folder):
+            continue  # the error says what is to be done
+        if (folder / "report.html").is_file():
+            say(f"report       {folder}/report.html")
+        elif (folder / "shards").is_dir():
+            say(f"note: evictbench merge {folder} says what is missing of its parts")
+
+
 def _failure(returned: JobReturn) -> Failure | None:
     if returned.status == JobStatus.COMPLETED:
         value = returned.return_value
@@ -176,7 +190,7 @@ def _line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "").rstrip(".:")
 
 
-def _shown(path: Path) -> Path:
+def shown(path: Path) -> Path:
     """The path as it is typed from here, where that is shorter."""
     with suppress(ValueError):
         return path.relative_to(Path.cwd())

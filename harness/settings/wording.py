@@ -4,6 +4,7 @@ Knows Hydra's and OmegaConf's error texts and the choices in conf/; must not kno
 """
 
 import re
+from collections.abc import Sequence
 
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
@@ -38,7 +39,8 @@ def _said(error: BaseException) -> str:
             remedy = "put a value that holds = in quotes of its own, such as 'run.name=\"a=b\"'"
         return f"The setting {error.override!r} cannot be read{why}: {remedy}{commands}."
     if missing := re.search(r"Could not (?:find|load) '(.+)/([^/']+)'", str(error)):
-        return unknown_choice(*missing.groups())
+        offered = re.findall(r"^\t(\S+)$", str(error), re.MULTILINE)
+        return unknown_choice(missing[1], missing[2], offered)
     if lines[0].startswith("Could not override"):
         return _unknown_setting(lines[0].split("'")[1])
     if lines[0].startswith("Error merging") and error.__cause__ is not None:
@@ -48,9 +50,9 @@ def _said(error: BaseException) -> str:
     return f"{key}{first.rstrip('.')}: {HELP}."
 
 
-def unknown_choice(group: str, choice: str) -> str:
-    """That conf/<group>/ has no such choice, and which there are."""
-    options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+def unknown_choice(group: str, choice: str, offered: Sequence[str] = ()) -> str:
+    """That there is no such choice of a group, and which there are: `offered`, those in conf/."""
+    options = sorted({*offered, *(path.stem for path in (CONF / group).glob("*.yaml"))})
     other = ", or name any task or group of lmms-eval" if group == "task" else ""
     return f"{group}={choice} is not there: choose from {', '.join(options) or 'nothing'}{other}."
 
