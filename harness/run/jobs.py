@@ -6,6 +6,7 @@ killed is known too. Knows Hydra; must not know what a run does.
 """
 
 import json
+import logging
 import os
 import platform
 import signal
@@ -130,6 +131,9 @@ class Program:
         record.parent.mkdir(parents=True, exist_ok=True)
         process = {"host": platform.node(), "pid": os.getpid()}
         with written_to(self.log(number)):
+            logging.getLogger(
+                "submitit"
+            ).disabled = False  # Hydra silenced it; it says who requeued
             _write(record, process)
             try:
                 with stopping.heard(_signals()):
