@@ -6,7 +6,6 @@ killed is known too. Knows Hydra; must not know what a run does.
 """
 
 import json
-import logging
 import os
 import platform
 import signal
@@ -33,6 +32,7 @@ from harness.settings.config import Config, as_config, register
 from harness.settings.wording import sentence
 
 LOG = "libraries.log"
+REQUEUED = -1  # with which submitit leaves a process whose job it has queued again
 OUT_OF_TIME = (
     "it ran out of time more often than max_num_timeout lets it be queued again: what it had "
     "answered is kept, give the same command again"
@@ -131,9 +131,6 @@ class Program:
         record.parent.mkdir(parents=True, exist_ok=True)
         process = {"host": platform.node(), "pid": os.getpid()}
         with written_to(self.log(number)):
-            logging.getLogger(
-                "submitit"
-            ).disabled = False  # Hydra silenced it; it says who requeued
             _write(record, process)
             try:
                 with stopping.heard(_signals()):
@@ -142,6 +139,10 @@ class Program:
                 stopping.tell(error)
                 scratch.remove()
                 stopping.leave(stopping.code(error) - 128)  # a worker would take up another job
+            except SystemExit as error:
+                if error.code == REQUEUED:
+                    print("queued again by Slurm, to go on from here", file=sys.stderr)
+                raise
             finally:
                 scratch.remove()
             if failure is not None:
