@@ -22,8 +22,12 @@ running() { # whether the process of a file of ours is there
 
 stop() {
   if running "$here/slurmctld.pid"; then
-    SLURM_CONF=$here/slurm.conf timeout 10 scancel --user=root >/dev/null 2>&1 || true
-    sleep 0.5
+    export SLURM_CONF=$here/slurm.conf
+    for _ in $(seq 20); do # a job has KillWait to end
+      timeout 10 scancel --user=root >/dev/null 2>&1 || break
+      [ -n "$(timeout 10 squeue --noheader 2>/dev/null)" ] || break
+      sleep 0.5
+    done
   fi
   for name in slurmd slurmctld munged; do
     file=$here/$name.pid

@@ -45,17 +45,21 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def start(node: dict[str, str], tmp_path: Path) -> Start:
+def start(node: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     """Start the program with light jobs, or with the fake engine."""
+    started: list[subprocess.Popen[str]] = []
 
     def begin(pause: str, *typed: str) -> "subprocess.Popen[str]":
-        command = [*driver(pause), *typed]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            command, cwd=tmp_path, env=node, text=True, stdout=pipe, stderr=pipe
+        pipe, command = subprocess.PIPE, [*driver(pause), *typed]
+        started.append(
+            subprocess.Popen(command, cwd=tmp_path, env=node, text=True, stdout=pipe, stderr=pipe)
         )
+        return started[-1]
 
-    return begin
+    yield begin
+    for program in started:
+        program.kill()
+        program.wait()
 
 
 def driver(pause: str) -> list[str]:
@@ -66,7 +70,7 @@ def driver(pause: str) -> list[str]:
 def ask(node: dict[str, str], tmp_path: Path) -> Callable[..., str]:
     def ask(*command: str) -> str:
         asked = subprocess.run(
-            command, cwd=tmp_path, env=node, text=True, stdout=subprocess.PIPE, timeout=60
+            command, cwd=tmp_path, env=node, text=True, stdout=subprocess.PIPE, timeout=300
         )
         return asked.stdout
 
@@ -90,7 +94,7 @@ def in_one(
     return whole["run"]
 
 
-def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until
@@ -135,7 +139,7 @@ def test_jobs_that_fail_or_die_on_slurm_are_named(start: Start, ask, tmp_path: P
     program = start("-", "-m", "hydra/launcher=slurm", f"run.dir={tmp_path}", "seed=3,9,8,4")
     wait_for((tmp_path / "began-8").exists)
     ask("scancel", "--signal=KILL", job(tmp_path, 3))
-    _, err = program.communicate(timeout=120)
+    _, err = program.communicate(timeout=300)
     assert program.returncode == 2
     said = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(said) == 3
@@ -182,7 +186,7 @@ def test_a_job_that_runs_out_of_time_too_often_fails(start: Start, ask, tmp_path
     program = start("-", "-m", "hydra/launcher=slurm", *limits, f"run.dir={tmp_path}", "seed=8,2")
     wait_for((tmp_path / "began-8").exists)
     ask("scancel", "--signal=USR2", job(tmp_path, 1))
-    _, err = program.communicate(timeout=120)
+    _, err = program.communicate(timeout=300)
     assert program.returncode == 2
     assert "error: job 1 of 2 (seed=8): it ran out of time more often than max_num_timeout" in err
 
@@ -192,7 +196,7 @@ def test_a_stop_cancels_the_jobs(start: Start, ask, tmp_path: Path):
     program = start("-", "-m", "hydra/launcher=slurm", f"run.dir={tmp_path}", "seed=8,2")
     wait_for((tmp_path / "began-8").exists)
     program.send_signal(signal.SIGINT)
-    _, err = program.communicate(timeout=60)
+    _, err = program.communicate(timeout=120)
     assert program.returncode == 130
     assert err.splitlines()[-1] == "stopped: the same command goes on from here"
     wait_for(lambda: not ask("squeue", "--noheader"), 30)
@@ -202,7 +206,7 @@ def test_a_stop_cancels_the_jobs(start: Start, ask, tmp_path: Path):
 def test_what_sbatch_refuses_is_one_sentence(start: Start):
     typed = ("-m", "hydra/launcher=slurm", "hydra.launcher.partition=none", "seed=2,4")
     program = start("-", *typed)
-    _, err = program.communicate(timeout=60)
+    _, err = program.communicate(timeout=120)
     assert program.returncode == 2
     assert err.startswith("error: sbatch refused the jobs (invalid partition specified: none")
     assert err.count("\n") == 1
