@@ -5,6 +5,7 @@
 # FOLDER. The node has 32 CPUs and 4 GPUs in name only; jobs of the partition "urgent" take the place
 # of others, which are queued again. Slurm keeps no accounts here, so a small sacct asks scontrol.
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
 
 fail() {
   echo "error: $1" >&2
@@ -33,7 +34,10 @@ stop() {
     file=$here/$name.pid
     running "$file" || continue
     kill "$(cat "$file")"
-    for _ in $(seq 100); do running "$file" && sleep 0.1; done
+    for _ in $(seq 100); do
+      running "$file" || break
+      sleep 0.1
+    done
     if running "$file"; then kill -9 "$(cat "$file")"; fi
   done
 }
@@ -119,19 +123,22 @@ start() {
   chmod 755 "$here"
   write_settings
   (umask 077 && head -c 1024 /dev/urandom >"$here/munge.key")
+  export SLURM_CONF=$here/slurm.conf
   munged --force --key-file="$here/munge.key" --socket="$here/munge.socket" \
     --pid-file="$here/munged.pid" --log-file="$here/munged.log" --seed-file="$here/munged.seed" \
-    2>"$here/munged.err"
-  export SLURM_CONF=$here/slurm.conf
-  slurmctld -f "$SLURM_CONF"
-  slurmd -f "$SLURM_CONF"
+    2>"$here/munged-warnings.log" && slurmctld -f "$SLURM_CONF" && slurmd -f "$SLURM_CONF" && ready || {
+    tail -n 5 "$here"/*.log >&2
+    stop
+    fail "Slurm did not come up; $here/*.log say why."
+  }
+}
+
+ready() {
   for _ in $(seq 200); do
     [ "$(sinfo --noheader --partition=main --format=%T 2>/dev/null)" = idle ] && return
     sleep 0.1
   done
-  tail -n 5 "$here"/*.log >&2
-  stop
-  fail "Slurm did not come up in 20 seconds."
+  return 1
 }
 
 if [ "${1:-}" = stop ]; then
