@@ -160,21 +160,20 @@ def test_preempted_jobs_are_queued_again_and_go_on(
     start: Start, ask, overrides: list[str], in_one: Path, tmp_path: Path
 ):
     run = tmp_path / "run"
-    program = start("1", *overrides, *PARTS)
-    wait_for(lambda: len(stored(run, "0/3")) > 1)
-    ask("scancel", "--signal=USR2", job(tmp_path, 1))  # as Slurm does before the time is over
-    (log,) = tmp_path.glob(".multirun/*/job-1.log")
+    program = start("3", *overrides, *PARTS)
+    wait_for(lambda: any(len(stored(run, f"{part}/3")) > 1 for part in range(3)))
+    part = next(part for part in range(3) if len(stored(run, f"{part}/3")) > 1)
+    ask("scancel", "--signal=USR2", job(tmp_path, part + 1))  # as Slurm does before the limit
+    (log,) = tmp_path.glob(f".multirun/*/job-{part + 1}.log")
     wait_for(lambda: "queued again by Slurm" in log.read_text())
-    wait_for(lambda: len(stored(run, "1/3")) > 1)
-    ask("sbatch", "--partition=urgent", "--exclusive", "--wrap", "sleep 2")  # takes their place
+    ask("sbatch", "--partition=urgent", "--exclusive", "--wrap", "sleep 10")  # takes their place
     out, err = program.communicate(timeout=300)
     assert program.returncode == 0, err
-    assert "job 2 of 3 was queued again, and goes on from what it has stored" in out
-    assert (
-        "DUE TO PREEMPTION" in (tmp_path / re.search(r"log (\S+_1_0_log.out)", out)[1]).read_text()
-    )
+    assert "of 3 was queued again, and goes on from what it has stored" in out
+    others = [tmp_path / found for found in re.findall(r"Slurm job .*, log (\S+)", out)]
+    assert any("DUE TO PREEMPTION" in path.read_text() for path in others)
     heads = list(run.glob(f"shards/*/{shards.HEAD}"))
-    assert len(heads) > 4  # a folder for each process
+    assert len(heads) > 3  # a folder for each process
     answered = [row for head in heads for row in rows_of(head.with_name(shards.ANSWERS))]
     assert sorted(answered) == list(range(ROWS))  # nothing lost, nothing twice
     assert_same_tables(in_one, run)
