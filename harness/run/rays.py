@@ -222,7 +222,7 @@ class Pool:
         self._flying = {r: one for r, one in self._flying.items() if one.worker is not dead}
         if suspects:
             named = ", ".join(row.title for row in suspects)
-            _tell(f"worker {dead.number} died at {named}: another one takes its place")
+            _tell(f"note: worker {dead.number} died at {named}: another one takes its place")
         else:
             self._lost += 1
             if self._lost >= DEATHS:
