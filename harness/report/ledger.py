@@ -7,6 +7,7 @@ measured is untested, and so is what only a twin in a smaller world measured. Mu
 import json
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +60,8 @@ def rows(
 def _with(own: pd.DataFrame, published: Path, name: str) -> pd.DataFrame:
     """This run's table and the published ones; this run's rows stand for what both have."""
     keys = ["model", "task", "protocol"]
-    parts = [own, *(pd.read_parquet(path) for path in sorted(published.glob(f"*/{name}.parquet")))]
+    paths = sorted(published.glob(f"*/{name}.parquet"))
+    parts = [own, *(_table(path, path.stat().st_mtime_ns) for path in paths)]
     parts = [part for part in parts if len(part)]
     if not parts:
         return own
@@ -67,6 +69,12 @@ def _with(own: pd.DataFrame, published: Path, name: str) -> pd.DataFrame:
     source = [place for place, part in enumerate(parts) for _ in range(len(part))]
     first = every.assign(_source=source).groupby(keys)["_source"].transform("min")
     return every[first == source]
+
+
+@lru_cache(maxsize=64)
+def _table(path: Path, written: int) -> pd.DataFrame:
+    """A published table; read once, unless it is written anew."""
+    return pd.read_parquet(path)
 
 
 def _bench(folder: Path) -> pd.DataFrame:
