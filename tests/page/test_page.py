@@ -142,16 +142,38 @@ def test_buttons_choose_setting_and_view(demo_page):
     assert high > 0
 
 
-def test_print_hides_controls_and_opens_what_is_folded(demo_page):
+@pytest.mark.parametrize("width", [800, 1280])
+def test_the_embedded_page_prints_on_eight_pages(open_page, tmp_path, width):
+    """The published page in today's style, whatever the window it was drawn in."""
+    published = (ROOT / "results" / "embedded" / "report.html").read_text(encoding="utf-8")
+    css = (ROOT / "harness" / "report" / "page.css").read_text(encoding="utf-8")
+    styled = re.sub(r"(?<=<style>\n).*?(?=^@media[^\n]*\n\.js-)", lambda _: css + "\n", published,
+                    count=1, flags=re.DOTALL | re.MULTILINE)  # fmt: skip
+    assert css in styled
+    path = tmp_path / "report.html"
+    path.write_text(styled, encoding="utf-8")
+    page = open_page(path, width).page
+    assert 3 < page.pdf(prefer_css_page_size=True).count(b"/Type /Page\n") <= 8
+    page.emulate_media(media="print")
+    kept = page.evaluate("[...document.querySelectorAll('h2,h3')].map(h => "
+                         "getComputedStyle(h).breakAfter)")  # fmt: skip
+    assert set(kept) == {"avoid"}
+    beside = page.evaluate(
+        "[...document.querySelectorAll('.pair > .plot')].map(plot => ["
+        "plot.querySelector('.main-svg').getBoundingClientRect().width, plot.clientWidth])"
+    )
+    assert len(beside) == 4
+    assert all(drawn <= room + 1 for drawn, room in beside)
+
+
+def test_print_hides_controls_and_leaves_closed_what_is_folded(demo_page):
     page = demo_page.page
-    rows = page.locator("details.fold:not([open]) tbody tr").first
-    assert not rows.is_visible()
     pdf = page.pdf()
     assert pdf.startswith(b"%PDF")
     assert pdf.count(b"/Type /Page\n") > 3
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 703, "height": 900})
-    assert rows.is_visible()
+    assert not page.locator("details.fold:not([open]) tbody tr").first.is_visible()
     for selector in ("nav", ".updatemenu-container"):
         assert not page.locator(selector).first.is_visible()
     demo_page.wait(  # for the figures to take the new width
