@@ -163,8 +163,9 @@ def died(why: str = "killed, out of memory or out of time") -> str:
 def attempt(cfg: DictConfig, work: Work) -> Failure | None:
     """Run a job's settings; what goes wrong comes back in a sentence."""
     try:
-        config = as_config(cfg)
         typed = HydraConfig.get().overrides.task
+        cfg = naming.with_own_name(cfg, typed)
+        config = as_config(cfg)
         check_typed(typed)
         config.run.name = config.run.name or naming.default_name(cfg, typed)
         with places.speaking(Path(config.run.dir) / config.run.name):
@@ -185,7 +186,8 @@ def attempt(cfg: DictConfig, work: Work) -> Failure | None:
 def run_folder(cfg: DictConfig, typed: Sequence[str]) -> Path:
     """The run folder of a job's settings, which were composed from what was typed."""
     try:
-        return Path(cfg.run.dir) / (cfg.run.name or naming.default_name(cfg, typed))
+        named = naming.with_own_name(cfg, typed)
+        return Path(cfg.run.dir) / (cfg.run.name or naming.default_name(named, typed))
     except (OmegaConfBaseException, HydraException):  # the job itself says what is wrong
         return Path("?")
 

