@@ -34,6 +34,7 @@ def overrides(data: Path, weights: Path, tmp_path: Path) -> list[str]:
     """A small run in a folder of its own: 2 methods at a ratio."""
     return [
         f"model.pretrained={weights}",
+        "model.name=tiny_vlm",
         f"tasks.mmbench_mini.overrides.dataset_path={data}",
         "method=[random,restkv]",
         "ratios=[0.9]",
