@@ -6,6 +6,7 @@ that ends two workers fails by name, and the others go on. Must not know the sto
 
 import os
 import signal
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from harness.settings.workers import count_of, threads_of
 IN_HAND = 2  # rows that a worker has: it makes the prompt of one while it answers the other
 SHORT = "/tmp"  # where Ray's sockets lie: their paths may have 107 bytes
 PATIENCE = 1.0  # seconds from one look at the workers to the next
+LONG = 120.0  # seconds of loading after which something is said
 DEATHS = 2  # of one row, or in a row while loading
 
 #: Told what computes the answers that come next, see `harness.records.provenance.origin`.
@@ -74,14 +76,15 @@ def join(ray: Any, config: Config, kind: str) -> None:
     os.environ.update(environment())  # workers import this package
     address = config.ray.address
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    silent = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address is not None:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, **silent)
         else:
             wanted = config.workers if isinstance(config.workers, int) else 1
             slots = max(os.cpu_count() or 1, wanted)
-            ray.init(address="local", num_cpus=slots, _temp_dir=scratch.folder(SHORT), **quiet)
+            place = {"include_dashboard": False, "_temp_dir": scratch.folder(SHORT)}
+            ray.init(address="local", num_cpus=slots, **place, **silent)
     except (OSError, RuntimeError, ValueError) as error:  # ConnectionError is an OSError
         where = "on this machine" if address is None else f"at ray.address={address}"
         why = " ".join(str(error).split())[:300]
@@ -127,14 +130,17 @@ class Pool:
     def __init__(self, ray: Any, task: Task, count: int, computed: Computed) -> None:
         """Start `count` workers; `computed` is told of each what it is when it has loaded."""
         self.ray, self.task, self.computed = ray, task, computed
-        resources = {"num_gpus": 1} if task.kind == "cuda" else {"num_cpus": task.threads}
+        resources = {"num_gpus": 1} if task.kind == "cuda" else {"num_cpus": 1}
         self._actor = ray.remote(Actor).options(max_concurrency=IN_HAND, **resources)
+        known = ray.exceptions
+        self._death = (known.RayActorError, known.OutOfMemoryError, known.NodeDiedError)
         self._flying: dict[Any, Flight] = {}
         self._origins: dict[int, Mapping[str, object]] = {}
         self._deaths: Counter[str] = Counter()
         self._lost = 0  # workers that died while loading, one after the other
         self._suspects: deque[Row] = deque()  # in hand when a worker died: each goes alone
         self._exhausted = False
+        self._began, self._patient = time.monotonic(), True
         self.failed: list[Row] = []
         self.workers = [self._start(number) for number in range(count)]
 
@@ -149,6 +155,7 @@ class Pool:
         questions = (deque(group) for _, group in groupby(rows, key=lambda row: row.turn))
         self._hand_out(questions)
         while self._flying:
+            self._tell_waiting()
             for reference in self._ended():
                 if (flight := self._flying.pop(reference, None)) is None:
                     continue  # in hand of a worker that died
@@ -160,6 +167,13 @@ class Pool:
             if self._is_done():
                 break
         self._refuse_failed()
+
+    def _tell_waiting(self) -> None:
+        """Say once where a model takes long to load, as it does while Ray has no device free."""
+        if self._patient and time.monotonic() - self._began > LONG:
+            self._patient = False
+            if not any(worker.loaded for worker in self.workers):
+                _tell("note: no worker has loaded its model yet; `ray status` tells what is free")
 
     def _ended(self) -> list[Any]:
         """What has come back, if anything has by now."""
@@ -204,7 +218,7 @@ class Pool:
         """The answers; None where a model was loaded or the worker has died."""
         try:
             found = self.ray.get(reference)
-        except self.ray.exceptions.RayActorError:
+        except self._death:
             self._replace(flight)
             return None
         if isinstance(found, Refused):
