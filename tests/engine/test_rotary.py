@@ -242,7 +242,7 @@ def test_a_long_cache_has_a_place_for_every_key(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kind", ["dynamic", "longrope", *map(slow, ("default", "yarn", "phi", "cohere"))]
+    "kind", ["dynamic", *map(slow, ("longrope", "default", "yarn", "phi", "cohere"))]
 )
 def test_a_reindexed_cell_alone_equals_the_cell_among_many(kind, monkeypatch):
     """Other lengths in the batch change nothing, nor does splitting the cells into batches."""

@@ -142,7 +142,7 @@ def test_buttons_choose_setting_and_view(demo_page):
     assert high > 0
 
 
-@pytest.mark.parametrize("width", [800, 1280])
+@pytest.mark.parametrize("width", [pytest.param(800, marks=pytest.mark.slow), 1280])
 def test_the_embedded_page_prints_on_eight_pages(open_page, tmp_path, width):
     """The published page in today's style, whatever the window it was drawn in."""
     published = (ROOT / "results" / "embedded" / "report.html").read_text(encoding="utf-8")

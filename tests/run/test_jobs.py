@@ -75,7 +75,7 @@ def test_a_failed_job_fails_the_sweep_and_no_other(start: Start, tmp_path: Path)
     assert not left_over(tmp_path)
 
 
-@pytest.mark.parametrize("launcher", [pytest.param("joblib", marks=pytest.mark.slow), "submitit"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit", marks=pytest.mark.slow)])
 def test_jobs_that_fail_or_die_elsewhere_are_named(start: Start, tmp_path: Path, launcher: str):
     program = start(launcher, "-m", "seed=3,9,4")
     out, err = program.communicate(timeout=120)

@@ -106,6 +106,7 @@ def rows_of(store: Path) -> set[int]:
         return set.intersection(*(schema.answered(db).values() or [set()]))
 
 
+@pytest.mark.slow
 def test_parts_at_once_of_which_one_is_killed(
     overrides: list[str], in_one: Path, tmp_path: Path
 ) -> None:

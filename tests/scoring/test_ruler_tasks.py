@@ -198,6 +198,7 @@ print(json.dumps({task: digest(draw(task, 1024, {}, "words")) for task in order}
 """
 
 
+@pytest.mark.slow
 def test_the_same_in_every_process_and_order() -> None:
     random.seed(7)
     here = {}
