@@ -6,6 +6,7 @@ that ends two workers fails by name, and the others go on. Must not know the sto
 
 import os
 import signal
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +29,7 @@ from harness.settings.workers import count_of, threads_of
 IN_HAND = 2  # rows that a worker has: it makes the prompt of one while it answers the other
 SHORT = "/tmp"  # where Ray's sockets lie: their paths may have 107 bytes
 PATIENCE = 1.0  # seconds from one look at the workers to the next
+CONNECT = 10.0  # seconds to reach a cluster
 LONG = 120.0  # seconds of loading after which something is said
 DEATHS = 2  # of one row, or in a row while loading
 
@@ -46,7 +48,7 @@ def started(
     """
     ray = imported()
     kind = str(context["device"])
-    join(ray, config, kind)
+    join(ray, config)
     try:
         count = count_of(config.workers, _devices(ray, kind), kind)
         threads = threads_of(config.engine.threads, count) if config.ray.address is None else 1
@@ -71,7 +73,7 @@ def imported() -> Any:
     return ray
 
 
-def join(ray: Any, config: Config, kind: str) -> None:
+def join(ray: Any, config: Config) -> None:
     """Connect to the cluster that is named, or start Ray on this machine."""
     os.environ.update(environment())  # workers import this package
     address = config.ray.address
@@ -79,6 +81,7 @@ def join(ray: Any, config: Config, kind: str) -> None:
     silent = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address is not None:
+            _knock(address)
             ray.init(address=address, **silent)
         else:
             wanted = config.workers if isinstance(config.workers, int) else 1
@@ -92,6 +95,13 @@ def join(ray: Any, config: Config, kind: str) -> None:
     finally:
         for number, handler in usual.items():  # Ray takes SIGTERM for itself
             signal.signal(number, handler)
+
+
+def _knock(address: str) -> None:
+    """OSError where nothing listens at host:port: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=CONNECT).close()
 
 
 def _tell(text: str) -> None:

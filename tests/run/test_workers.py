@@ -19,6 +19,7 @@ from harness.errors import UserError
 from harness.report import reading
 from harness.run import rays
 from harness.run.local import ahead
+from harness.settings.config import Config, RayConfig
 from harness.settings.workers import check_workers, count_of, threads_of
 from tests.run.conftest import Program, assert_same_tables, store_of
 
@@ -69,12 +70,11 @@ def test_two_workers_of_which_one_dies_give_the_tables_of_one_process(
     assert (tmp_path / "died").exists()
     assert re.search(r"worker \d died at task=mmbench_mini, row ", told)
     assert_same_tables(in_one, tmp_path / "run")
-    assert "ray" not in sys.modules  # a run with one device has no need of it
 
 
 @pytest.mark.slow
 def test_a_row_that_ends_two_workers_fails_by_name_and_the_others_are_stored(
-    call: Program, overrides: list[str], in_one: Path, engine: object, tmp_path: Path
+    call: Program, overrides: list[str], in_one: Path, engine: object, tmp_path: Path, monkeypatch
 ) -> None:
     code, told = ended(["5", "-"], [*overrides, "workers=2"], tmp_path / "log")
     assert code == 2
@@ -83,6 +83,7 @@ def test_a_row_that_ends_two_workers_fails_by_name_and_the_others_are_stored(
     named = re.findall(r"row (\d+)", said)
     assert rows_in(store_of(tmp_path)) == ROWS - len(named)
     assert len(named) == 4  # the rotations of shape 5
+    monkeypatch.setitem(sys.modules, "ray", None)  # one device has no need of it
     assert call(*overrides) == 0
     assert_same_tables(in_one, tmp_path / "run")
 
@@ -140,6 +141,15 @@ def test_a_run_without_ray_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'evictbench\[ray\]'"):
         rays.imported()
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence_at_once() -> None:
+    config = Config(workers=2, ray=RayConfig("127.0.0.1:1"))
+    ray = rays.imported()
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"at ray\.address=127\.0\.0\.1:1: .*refused"):
+        rays.join(ray, config)
+    assert time.monotonic() - began < rays.CONNECT + 1
 
 
 def test_workers_are_counted_by_devices() -> None:
