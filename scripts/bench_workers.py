@@ -22,7 +22,7 @@ from harness.run import collect, rays, sweep
 from harness.run.local import Local
 from harness.run.validate import validate
 from harness.scoring.adapter import Workers
-from harness.scoring.rows import Row, answered, ready
+from harness.scoring.rows import Engine, Row, answered, ready
 from harness.settings.config import CONF, Config, as_config, register
 
 DEFAULTS = ("limit=12", "wandb.mode=disabled", "run.name=bench")
@@ -50,10 +50,10 @@ def rows_of(config: Config, folder: Path) -> tuple[list[Row], dict[str, object]]
     return found, dict(asked[0].context)
 
 
-def one_by_one(engine: object, rows: Iterable[Row]) -> None:
+def one_by_one(engine: Engine, rows: Iterable[Row]) -> None:
     """The prompt, then the answers, row after row."""
     for row in rows:
-        answered(engine, row, ready(engine, row))  # type: ignore[arg-type]
+        answered(engine, row, ready(engine, row))
 
 
 def drained(workers: Workers, rows: Iterable[Row]) -> None:

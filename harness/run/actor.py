@@ -22,12 +22,14 @@ Load = Callable[[Config, Path, Mapping[str, object]], Any]
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is started for. threads: of the CPU. load: makes the engine."""
+    """What a worker is started for. share: of the CPU's threads, where engine.threads=auto. load:
+    makes the engine.
+    """
 
     config: Config
     folder: Path
     context: Mapping[str, object]
-    threads: int
+    share: int
     load: Load
 
     @property
@@ -55,9 +57,11 @@ class Actor:
     def begin(self) -> Mapping[str, object] | Refused:
         """Load the model; what computes the answers here."""
         task = self.task
-        engine = replace(task.config.engine, threads=task.threads)
+        import torch
+
+        torch.set_num_threads(task.share)  # the engine may set another number, or one
         device, dtype = task.kind, str(task.context["dtype"])
-        config = replace(task.config, engine=engine, device=device, dtype=dtype)
+        config = replace(task.config, device=device, dtype=dtype)
         folder = task.folder if task.folder.is_dir() else Path(scratch.folder())
         try:
             self._same_weights(config)

@@ -24,7 +24,7 @@ from harness.run.actor import Actor, Load, Refused, Task
 from harness.scoring import quiet
 from harness.scoring.rows import Answered, Row
 from harness.settings.config import Config
-from harness.settings.workers import count_of, threads_of
+from harness.settings.workers import count_of, share_of
 
 IN_HAND = 2  # rows that a worker has: it makes the prompt of one while it answers the other
 SHORT = "/tmp"  # where Ray's sockets lie: their paths may have 107 bytes
@@ -51,8 +51,8 @@ def started(
     join(ray, config)
     try:
         count = count_of(config.workers, _devices(ray, kind), kind)
-        threads = threads_of(config.engine.threads, count) if config.ray.address is None else 1
-        task = Task(config, folder, dict(context), threads, load)
+        share = share_of(_devices(ray, "cpu"), count)
+        task = Task(config, folder, dict(context), share, load)
         say(f"{count} workers are loading {config.model.name} through Ray {ray.__version__}")
         yield Pool(ray, task, count, computed)
     finally:

@@ -20,7 +20,7 @@ from harness.settings.config import CONF
 GROUPS = ("model", "task", "protocol", "experiment")
 #: What changes no answer and no verdict, or stands in the name anyhow.
 LEFT_OUT = re.compile(
-    r"(run|wandb|engine|store|hydra)\.|seed$|shard$|model\.(name|caveat)$|protocol\.name$|"
+    r"(run|wandb|engine|store|hydra|ray)\.|seed$|shard$|workers$|model\.(name|caveat)$|protocol\.name$|"
     r"analysis\.resamples$|methods\.[^.]+\.method$|tasks\.[^.]+\.lmms_task$"
 )
 SHORT = re.compile(r"^(methods|analysis|model|protocol)\.")

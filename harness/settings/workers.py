@@ -3,7 +3,6 @@
 Must not know Ray.
 """
 
-import os
 from typing import Any
 
 from harness.errors import UserError
@@ -51,6 +50,6 @@ def count_of(workers: Any, devices: int, kind: str) -> int:
     return wanted
 
 
-def threads_of(threads: Any, workers: int) -> int:
-    """CPU threads of each worker: what is set, or an even share of this machine."""
-    return max(1, (os.cpu_count() or 1) // workers) if threads == "auto" else int(threads)
+def share_of(cores: int, workers: int) -> int:
+    """CPU threads that each worker may take where nothing is set: an even share."""
+    return max(1, cores // workers)

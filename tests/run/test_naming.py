@@ -38,6 +38,8 @@ def named(call: Program, monkeypatch: pytest.MonkeyPatch):
         (["limit=null", "seed=0", "ratios=[0.5,0.7,0.8,0.9,0.95]", "protocol=replay"], BASE),
         (["run.dir=/elsewhere", "wandb.mode=disabled", "engine.threads=2"], BASE),
         (["analysis.resamples=100", "store.repair=true"], BASE),
+        (["workers=2"], BASE),
+        (["workers=ray", "ray.address=head:6379", "device=cpu"], f"{BASE}-device=cpu"),
         (["limit=20"], f"{BASE}-limit=20"),
         (["seed=3", "protocol=context"], "tiny_vlm-mmbench_mini-context-seed3"),
         (["protocol.tail=suffix"], f"{BASE}-tail=suffix"),

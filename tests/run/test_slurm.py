@@ -18,9 +18,8 @@ from harness.records import shards
 from harness.run import slurm
 from harness.settings.config import CONF
 from harness.settings.slurm import minutes, options
-from tests.run.conftest import Program
-from tests.run.fakes import FakeEngine
-from tests.run.test_shards import ROWS, assert_same_tables, rows_of
+from tests.run.conftest import Program, assert_same_tables
+from tests.run.test_shards import ROWS, rows_of
 
 ROOT = CONF.parent
 NODE = str(ROOT / "scripts" / "slurm_node.sh")
@@ -30,9 +29,12 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a Slurm of one node."""
-    if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        pytest.skip("slurmctld is not installed: apt-get install slurm-wlm munge")
+    """The environment of a Slurm of one node.
+
+    Its daemons are packages of the system, which pip cannot bring, and only root can start them.
+    """
+    if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None or os.geteuid():
+        pytest.skip("needs root and slurmctld: apt-get install slurm-wlm munge")
     pytest.importorskip("submitit")
     folder = tmp_path_factory.mktemp("slurm") / "node"
     said = subprocess.run([NODE, str(folder)], capture_output=True, text=True, timeout=60)
@@ -75,23 +77,6 @@ def ask(node: dict[str, str], tmp_path: Path) -> Callable[..., str]:
         return asked.stdout
 
     return ask
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {}
-
-
-@pytest.fixture
-def in_one(
-    whole, call: Program, engine: FakeEngine, overrides: list[str], tmp_path_factory
-) -> Path:
-    """The same run in one process."""
-    if "run" not in whole:
-        folder = tmp_path_factory.mktemp("one")
-        assert call(*overrides, f"run.dir={folder}") == 0
-        whole["run"] = folder / "run"
-    return whole["run"]
 
 
 def wait_for(what: Callable[[], object], seconds: float = 300) -> None:

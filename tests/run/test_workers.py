@@ -20,7 +20,7 @@ from harness.report import reading
 from harness.run import rays
 from harness.run.local import ahead
 from harness.settings.config import Config, RayConfig
-from harness.settings.workers import check_workers, count_of, threads_of
+from harness.settings.workers import check_workers, count_of, share_of
 from tests.run.conftest import Program, assert_same_tables, store_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,8 +159,8 @@ def test_workers_are_counted_by_devices() -> None:
         count_of(3, 2, "cuda")
     with pytest.raises(UserError, match="needs 1 GPUs and Ray has 0"):
         count_of("ray", 0, "cuda")
-    assert threads_of(3, 2) == 3
-    assert threads_of("auto", 10_000) == 1
+    assert share_of(16, 3) == 5
+    assert share_of(2, 10_000) == 1
     check_workers(None, None, "cuda:1")
     check_workers("ray", "head:6379", "cuda")
 
