@@ -11,7 +11,6 @@ from torch import Tensor
 from .budgets import protected_window
 from .checks import require, require_choice, require_count, require_flag
 from .holding import Step
-from .kernels import column_sums
 from .policy import Plan, over_group, require_decode
 from .scoring import ScoringPolicy
 from .view import LayerView
@@ -56,11 +55,10 @@ class H2O(ScoringPolicy):
 
     def measure(self, view: LayerView) -> Tensor:
         """Column sums over all queries, one for each KV head."""
-        view.last_rows(view.length)
         if not self.causal and view.mask is not None:
             raise ValueError("h2o: causal=False does not combine with a mask; use causal=True.")
         blind = None if self.causal else min(self.recent or 0, view.length)
-        sums = column_sums(view.queries, view.keys, view.scaling, view.mask, blind)
+        sums = view.collected(blind)
         if self.average == "visible_mean":
             sums = sums / self._observers(view)
         return over_group(sums, view.kv_heads, self.group)
@@ -70,6 +68,11 @@ class H2O(ScoringPolicy):
         if self.recent is None:
             return Plan(0, count // 2)
         return Plan(0, protected_window(self.recent, count))
+
+    @property
+    def adds(self) -> bool:
+        """Sums of causal attention, unless all but the last queries see the future."""
+        return self.causal
 
     @property
     def observes(self) -> bool:

@@ -101,6 +101,13 @@ class Policy(ABC):
         """Whether decoding must show it the attention of new tokens."""
         return False
 
+    @property
+    def adds(self) -> bool:
+        """Whether a method that needs all queries adds their causal attention up, so that
+        `LayerView.earlier` may stand for the first of them.
+        """
+        return False
+
     @abstractmethod
     def measure(self, view: LayerView) -> Tensor:
         """What no budget changes: a score for each token, float32 [B, Hkv, L], larger = keep."""

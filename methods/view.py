@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from .kernels import by_triton, window_attention, window_columns, window_lse
+from .kernels import by_triton, column_sums, window_attention, window_columns, window_lse
 
 PART_BYTES = 1 << 27  # attention rows that exist at a time: 128 MiB, or those of one KV head
+_ROWS = 256  # queries whose attention is summed at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +28,9 @@ class LayerView:
     multiplies the logits. output_weight [C, H * dv] is the weight of the output projection.
     modality [B, L]: 0 text, 1 image. suffix: last tokens that follow the question (those of the
     chat template). `mask`: bool, broadcastable to [B, 1, Wq, L], True where a query may see a key;
-    None means causal, query i of the last Wq sitting at position L - Wq + i.
+    None means causal, query i of the last Wq sitting at position L - Wq + i. earlier: float32
+    [B, H, n], what the first n keys collected from the first n queries, for methods that sum the
+    attention of all queries where the view holds the last L - n of them only.
 
     ValueError when the shapes disagree or a mask hides every key from a query.
     """
@@ -41,6 +45,7 @@ class LayerView:
     modality: Tensor | None = None
     mask: Tensor | None = None
     suffix: int = 0
+    earlier: Tensor | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +86,7 @@ class LayerView:
                 f"modality has shape {tuple(self.modality.shape)}; give one mark for each token, "
                 f"[{self.batch}, {self.length}]."
             )
+        self._check_earlier(heads)
         if self.mask is None:
             return
         rows = self.queries.shape[2]
@@ -95,6 +101,18 @@ class LayerView:
             )
         if not bool(self.mask.any(-1).all()):
             raise ValueError("mask hides every key from some query; leave at least one visible.")
+
+    def _check_earlier(self, heads: int) -> None:
+        if self.earlier is None:
+            return
+        known = self.earlier.shape[-1]
+        if self.earlier.shape != (self.batch, heads, known) or not 0 < known < self.length:
+            raise ValueError(
+                f"earlier has shape {tuple(self.earlier.shape)}; give [{self.batch}, {heads}, n] "
+                f"sums of the first n keys, n from 1 to {self.length - 1}."
+            )
+        if self.mask is not None:
+            raise ValueError("earlier sums are of causal attention; leave out the mask.")
 
     @property
     def batch(self) -> int:
@@ -191,6 +209,27 @@ class LayerView:
         values = None if past is None else self.values
         parts = queries, self.keys, self.scaling, weights
         return window_columns(*parts, mask, behind, lse, values, past, attention)
+
+    def collected(self, blind: int | None = None) -> Tensor:
+        """What each key collects from all L queries, float32 [B, H, L]; blind: as of `column_sums`.
+
+        ValueError if the view holds fewer queries and has no sums of the others, or they cannot be
+        used.
+        """
+        if self.earlier is None:
+            self.last_rows(self.length)
+            return column_sums(self.queries, self.keys, self.scaling, self.mask, blind)
+        if blind is not None:
+            raise ValueError("earlier sums are of causal attention; capture all queries instead.")
+        known = self.earlier.shape[-1]
+        rows = self.last_rows(self.length - known)
+        total = pad(self.earlier, (0, rows))
+        for part in self.queries[:, :, -rows:].split(_ROWS, dim=2):
+            rows -= part.shape[2]
+            seen = self.length - rows
+            keys = self.keys[:, :, :seen]
+            total[..., :seen] += window_columns(part, keys, self.scaling, None)[0]
+        return total
 
     def _watched_queries(self, window: int, anchor: str) -> tuple[Tensor, Tensor | None, int]:
         """Queries of the observation window, their mask, and how many queries are behind it."""

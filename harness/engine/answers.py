@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from harness.engine import branch as branching
+from harness.engine.batches import Batches
 from harness.engine.branch import Cell, Kept, Sequel
 from harness.engine.decode import Decoded, Decoder
 from harness.engine.inputs import grids
-from harness.engine.prefill import Prefill, clock
+from harness.engine.passes import clock
+from harness.engine.prefill import Prefill
 from harness.engine.rotary import forget_lengths
 from harness.engine.settings import BranchResult, Generation, Shown
 from harness.engine.settings import Protocol as EvictionProtocol
@@ -37,6 +39,7 @@ class Decoding(Protocol):
     layout: Layout
     decoder: Decoder
     protocol: EvictionProtocol
+    batches: Batches
     cells_per_batch: int | None
 
     def batch_size(self, filled: Prefill, counts: Sequence[int]) -> int:
@@ -110,7 +113,7 @@ class Answers:
         started = clock(device)
         kinds, filled = self.modality[: self.boundary], self.filled
         sequel = Sequel(kinds, self.tail, self.extra, filled.rotary, filled.turns)
-        batch = branching.build(filled, engine.layout, cells, sequel, self.trace)
+        batch = engine.batches.build(filled, engine.layout, cells, sequel, self.trace)
         compacted = clock(device)
         decoded = engine.decoder.run(
             batch.cache,

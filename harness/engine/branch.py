@@ -117,6 +117,12 @@ class Batch:
     cache: CellCache
     kept: list[Kept]
 
+    @property
+    def bytes(self) -> int:
+        """Size of the compact layers."""
+        layers = [layer for layer in self.cache.layers if isinstance(layer, CompactLayer)]
+        return sum(layer.tiles.keys.nbytes + layer.tiles.values.nbytes for layer in layers)
+
 
 def build(
     prefill: Prefill, layout: Layout, cells: Sequence[Cell], sequel: Sequel, trace: bool = False
@@ -155,6 +161,19 @@ def build(
     if shares is not None:
         kept = [replace(one, shares=own / number) for one, own in zip(kept, shares, strict=True)]
     return Batch(branch(prefill.cache, compact, len(cells)), kept)
+
+
+def again(
+    batch: Batch, prefill: Prefill, layout: Layout, cells: Sequence[Cell], sequel: Sequel
+) -> Batch:
+    """A batch of its own for another question, of the same prompt and cells."""
+    compact = {}
+    for layer in layout.layers:
+        made: CompactLayer = batch.cache.layers[layer.index].copy()
+        counts = made.tiles.counts.view(len(cells), -1).tolist()
+        made.holders = _holders(cells, counts, layer, layout, sequel)
+        compact[layer.index] = made
+    return Batch(branch(prefill.cache, compact, len(cells)), batch.kept)
 
 
 def compact_layer(

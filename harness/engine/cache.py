@@ -44,6 +44,12 @@ class CompactLayer(CacheLayerMixin):
         self.is_initialized = True
         self._waiting = False
 
+    def copy(self) -> CompactLayer:
+        """The same entries once more, of which nobody evicts yet."""
+        own = copy.copy(self)
+        own.tiles, own.token, own.holders = self.tiles.copy(), self.token.clone(), []
+        return own
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: the tiles exist from the start."""
 

@@ -25,7 +25,7 @@ from harness.engine.attention import listening
 from harness.engine.cache import CellCache, CompactLayer
 from harness.engine.graphs import Steps
 from harness.engine.layout import Layout
-from harness.engine.prefill import forward
+from harness.engine.passes import forward
 from harness.engine.rotary import Rotary
 from harness.engine.settings import Generation
 

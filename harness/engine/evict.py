@@ -25,7 +25,8 @@ from harness.engine.branch import Cell, Sequel, compact_layer, on_top, plan
 from harness.engine.cache import CompactLayer
 from harness.engine.inputs import check, check_boundary, first_part, position_ids
 from harness.engine.layout import Layout, prepare
-from harness.engine.prefill import Capture, forward
+from harness.engine.passes import forward
+from harness.engine.prefill import Capture
 from harness.engine.rotary import Rotary, forget_lengths
 from harness.engine.selfcheck import check_split
 from harness.engine.settings import PROTOCOLS, Branch, NotFinite

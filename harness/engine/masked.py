@@ -22,7 +22,8 @@ from harness.engine.branch import Cell, reindexes
 from harness.engine.cache import branch
 from harness.engine.inputs import first_part
 from harness.engine.layout import Layout
-from harness.engine.prefill import Prefill, forward
+from harness.engine.passes import forward
+from harness.engine.prefill import Prefill
 from harness.engine.rotary import forget_lengths
 from harness.engine.settings import Branch, Generation
 from methods.kernels import using

@@ -6,9 +6,8 @@ must not know how cells are decoded.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,48 +16,15 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from harness.engine.attention import listening
-from harness.engine.cache import tensors
+from harness.engine.cache import branch, tensors
 from harness.engine.inputs import first_part
 from harness.engine.layout import AttentionLayer, Layout
+from harness.engine.passes import Stopwatch, clock, forward, sees_later
+from harness.engine.prefixes import Prefix, Requests
 from harness.engine.rotary import Rotary, Turns
-from methods import LayerView, Policy, Selection
+from methods import LayerView, Selection
 
 Selections = dict[int, dict[int, Selection]]  # by id of the policy, then by budget
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, after the device has finished what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-class Stopwatch:
-    """Adds up the time of many short pieces of work without waiting for the device in between."""
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-
-    @contextmanager
-    def running(self, device: torch.device) -> Iterator[None]:
-        """Count the work that is given to the device within the block."""
-        if device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record(torch.cuda.current_stream(device))
-            yield
-            end.record(torch.cuda.current_stream(device))
-            self._events.append((start, end))
-        else:
-            started = time.perf_counter()
-            yield
-            self._seconds += time.perf_counter() - started
-
-    def seconds(self) -> float:
-        """The total, after the device has finished."""
-        for _, end in self._events[-1:]:
-            end.synchronize()
-        return self._seconds + sum(start.elapsed_time(end) for start, end in self._events) / 1e3
 
 
 @dataclass
@@ -68,7 +34,7 @@ class Prefill:
     cache: all prompt entries [1, Hkv, L, d] a layer. logits [1, V] after the last prefilled token.
     selections: one mapping for each compressible layer. Times in seconds. rotary, and the turns
     [1, L, dim] that the keys were rotated by, where a policy re-indexes positions. finite: whether
-    all of it is numbers.
+    all of it is numbers. again: an earlier prompt left the same.
     """
 
     cache: Cache
@@ -79,28 +45,30 @@ class Prefill:
     rotary: Rotary | None = None
     turns: Turns | None = None
     finite: bool = True
+    again: bool = False
 
 
 class Capture:
     """Listens to a prefill and lets the policies select from each compressible layer.
 
     requests: for each policy the budgets wanted of it. modality [L]: 0 text, 1 image. suffix: last
-    tokens that follow the question.
+    tokens that follow the question. prefix: what was read before this pass.
     """
 
     def __init__(
         self,
         layout: Layout,
-        requests: Sequence[tuple[Policy, Sequence[int]]],
+        requests: Requests,
         modality: Tensor,
         suffix: int = 0,
+        prefix: Prefix | None = None,
     ) -> None:
         self.suffix = suffix
+        self.prefix = prefix
         self.layout = layout
         self.requests = requests
         self.modality = modality
-        windows = [policy.queries(suffix) for policy, _ in requests]
-        self.window = None if None in windows else max((w for w in windows if w), default=0)
+        self.window = longest_window(requests, suffix)
         self.selections: list[Selections] = [{} for _ in layout.layers]
         self.scoring = Stopwatch()
         self.shapes: dict[int, torch.Size] = {}  # keys as attention saw them, by cache index
@@ -123,7 +91,7 @@ class Capture:
         self.shapes[layer.index] = key.shape
         if mask is not None and mask is not self._checked_mask:
             self._checked_mask = mask
-            self._bidirectional = bool(mask[0, 0].triu(1).any())  # some token sees a later one
+            self._bidirectional = sees_later(mask)
         if not self.requests:
             return
         with self.scoring.running(query.device):
@@ -139,12 +107,17 @@ class Capture:
         scaling: float,
     ) -> None:
         """Let every policy measure this layer."""
-        length = query.shape[2]
-        first = 0 if self.window is None else max(length - self.window, 0)
+        queries, earlier = query, None
+        if self.prefix is not None:
+            queries = torch.cat([self.prefix.queries[layer.rank], query], dim=2)
+            sums = self.prefix.sums
+            earlier = sums[layer.rank] if sums is not None else None
+        held = queries.shape[2]
+        first = 0 if self.window is None else max(held - self.window, 0)
         view = LayerView(
             keys=key,
             values=value,
-            queries=query[:, :, first:],
+            queries=queries[:, :, first:],
             scaling=scaling,
             output_weight=layer.output_weight(query.shape[1] * value.shape[-1]),
             layer=layer.rank,
@@ -152,6 +125,7 @@ class Capture:
             modality=self.modality[None],
             mask=mask[:, :, first:] if mask is not None and self._bidirectional else None,
             suffix=self.suffix,
+            earlier=earlier,
         )
         for policy, budgets in self.requests:
             chosen = policy.select_many(view, budgets)
@@ -169,30 +143,46 @@ def prefill(
 ) -> Prefill:
     """Run the first `boundary` prompt tokens (images included) while `capture` listens.
 
-    positions [1, L] or [3, 1, L]. rotary: note what keys are rotated by.
+    positions [1, L] or [3, 1, L]. rotary: note what keys are rotated by. Where the capture knows a
+    prefix, only what follows it is run.
     """
-    cache = DynamicCache(config=model.config)
+    prefix = capture.prefix
+    start, part = 0, first_part(dict(inputs), boundary)
+    cache: Cache = DynamicCache(config=model.config)
+    if prefix is not None:
+        start, cache = prefix.tokens, branch(prefix.cache, {}, 1)
+        part = {"input_ids": inputs["input_ids"][:, start:boundary]}
     started = clock(positions.device)
     with listening(capture), rotary.following() if rotary else nullcontext():
-        logits = forward(
-            model,
-            layout,
-            cache,
-            positions[..., :boundary],
-            **first_part(dict(inputs), boundary),
-        )
+        logits = forward(model, layout, cache, positions[..., start:boundary], **part)
         turns = rotary.now if rotary else None
     elapsed = clock(positions.device) - started
+    spent, scored = elapsed - capture.scoring.seconds(), capture.scoring.seconds()
+    if prefix is not None:
+        turns = joined(prefix.turns, turns)
+        spent, scored = spent + prefix.prefill_s, scored + prefix.score_s
     for index, shape in capture.shapes.items():
         if cache.layers[index].keys.shape != shape:
             raise ValueError(
                 f"layer {index} attends to keys of shape {tuple(shape)} but caches "
                 f"{tuple(cache.layers[index].keys.shape)}; choose a model that caches its keys."
             )
-    scored = capture.scoring.seconds()
-    spent = elapsed - scored, scored
     finite = _finite(logits, cache)
-    return Prefill(cache, logits, capture.selections, *spent, rotary, turns, finite)
+    return Prefill(cache, logits, capture.selections, spent, scored, rotary, turns, finite)
+
+
+def longest_window(requests: Requests, suffix: int) -> int | None:
+    """How many last queries these policies need at most; None: all of them."""
+    windows = [policy.queries(suffix) for policy, _ in requests]
+    return None if None in windows else max((w for w in windows if w), default=0)
+
+
+def joined(first: Turns | None, second: Turns | None) -> Turns | None:
+    """Turns [1, n, dim] and [1, m, dim] of tokens that follow each other."""
+    if first is None or second is None:
+        return None
+    cosines, sines = (torch.cat(pair, dim=1) for pair in zip(first, second, strict=True))
+    return cosines, sines
 
 
 def _finite(logits: Tensor, cache: Cache) -> bool:
@@ -203,12 +193,3 @@ def _finite(logits: Tensor, cache: Cache) -> bool:
     states = [each for layer in cache.layers for each in tensors(layer)]
     largest = [torch.linalg.vector_norm(each, torch.inf) for each in states]
     return bool(torch.stack([logits.amax(), *largest]).isfinite().all())
-
-
-def forward(
-    model: PreTrainedModel, layout: Layout, cache: Cache, positions: Tensor, **inputs: Tensor
-) -> Tensor:
-    """Logits [B, V] after the last token, through the model's own forward."""
-    keep = {"logits_to_keep": 1} if layout.keeps_logits else {}
-    output = model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True, **keep)
-    return output.logits[:, -1]

@@ -123,6 +123,12 @@ def moves_frequencies(model: PreTrainedModel) -> bool:
     return module is not None and _kind(module) == "dynamic"
 
 
+def depends_on_length(model: PreTrainedModel) -> bool:
+    """Whether the keys of a token depend on how long its sequence is."""
+    module = getattr(model.get_decoder(), "rotary_emb", None)
+    return module is not None and _kind(module) in ("dynamic", "longrope")
+
+
 def forget_lengths(model: PreTrainedModel) -> None:
     """Let dynamic frequencies start anew, which otherwise depend on the longest prompt so far."""
     module = getattr(model.get_decoder(), "rotary_emb", None)

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 
 from harness.engine.inputs import first_part
 from harness.engine.layout import Layout
-from harness.engine.prefill import forward
+from harness.engine.passes import forward
 from harness.models.reading import quiet
 
 #: Largest distance of two vectors as a share of the length of one: logits of passes of other

@@ -15,15 +15,17 @@ from torch import Tensor
 
 from harness.engine import branch as branching
 from harness.engine.answers import Answers
+from harness.engine.batches import Batches
 from harness.engine.branch import Cell
 from harness.engine.cache import tensors
 from harness.engine.decode import Decoder
 from harness.engine.inputs import check, check_boundary, position_ids
 from harness.engine.layout import prepare
-from harness.engine.prefill import Capture, Prefill, prefill
+from harness.engine.prefill import Prefill
 from harness.engine.rotary import Rotary, forget_lengths, moves_frequencies
 from harness.engine.selfcheck import check_split
 from harness.engine.settings import Branch, BranchResult, Generation, NotFinite, Protocol
+from harness.engine.sharing import Prefills
 from harness.models.memory import free_memory, ran_out
 from harness.models.precision import stopped
 from methods.kernels import require, using
@@ -44,7 +46,8 @@ class Engine:
     cells_per_batch: how many branches decode together; `auto` takes all that memory allows. When a
     batch does not fit it is halved, and later prompts start from the smaller size. kernels: who
     computes the policies and the attention to compacted caches, see methods.kernels.using.
-    cuda_graphs: replay decoding steps of batches in which no cell holds its budget.
+    cuda_graphs: replay decoding steps of batches in which no cell holds its budget. share_prefixes:
+    read what prompts have in common once, see `harness.engine.sharing`.
     ValueError, one sentence, for models whose cache cannot be compressed.
     """
 
@@ -55,6 +58,7 @@ class Engine:
         cells_per_batch: int | str = "auto",
         kernels: str = "auto",
         cuda_graphs: bool = False,
+        share_prefixes: bool = True,
     ) -> None:
         whole = isinstance(cells_per_batch, int) and not isinstance(cells_per_batch, bool)
         if cells_per_batch != "auto" and not (whole and int(cells_per_batch) >= 1):
@@ -79,6 +83,8 @@ class Engine:
             loaded.decode,
             cuda_graphs,
         )
+        self.batches = Batches()
+        self.prefills = Prefills(self.model, self.layout, share_prefixes)
         self._known_rotary: Rotary | None = None
         self.cells_per_batch: int | None = (
             None if cells_per_batch == "auto" else int(cells_per_batch)
@@ -134,12 +140,12 @@ class Engine:
         check_boundary(modality, boundary)
         positions = position_ids(self.model, prompt.inputs, modality)
         cells = branching.plan(branches, boundary)
-        behind = max(0, prompt.suffix - (modality.shape[0] - boundary))
-        capture = Capture(self.layout, _requests(cells), modality[:boundary], behind)
         rotary = self._rotary(branches)
         with using(self.kernels):
             self._check_split(prompt, positions, boundary)
-            filled = self._prefill(capture, prompt, positions, boundary, rotary)
+            with self._memory(boundary):
+                wanted = (positions, modality, boundary, _requests(cells), rotary)
+                filled = self.prefills.run(prompt, *wanted)
         if stop and not filled.finite:
             raise self._not_finite()
         trace = trace and boundary <= TRACED
@@ -192,20 +198,6 @@ class Engine:
             raise ValueError(
                 "window_anchor=question watches the question, which protocol=context reads after "
                 "the eviction; use window_anchor=end or another protocol."
-            )
-
-    def _prefill(
-        self,
-        capture: Capture,
-        prompt: Prompt,
-        positions: Tensor,
-        boundary: int,
-        rotary: Rotary | None,
-    ) -> Prefill:
-        forget_lengths(self.model)
-        with self._memory(boundary):
-            return prefill(
-                self.model, self.layout, capture, prompt.inputs, positions, boundary, rotary
             )
 
     def boundary(self, prompt: Prompt) -> int:

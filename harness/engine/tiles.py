@@ -9,6 +9,7 @@ cells.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -98,6 +99,14 @@ class Tiles:
             remembered = _tile(floats, blocks, size, 0)
         taken = gather_entries(keys, values, where, send(owner, keys.device), unturning)
         return cls(*taken, where, entries.flatten(), blocks, remembered)
+
+    def copy(self) -> Tiles:
+        """The same entries once more; what becomes of one changes nothing of the other."""
+        own = copy.copy(self)
+        for name in ("keys", "values", "places", "counts", "table", "device_counts"):
+            setattr(own, name, getattr(self, name).clone())
+        own.carried = None if self.carried is None else self.carried.clone()
+        return own
 
     def append(self, keys: Tensor, values: Tensor, first: Tensor) -> None:
         """Add entries [S, q, d] of tokens first..first + q - 1 to every sequence; first int64 [1].

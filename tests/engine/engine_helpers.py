@@ -25,6 +25,7 @@ class Scatter:
     views: list[LayerView] = field(default_factory=list)
     kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     params: dict[str, object] = field(default_factory=dict)
+    adds: bool = False
 
     def queries(self, suffix: int) -> int | None:
         return self.window

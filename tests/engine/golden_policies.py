@@ -23,6 +23,7 @@ class Chosen:
     decode: str = "grow"
     positions: str = "original"
     params: dict[str, object] = field(default_factory=dict)
+    adds: bool = False
 
     def queries(self, suffix: int) -> int | None:
         return self.window

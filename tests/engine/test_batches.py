@@ -9,7 +9,7 @@ from tiny_models import BUILDERS, EOS, make_prompt, wrap
 
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol
-from harness.engine import session as session_module
+from harness.engine import sharing as sharing_module
 
 
 def grid(*names: str, ratios=(0.5, 0.9)) -> list[Branch]:
@@ -83,7 +83,7 @@ def test_one_cell_that_does_not_fit_says_so(loaded_models, monkeypatch, fail):
     monkeypatch.setattr(engine.decoder, "run", never)
     with pytest.raises(ValueError, match="one cell of 36 prompt tokens"):
         engine.run(make_prompt("llama"), grid(), Generation(1))
-    monkeypatch.setattr(session_module, "prefill", never)
+    monkeypatch.setattr(sharing_module, "prefill", never)
     with pytest.raises(ValueError, match="a prompt of 36 tokens does not fit"):
         engine.run(make_prompt("llama"), grid(), Generation(1))
 

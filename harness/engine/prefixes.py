@@ -1,0 +1,107 @@
+"""The pass over the first tokens of a prompt, and what later tokens and policies need of it.
+
+It must not know which prompts share a prefix or how cells are decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from harness.engine.attention import listening
+from harness.engine.inputs import first_part
+from harness.engine.layout import Layout
+from harness.engine.passes import Stopwatch, clock, forward, sees_later
+from harness.engine.rotary import Rotary, Turns
+from methods import Policy
+from methods.kernels import column_sums
+
+Requests = Sequence[tuple[Policy, Sequence[int]]]  # for each policy the budgets wanted of it
+
+
+@dataclass
+class Prefix:
+    """What the first n tokens of a prompt left behind, before any policy looked.
+
+    cache: their entries [1, Hkv, n, d] a layer. queries: of each compressible layer the last
+    `window` of them, [1, H, min(window, n), d]. sums: of each, what its keys collected from all n
+    queries, float32 [1, H, n]; None where not asked. turns: as of Prefill. Times in seconds.
+    bidirectional: some token sees a later one.
+    """
+
+    cache: Cache
+    tokens: int
+    window: int
+    queries: list[Tensor]
+    sums: list[Tensor] | None
+    turns: Turns | None
+    prefill_s: float
+    score_s: float
+    bidirectional: bool
+
+
+class Reader:
+    """Listens to a pass over a prefix: keeps the last `window` queries of each compressible layer,
+    and the sums of attention that its keys collect where they are asked for.
+    """
+
+    def __init__(self, layout: Layout, window: int, summing: bool) -> None:
+        self.layout, self.window, self.summing = layout, window, summing
+        self.queries: list[Tensor] = []
+        self.sums: list[Tensor] = []
+        self.scoring = Stopwatch()
+        self.bidirectional = False
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+    ) -> None:
+        """Note what later tokens need, then leave the layer's attention to SDPA."""
+        if self.layout.find(module) is None:
+            return
+        if mask is not None and not self.queries:
+            self.bidirectional = sees_later(mask)
+        first = max(0, query.shape[2] - self.window)
+        self.queries.append(query[:, :, first:].clone())
+        if self.summing and not self.bidirectional:
+            with self.scoring.running(query.device):
+                self.sums.append(column_sums(query, key, scaling))
+
+
+def read(
+    model: PreTrainedModel,
+    layout: Layout,
+    window: int,
+    summing: bool,
+    inputs: Mapping[str, Tensor],
+    positions: Tensor,
+    tokens: int,
+    rotary: Rotary | None = None,
+) -> Prefix:
+    """Run the first `tokens` of a prompt, images included, without any policy.
+
+    window: how many last queries to keep. summing: whether to sum attention. Others as of
+    `prefill`.
+    """
+    reader, cache = Reader(layout, window, summing), DynamicCache(config=model.config)
+    started = clock(positions.device)
+    with listening(reader), rotary.following() if rotary else nullcontext():
+        part = first_part(dict(inputs), tokens)
+        forward(model, layout, cache, positions[..., :tokens], **part)
+        turns = rotary.now if rotary else None
+    elapsed = clock(positions.device) - started
+    scored = reader.scoring.seconds()
+    sums = reader.sums if summing else None
+    times = elapsed - scored, scored
+    found = (reader.queries, sums, turns, *times, reader.bidirectional)
+    return Prefix(cache, tokens, window, *found)
