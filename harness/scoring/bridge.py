@@ -62,7 +62,12 @@ class Bridge:
             )
             tail = Protocol(protocol.name, protocol.tail)
             self.engine = Engine(
-                self.loaded, tail, engine.cells_per_batch, engine.kernels, engine.cuda_graphs
+                self.loaded,
+                tail,
+                engine.cells_per_batch,
+                engine.kernels,
+                engine.cuda_graphs,
+                engine.share_prefixes,
             )
         except (OSError, ValueError) as error:
             raise UserError(f"model={model.name}: {error}") from error

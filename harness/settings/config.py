@@ -107,13 +107,15 @@ class EngineConfig:
     """How many cells decode as one batch, and CPU threads: "auto" or a count each.
 
     kernels: who computes the policies: "auto", "triton" or "torch". cuda_graphs: replay decoding
-    steps of batches in which no cell holds its budget.
+    steps of batches in which no cell holds its budget. share_prefixes: read what prompts have in
+    common once.
     """
 
     cells_per_batch: Any = "auto"
     threads: Any = "auto"
     kernels: str = "auto"
     cuda_graphs: bool = False
+    share_prefixes: bool = True
 
 
 @dataclass
