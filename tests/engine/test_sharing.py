@@ -60,8 +60,13 @@ class Passes:
         return lengths
 
 
-@pytest.mark.parametrize("protocol", [p for p in PROTOCOLS])
-@pytest.mark.parametrize("kind", ["llama", "llava", "qwen"])
+@pytest.mark.parametrize(
+    ("kind", "protocol"),
+    [
+        *(("llama", "replay"), ("llama", "suffix"), ("llama", "context"), ("llama", "paper")),
+        *(("llava", "replay"), ("llava", "context"), ("qwen", "replay")),
+    ],
+)
 def test_answers_equal_those_without_sharing(kind, protocol, loaded_models, monkeypatch):
     loaded = loaded_models[kind]
     shared = Engine(loaded, PROTOCOLS[protocol])

@@ -155,6 +155,7 @@ def test_parts_of_other_settings_or_software_are_refused(
     assert reading.is_finished(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_damage_in_a_part_is_said_and_answered_anew(
     call: Program, counting: Counts, overrides: list[str], in_one: Path, tmp_path: Path, capsys
 ):

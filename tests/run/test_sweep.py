@@ -232,6 +232,7 @@ def test_what_a_killed_run_left_half_written_goes(
     assert left == [".lock"]
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_share_the_work_and_both_finish(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:
