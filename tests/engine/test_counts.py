@@ -1,0 +1,84 @@
+"""What the default sweep asks of a GPU, counted on a pretend one: none of it may rise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from counted import count
+from pretend_cuda import BLOCKING, DEVICE, KINDS, LAUNCH, QUEUED, WAIT, pretending
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there, none to pretend")
+
+# Of 56 cells on 3 layers: launches, queued copies, blocking copies, waits. Where one falls, lower
+# it here.
+BOUNDS = {
+    "score": (468, 15, 11, 6),
+    "compact": (273, 12, 3, 1),
+    "widening holding": (504, 81, 3, 0),
+    "holding": (504, 21, 3, 0),
+    "growing": (132, 0, 0, 0),
+}
+# Points of a row at which the host waits, not counting the model's.
+BLOCKING_POINTS = 99
+
+
+@pytest.fixture(scope="module")
+def default():
+    with pytest.MonkeyPatch.context() as patch:
+        return count(patch, "triton")
+
+
+@pytest.mark.parametrize("phase", [phase for phase in BOUNDS if phase != "growing"])
+def test_nothing_rises(default, phase):
+    expect_no_more(default, phase)
+
+
+def test_a_step_that_only_grows_copies_nothing(monkeypatch):
+    growing = count(monkeypatch, "triton", ("random", "restkv"), (0.5,), tokens=3)
+    expect_no_more(growing, "growing")
+    expect_same(growing)
+
+
+def expect_no_more(counted, phase):
+    found = counted.most(phase)
+    assert found[LAUNCH]
+    bounds = dict(zip(KINDS, BOUNDS[phase], strict=True))
+    assert {kind: max(n, bounds[kind]) for kind, n in found.items()} == bounds
+
+
+def test_the_host_waits_no_more_often_in_a_row(default):
+    points = default.blocking()
+    assert sum(points.values()) <= BLOCKING_POINTS, points
+
+
+def test_cells_are_those_of_the_cpu(default):
+    expect_same(default)
+
+
+def test_nothing_mixes_devices_in_plain_torch(monkeypatch):
+    expect_same(count(monkeypatch, "torch", ratios=(0.7,), tokens=3))
+
+
+def expect_same(counted):
+    for got, wanted in zip(counted.results, counted.expected, strict=True):
+        assert got.token_ids == wanted.token_ids
+        assert got.kept_tokens == wanted.kept_tokens
+        assert got.letter_logits == pytest.approx(wanted.letter_logits, abs=1e-4)
+
+
+def test_what_the_pretend_device_notes(monkeypatch):
+    host = torch.arange(6)
+    with pretending(monkeypatch) as log:
+        copied = host.to(DEVICE)
+        queued = host.pin_memory().to(DEVICE, non_blocking=True)
+        total = (copied + queued).view(2, 3).sum(1)
+        assert total.device == DEVICE
+        assert total.tolist() == [6, 24]
+        assert bool((total > 5).all())
+        with pytest.raises(RuntimeError, match=r"cuda:0 and of the CPU \[\(6,\)\]"):
+            copied * host
+        assert (2 * copied[copied.new_tensor([1, 5])]).tolist() == [2, 10]
+    assert torch.equal(host.to("cpu"), host)
+    kinds = [one.kind for one in log.events]
+    copies, sums, compared = [BLOCKING, QUEUED], [LAUNCH, LAUNCH, WAIT], [LAUNCH, LAUNCH, WAIT]
+    assert kinds == [*copies, *sums, *compared, BLOCKING, LAUNCH, LAUNCH, WAIT]
