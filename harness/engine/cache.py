@@ -234,25 +234,53 @@ class CompactLayer(CacheLayerMixin):
         """-1: grows without limit."""
         return -1
 
+    def changing(self) -> set[int]:
+        """Cells for which the host decides something at every step."""
+        return {cell for holder in self.holders for cell in holder.cells} | set(self.reindexed)
+
+    def part(self, rows: Tensor) -> CompactLayer:
+        """A layer of these cells (int64 on the host) alone, which goes on by itself."""
+        own = copy.copy(self)
+        own.tiles, own.token = copy.copy(self.tiles), self.token.clone()
+        own.batch_select_indices(rows)
+        return own
+
     def batch_select_indices(self, rows: Tensor) -> None:
-        """Keep only these cells."""
+        """Keep only these cells, int64 on the host."""
         kept = rows.tolist()
         self.tiles.select(self.sequences(kept))
         place = {cell: row for row, cell in enumerate(kept)}
         self.reindexed = [place[cell] for cell in self.reindexed if cell in place]
         self.holders = [holder for each in self.holders if (holder := each.select(place)).cells]
+        if not self.holders:
+            self.tiles.carried = None  # nobody asks for it any more
 
 
 class CellCache(Cache):
     """The caches of a batch of cells: compact layers, and all other layers as they were."""
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only these cells, so that finished ones cost nothing."""
+    def select(self, rows: Tensor, device: torch.device) -> None:
+        """Keep only these cells (int64 on the host), so that finished ones cost nothing."""
+        sent = send(rows, device)
         for layer in self.layers:
-            if isinstance(layer, LinearAttentionCacheLayerMixin):
-                layer.reorder_cache(rows)  # its states alone
-            else:
+            if isinstance(layer, CompactLayer):
                 layer.batch_select_indices(rows)
+            elif isinstance(layer, LinearAttentionCacheLayerMixin):
+                layer.reorder_cache(sent)  # its states alone
+            else:
+                layer.batch_select_indices(sent)
+
+    def divide(self, parts: Sequence[Tensor]) -> list[CellCache]:
+        """A cache for each of these cells (int64 on the host); every layer must be compact.
+
+        This one is empty then.
+        """
+        divided: list[list[CacheLayerMixin]] = [[] for _ in parts]
+        while self.layers:  # a layer exists twice no longer than it takes
+            layer = self.layers.pop(0)
+            for rows, layers in zip(parts, divided, strict=True):
+                layers.append(layer.part(rows))
+        return [CellCache(layers=layers) for layers in divided]
 
 
 def tensors(layer: CacheLayerMixin) -> list[Tensor]:

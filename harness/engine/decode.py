@@ -6,40 +6,27 @@ how the caches were chosen.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    LogitsProcessorList,
-    NoBadWordsLogitsProcessor,
-    PreTrainedModel,
-    RepetitionPenaltyLogitsProcessor,
-)
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from harness.engine import graphs
 from harness.engine.attention import listening
 from harness.engine.cache import CellCache, CompactLayer
-from harness.engine.graphs import Steps
 from harness.engine.layout import Layout
 from harness.engine.passes import forward
+from harness.engine.processors import logits_processors
 from harness.engine.rotary import Rotary
 from harness.engine.settings import Generation
-
-# What else in a generation_config changes greedy answers, with the values that do not.
-_PROCESSORS = {
-    "no_repeat_ngram_size": (None, 0),
-    "suppress_tokens": (None, []),
-    "begin_suppress_tokens": (None, []),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "sequence_bias": (None, {}),
-    "min_length": (None, 0),
-    "min_new_tokens": (None, 0),
-}
+from harness.engine.tiles import send
 
 
 class CompactAttention:
@@ -74,6 +61,53 @@ class CompactAttention:
 
 
 @dataclass
+class _Batch:
+    """Cells that decode together: their cache and state, the logits [cells, V] that choose their
+    next token, and what they have read and written, int64 [cells, L].
+    """
+
+    cache: CellCache
+    state: _Cells
+    logits: Tensor
+    history: Tensor
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these."""
+        device = self.logits.device
+        self.cache.select(torch.tensor(rows), device)
+        self.state.compact(rows)
+        kept = send(torch.tensor(rows), device)
+        self.logits, self.history = self.logits[kept], self.history[kept]
+
+    def divided(self) -> list[_Batch]:
+        """Cells that only grow, and the others; nothing where all of them are alike."""
+        cells = len(self.state.rows)
+        grow = graphs.growing(self.cache, cells)
+        parts = [grow, [cell for cell in range(cells) if cell not in grow]]
+        if not all(parts):
+            return []
+        caches = self.cache.divide([torch.tensor(part) for part in parts])
+        divided = []
+        for part, cache in zip(parts, caches, strict=True):
+            own = send(torch.tensor(part), self.logits.device)
+            state = self.state.part(part)
+            divided.append(_Batch(cache, state, self.logits[own], self.history[own]))
+        return divided
+
+
+@dataclass
+class _Task:
+    """What all cells of a run write: how, and where. positions as in `Decoder.run`; following: the
+    position of the first token that is written.
+    """
+
+    listener: CompactAttention
+    generation: Generation
+    positions: Tensor
+    following: int
+
+
+@dataclass
 class Decoded:
     """Token ids of each cell, its stop token included, and the raw first logits [cells, V].
 
@@ -88,7 +122,8 @@ class Decoded:
 class Decoder:
     """Greedy decoding with one model: `stop_ids` end a cell, `to_text` turns ids into text.
 
-    graphs: replay steps as CUDA graphs where no cell holds a budget.
+    replays: replay steps as CUDA graphs where no cell holds a budget; long answers of other cells
+    are then written by themselves. failed: why graphs were given up, or "".
     """
 
     def __init__(
@@ -97,14 +132,15 @@ class Decoder:
         layout: Layout,
         stop_ids: frozenset[int],
         to_text: Callable[[list[int]], str],
-        graphs: bool = False,
+        replays: bool = False,
     ) -> None:
         self.model = model
         self.layout = layout
         self.stop_ids = stop_ids
         self.to_text = to_text
-        self.graphs = graphs
-        self.processors = _logits_processors(model)
+        self.replays = replays
+        self.failed = ""
+        self.processors = logits_processors(model)
 
     def run(
         self,
@@ -138,30 +174,46 @@ class Decoder:
             state = _Cells(cells, ends, generation, self.to_text)
             history = prompt_ids.expand(cells, -1)
             logits = _without(first, sorted(ends)) if generation.nonempty else first
-            steps = Steps(lambda ids, place: self._step(cache, ids, place), cache, self.graphs)
-            for step in range(generation.max_new_tokens):
-                peaks, tokens = self._choose(history, logits)
-                # The raw ones too: ruling a token out hides that its logit is no number.
-                hidden = [first.amax(-1)] if generation.nonempty and step == 0 else []
-                rows = state.accept(*_read(tokens, [peaks, *hidden]))
-                if not rows or step + 1 == generation.max_new_tokens:
-                    break
-                if 2 * len(rows) <= len(tokens):
-                    kept = torch.tensor(rows, device=tokens.device)
-                    cache.select(kept)
-                    steps.forget()
-                    tokens, history = tokens[kept], history[kept]
-                    state.compact(rows)
-                if self.processors:
-                    history = torch.cat([history, tokens[:, None]], dim=1)
-                place = positions.new_full(
-                    (*positions.shape[:-2], len(tokens), 1), following + step
-                )
-                left = generation.max_new_tokens - step - 2
-                listener.last = not left
-                logits = steps(tokens[:, None], place, left)
-        self.graphs = self.graphs and not steps.failed  # what failed once will fail again
+            # The raw ones too: ruling a token out hides that its logit is no number.
+            hidden = [first.amax(-1)] if generation.nonempty else []
+            task = _Task(listener, generation, positions, following)
+            self._write(_Batch(cache, state, logits, history), task, 0, hidden)
         return Decoded(state.token_ids, first, state.nonfinite)
+
+    def _write(self, batch: _Batch, task: _Task, start: int, hidden: Sequence[Tensor] = ()) -> None:
+        """Let the cells of a batch write from this step on, until each has ended.
+
+        hidden: further peaks [cells] that must be numbers at this step.
+        """
+        task.listener.cache = batch.cache
+        steps = graphs.Steps(partial(self._step, batch.cache), batch.cache, self.replays, start)
+        most, positions = task.generation.max_new_tokens, task.positions
+        for step in range(start, most):
+            if self.replays and step == graphs.PATIENCE and graphs.pays(step, most - step - 2):
+                parts = batch.divided()
+                for part in parts:
+                    self._write(part, task, step)
+                if parts:
+                    return
+            peaks, tokens = self._choose(batch.history, batch.logits)
+            rows = batch.state.accept(*_read(tokens, [peaks, *hidden]))
+            hidden = ()
+            if not rows or step + 1 == most:
+                break
+            if 2 * len(rows) <= len(tokens):
+                batch.keep(rows)
+                steps.forget()
+                tokens = tokens[send(torch.tensor(rows), tokens.device)]
+            if self.processors:
+                batch.history = torch.cat([batch.history, tokens[:, None]], dim=1)
+            place = positions.new_full(
+                (*positions.shape[:-2], len(tokens), 1), task.following + step
+            )
+            left = most - step - 2
+            task.listener.last = not left
+            batch.logits = steps(tokens[:, None], place, left)
+        if steps.failed:  # what failed once will fail again
+            self.replays, self.failed = False, steps.failed
 
     def _step(self, cache: CellCache, ids: Tensor, positions: Tensor) -> Tensor:
         return forward(self.model, self.layout, cache, positions, input_ids=ids)
@@ -212,6 +264,12 @@ class _Cells:
         """Forget all rows of the batch but these."""
         self.rows = [self.rows[row] for row in rows]
 
+    def part(self, rows: Sequence[int]) -> _Cells:
+        """These rows as a batch of their own; what its cells write is known here too."""
+        own = copy.copy(self)
+        own.compact(rows)
+        return own
+
     def _hits_stop(self, ids: list[int]) -> bool:
         if not self.until:
             return False
@@ -230,37 +288,3 @@ def _read(tokens: Tensor, peaks: Sequence[Tensor]) -> tuple[list[int], list[bool
 def _without(logits: Tensor, ids: Sequence[int]) -> Tensor:
     """The logits [cells, V] with these ids ruled out."""
     return logits.index_fill(1, torch.tensor(ids, device=logits.device), -torch.inf)
-
-
-def _logits_processors(model: PreTrainedModel) -> LogitsProcessorList:
-    settings = model.generation_config
-    for name, neutral in _PROCESSORS.items():
-        value = getattr(settings, name, None)
-        if value not in neutral:
-            raise _unsupported(name, value)
-    processors = LogitsProcessorList()
-    penalty = getattr(settings, "repetition_penalty", None)
-    if penalty not in (None, 1.0):
-        processors.append(RepetitionPenaltyLogitsProcessor(penalty))
-    if words := getattr(settings, "bad_words_ids", None):
-        processors.append(_without_words(model, words))
-    return processors
-
-
-def _without_words(model: PreTrainedModel, words: list[list[int]]) -> NoBadWordsLogitsProcessor:
-    """Rules words out as generate does, which leaves the end of an answer among them alone."""
-    rows = model.get_output_embeddings().weight.shape[0]
-    try:
-        made = NoBadWordsLogitsProcessor(words, model.generation_config.eos_token_id)
-    except ValueError as error:
-        raise _unsupported("bad_words_ids", words) from error
-    if not all(words) or any(token >= rows for word in words for token in word):
-        raise _unsupported("bad_words_ids", words)
-    return made
-
-
-def _unsupported(name: str, value: object) -> ValueError:
-    return ValueError(
-        f"the model's generation_config sets {name}={value!r}, which is not supported; load it "
-        f"with {name} unset."
-    )

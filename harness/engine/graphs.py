@@ -2,7 +2,7 @@
 
 A step of a model with many layers is hundreds of short launches, and the host needs longer to start
 them than the device to run them; a graph starts them all at once. What a policy that holds its
-budget drops is decided on the host, so batches with such cells are left to eager steps. It must not
+budget drops is decided on the host, so cells that hold theirs are left to eager steps. It must not
 know how cells were chosen.
 """
 
@@ -19,8 +19,23 @@ from harness.engine.cache import CellCache, CompactLayer
 Forward = Callable[[Tensor, Tensor], Tensor]  # ids and positions of one token a cell -> logits
 Capture = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], None], Tensor]]
 
-_WORTH = 32  # steps from which on a capture may pay, which empties the allocator's cache
-_AGREE = 2e-3  # of the largest logit: the same kernels on the same shapes differ by less
+# A capture costs as much as some twenty steps, for it empties the allocator's cache. It waits until
+# so many were made, since most answers end early, and pays only where so many may follow.
+PATIENCE, WORTH = 16, 32
+_AGREE = 1e-2  # of the largest logit: a step of bfloat16 is 4e-3
+
+
+def pays(made: int, left: int) -> bool:
+    """Whether a graph may pay after `made` steps of a batch with at most `left` to come."""
+    return made >= PATIENCE and left >= WORTH
+
+
+def growing(cache: CellCache, cells: int) -> list[int]:
+    """The cells whose steps are the same work for the host every time."""
+    if not all(isinstance(layer, CompactLayer) for layer in cache.layers):
+        return []
+    changing = set().union(*(layer.changing() for layer in cache.layers))
+    return [cell for cell in range(cells) if cell not in changing]
 
 
 def capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
@@ -45,25 +60,33 @@ def capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Callable[
 class Steps:
     """Decoding steps of one batch: eager, or replayed where that is asked for and possible.
 
-    Before a graph is used it repeats a step that was made eagerly; one that disagrees, or cannot be
-    captured, is given up with a warning, and `failed` says so.
+    made: steps that its cells have made together. Before a graph is used it repeats a step that was
+    made eagerly; one that disagrees, or cannot be captured, is given up with a warning, and
+    `failed` says why.
     """
 
     def __init__(
-        self, forward: Forward, cache: CellCache, graphs: bool, capture: Capture = capture
+        self,
+        forward: Forward,
+        cache: CellCache,
+        graphs: bool,
+        made: int = 0,
+        capture: Capture = capture,
     ) -> None:
         self.forward = forward
         self.cache = cache
         self.capture = capture
+        self.made = made
         self.possible = graphs and all(_grows(layer) for layer in cache.layers)
-        self.failed = False
+        self.failed = ""
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, ids: Tensor, positions: Tensor, left: int) -> Tensor:
         """Logits [cells, V] after one more token, ids [cells, 1]; `left` steps come after it."""
+        self.made += 1
         if self._replay is not None:
             return self._again(ids, positions)
-        if not self.possible or left < _WORTH:
+        if not self.possible or not pays(self.made - 1, left):
             return self.forward(ids, positions)
         for layer in self._layers():
             layer.tiles.reserve(1 + left)  # a graph writes to the memory it was captured with
@@ -73,7 +96,8 @@ class Steps:
 
     def forget(self) -> None:
         """The batch has changed: what was captured is void."""
-        self._replay = None
+        if self._replay is not None:
+            self._replay, self.made = None, 0
 
     def _prepare(self, ids: Tensor, positions: Tensor, logits: Tensor) -> None:
         """Capture a step, and make the last one, which gave these logits, again with it."""
@@ -94,17 +118,18 @@ class Steps:
             self._logits.fill_(torch.inf)  # a replay that does nothing must not agree
             replay()
             self._on(layers)
-            off = _distance(self._logits, logits)
-            if off <= _AGREE and all(layer.agrees() for layer in layers):
+            off, other = _difference(self._logits, logits)
+            if off <= _AGREE and not other and all(layer.agrees() for layer in layers):
                 self._replay = replay
                 return
             reason = f"a replayed decoding step is off by {off:.1e} of the largest logit"
+            reason += f" and chooses other tokens for {other} cells" if other else ""
             for layer, counted in zip(layers, before, strict=True):
                 layer.restore(counted, -1)
             self.forward(ids, positions)  # what the replay wrote may be wrong as well
         self.possible = False
-        self.failed = True
-        warnings.warn(f"{reason}; decoding goes on without CUDA graphs.", stacklevel=2)
+        self.failed = f"{reason}; decoding goes on without CUDA graphs."
+        warnings.warn(self.failed, stacklevel=2)
 
     @staticmethod
     def _back(layers: Sequence[CompactLayer]) -> None:
@@ -130,14 +155,17 @@ class Steps:
         return [layer for layer in self.cache.layers if isinstance(layer, CompactLayer)]
 
 
-def _distance(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference, of the largest number wanted; NaN differs from NaN by nothing."""
+def _difference(found: Tensor, wanted: Tensor) -> tuple[float, int]:
+    """The largest difference of logits [cells, V], of the largest number wanted, and how many cells
+    have another highest one; NaN differs from NaN by nothing.
+    """
     same = (found == wanted) | (found.isnan() & wanted.isnan())
     gap = (found - wanted).abs().masked_fill(same, 0.0).max()
     largest = wanted.abs().nan_to_num(0.0, 0.0, 0.0).max()
-    return float(gap / largest.clamp_min(torch.finfo(largest.dtype).tiny))
+    other = (found.argmax(-1) != wanted.argmax(-1)).sum()
+    return float(gap / largest.clamp_min(torch.finfo(largest.dtype).tiny)), int(other)
 
 
 def _grows(layer: object) -> bool:
     """Whether a step of the layer is the same work for the host every time."""
-    return isinstance(layer, CompactLayer) and not layer.holders and not layer.reindexed
+    return isinstance(layer, CompactLayer) and not layer.changing()

@@ -46,8 +46,9 @@ class Engine:
     cells_per_batch: how many branches decode together; `auto` takes all that memory allows. When a
     batch does not fit it is halved, and later prompts start from the smaller size. kernels: who
     computes the policies and the attention to compacted caches, see methods.kernels.using.
-    cuda_graphs: replay decoding steps of batches in which no cell holds its budget. share_prefixes:
-    read what prompts have in common once, see `harness.engine.sharing`.
+    cuda_graphs: replay decoding steps of cells that do not hold their budget; `auto` does so on a
+    CUDA device with kernels. share_prefixes: read what prompts have in common once, see
+    `harness.engine.sharing`.
     ValueError, one sentence, for models whose cache cannot be compressed.
     """
 
@@ -57,7 +58,7 @@ class Engine:
         protocol: Protocol | None = None,
         cells_per_batch: int | str = "auto",
         kernels: str = "auto",
-        cuda_graphs: bool = False,
+        cuda_graphs: bool | str = "auto",
         share_prefixes: bool = True,
     ) -> None:
         whole = isinstance(cells_per_batch, int) and not isinstance(cells_per_batch, bool)
@@ -71,17 +72,13 @@ class Engine:
         self.protocol = protocol or Protocol()
         self.model = loaded.model.eval()
         self.layout = prepare(self.model)
-        if cuda_graphs and moves_frequencies(self.model):
-            raise ValueError(
-                f"{type(self.model).__name__} changes its rotary frequencies with the length, so "
-                "its decoding steps cannot be replayed; set cuda_graphs=false."
-            )
+        graphs, self._without_graphs = self._graphs(cuda_graphs)
         self.decoder = Decoder(
             self.model,
             self.layout,
             loaded.stop_ids,
             loaded.decode,
-            cuda_graphs,
+            graphs,
         )
         self.batches = Batches()
         self.prefills = Prefills(self.model, self.layout, share_prefixes)
@@ -89,6 +86,26 @@ class Engine:
         self.cells_per_batch: int | None = (
             None if cells_per_batch == "auto" else int(cells_per_batch)
         )
+
+    def _graphs(self, wanted: bool | str) -> tuple[bool, str]:
+        """Whether to replay steps as CUDA graphs, and why not where that is not what was asked."""
+        if wanted is False or self.loaded.device.type != "cuda":
+            return False, ""
+        if self.kernels == "torch":
+            return False, "Decoding goes without CUDA graphs, which need engine.kernels=auto."
+        if moves_frequencies(self.model):
+            reason = (
+                f"{type(self.model).__name__} changes its rotary frequencies with the length, so "
+                "its decoding steps cannot be replayed"
+            )
+            if wanted is True:
+                raise ValueError(f"{reason}; set cuda_graphs=false.")
+            return False, f"{reason}: decoding goes without CUDA graphs."
+        return True, ""
+
+    def told(self) -> tuple[str, ...]:
+        """What a person should know of how the answers so far were computed."""
+        return tuple(filter(None, (self._without_graphs, self.decoder.failed)))
 
     @torch.inference_mode()
     def run(
@@ -229,12 +246,14 @@ class Engine:
         return max(1, sum(each <= room for each in needed))
 
 
-def check_device(device: torch.device, kernels: str, cuda_graphs: bool) -> None:
+def check_device(device: torch.device, kernels: str, cuda_graphs: bool | str) -> None:
     """ValueError, one sentence, where a device cannot do what the engine is asked for."""
     require(kernels, device)
-    if cuda_graphs and device.type != "cuda":
+    if cuda_graphs not in (True, False, "auto"):
+        raise ValueError(f"cuda_graphs={cuda_graphs!r} is not allowed; give auto, true or false.")
+    if cuda_graphs is True and device.type != "cuda":
         raise ValueError(f"cuda_graphs=true needs a CUDA device, not {device.type}; set it false.")
-    if cuda_graphs and kernels == "torch":
+    if cuda_graphs is True and kernels == "torch":
         raise ValueError(
             "cuda_graphs=true needs the kernels; set kernels=auto or cuda_graphs=false."
         )

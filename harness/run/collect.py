@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.process import stopping
-from harness.process.console import say, width
+from harness.process.console import say, say_filled, width
 from harness.records import provenance
 from harness.records.store import Store
 from harness.run.asked import Asked
@@ -164,6 +164,8 @@ def answer_all(
         model = Collector(ready, planned(one), store, told)
         evaluate(model, one.benchmark, folder / "lmms_eval", seed)
         one.benchmark.task._instances = None  # they hold every prompt
+    for sentence in model.told:
+        say_filled(sentence)
     return model.computed
 
 

@@ -105,7 +105,7 @@ def check_machine(config: Config) -> None:
     if config.ray.address is not None:  # the workers' machines need not be like this one
         return
     plain = config.device in ("auto", "cpu") and config.engine.kernels != "triton"
-    if plain and not config.engine.cuda_graphs:
+    if plain and config.engine.cuda_graphs is not True:
         return
     from harness.engine import check_device  # late: only some settings need to know
     from harness.models.devices import device_of

@@ -86,6 +86,7 @@ class Collector(lmms):
         super().__init__()
         self.workers, self.plan, self.store, self.progress = workers, plan, store, progress
         self.computed = 0
+        self.told: dict[str, None] = {}  # what a person should know of the answers
         self._claims: dict[int, int] = {}
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
@@ -147,6 +148,7 @@ class Collector(lmms):
             self.store.write(row.number, found.answers, found.prompts, found.kept)
             self._free(row.number)
             self.computed += 1
+            self.told |= dict.fromkeys(found.told)
             self.progress(row.number, {key: str(found.answers[key]["text"]) for key in row.cells})
 
     def _free(self, row: int) -> None:

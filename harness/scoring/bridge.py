@@ -119,6 +119,10 @@ class Bridge:
             stop = any(cell.control == "none" for cell in cells)
             return self.engine.run(prompt, branches, wanted, letters, trace, stop)
 
+    def told(self) -> tuple[str, ...]:
+        """What a person should know of how the answers so far were computed."""
+        return self.engine.told()
+
     def measure(
         self,
         messages: list[dict[str, Any]],

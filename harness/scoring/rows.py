@@ -41,6 +41,9 @@ class Engine(Protocol):
             NotFinite: the full cache's numbers are not finite.
         """
 
+    def told(self) -> Sequence[str]:
+        """What a person should know of how the answers so far were computed."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -83,11 +86,15 @@ class Ready:
 
 @dataclass(frozen=True)
 class Answered:
-    """A row as `Store.write` takes it: answers, prompts and kept shares by cell key."""
+    """A row as `Store.write` takes it: answers, prompts and kept shares by cell key.
+
+    told: what a person should know of how it was computed.
+    """
 
     answers: Mapping[str, Mapping[str, object]]
     prompts: Mapping[str, Mapping[str, object]]
     kept: Mapping[str, Sequence[float]]
+    told: Sequence[str] = ()
 
 
 def ready(engine: Engine, row: Row) -> Ready:
@@ -133,6 +140,7 @@ def answered(engine: Engine, row: Row, made: Ready) -> Answered:
         {key: stored(result) for key, result in found.items()},
         {row.full[0]: described(found[row.full[0]])},
         {key: each for key, each in shares.items() if each is not None},
+        engine.told(),
     )
 
 

@@ -86,6 +86,11 @@ def check(config: Config) -> tuple[list[float], list[int]]:
     check_count("engine.cells_per_batch", config.engine.cells_per_batch, CELLS)
     check_count("engine.threads", config.engine.threads, max(16, 4 * (os.cpu_count() or 1)))
     one_of("engine.kernels", config.engine.kernels, KERNELS)
+    graphs = config.engine.cuda_graphs
+    if not isinstance(graphs, bool) and graphs != "auto":
+        raise UserError(
+            f"engine.cuda_graphs={shortened(graphs)} is not known: use auto, true or false."
+        )
     check_analysis(config.analysis, config.methods)
     if config.run.name:  # else it is made of what is asked
         check_name("run.name", config.run.name)

@@ -107,14 +107,14 @@ class EngineConfig:
     """How many cells decode as one batch, and CPU threads: "auto" or a count each.
 
     kernels: who computes the policies: "auto", "triton" or "torch". cuda_graphs: replay decoding
-    steps of batches in which no cell holds its budget. share_prefixes: read what prompts have in
-    common once.
+    steps of cells that do not hold their budget: true, false, or "auto", on CUDA devices.
+    share_prefixes: read what prompts have in common once.
     """
 
     cells_per_batch: Any = "auto"
     threads: Any = "auto"
     kernels: str = "auto"
-    cuda_graphs: bool = False
+    cuda_graphs: Any = "auto"
     share_prefixes: bool = True
 
 

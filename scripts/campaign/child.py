@@ -32,6 +32,10 @@ class Recording:
         """The inner engine's."""
         return self.engine.prompt(messages, *how)
 
+    def told(self) -> Sequence[str]:
+        """The inner engine's."""
+        return self.engine.told()
+
     def answer(self, messages: Any, cells: Sequence[Any], *how: Any) -> Any:
         """The inner engine's results; the note says when they were there."""
         time.sleep(self.pause)

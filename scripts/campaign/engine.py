@@ -32,6 +32,10 @@ class Scripted:
         """The messages, which `answer` takes as they are."""
         return messages
 
+    def told(self) -> tuple[str, ...]:
+        """Nothing is worth telling."""
+        return ()
+
     def answer(
         self,
         messages: list[dict[str, Any]],

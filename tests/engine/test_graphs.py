@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from tiny_models import make_prompt
 
 import methods
-from harness.engine import Branch, Engine, Generation
-from harness.engine import graphs as graphs_module
+from harness.engine import Branch, Engine, Generation, graphs
 from harness.engine.graphs import Steps
 
-TOKENS = 48
+PATIENCE, WORTH, TOKENS = 4, 6, 16
+STEPS = TOKENS - 1  # the first token comes from the prompt
+REPLAYS = STEPS - PATIENCE  # of which the first repeats an eager step
 
 
 class Replayed:
@@ -47,20 +50,28 @@ class Replayed:
 
 @pytest.fixture
 def replayed(monkeypatch, loaded_models):
-    """run(capture, branches) -> results of the engine with graphs captured like that."""
+    """run(capture, branches) -> results of the engine with graphs captured like that.
+
+    run.told: what the engine says of them.
+    """
 
     def run(capture, branches, tokens=TOKENS, stops=frozenset()):
         class Noted(Steps):
-            def __init__(self, forward, cache, graphs):
+            def __init__(self, forward, cache, replays, made):
                 capture.caches.append(cache)
-                super().__init__(forward, cache, True, capture)
+                super().__init__(forward, cache, replays, made, capture)
 
         with monkeypatch.context() as patch:
+            patch.setattr(graphs, "PATIENCE", PATIENCE)
+            patch.setattr(graphs, "WORTH", WORTH)
             if capture is not None:
-                patch.setattr("harness.engine.decode.Steps", Noted)
+                patch.setattr(graphs, "Steps", Noted)
             engine = Engine(loaded_models["llama"])
+            engine.decoder.replays = capture is not None
             patch.setattr(engine.decoder, "stop_ids", stops)
-            return engine.run(make_prompt("llama"), branches, Generation(tokens), ("A", "B"))
+            results = engine.run(make_prompt("llama"), branches, Generation(tokens), ("A", "B"))
+            run.told = engine.told()
+            return results
 
     return run
 
@@ -74,39 +85,64 @@ def answers(results):
     return [(result.token_ids, result.letter_logits) for result in results]
 
 
+def holding():
+    return [Branch(methods.build(name), ratio) for name in ("tova", "h2o") for ratio in (0.5, 0.9)]
+
+
+def mixed():
+    return [cell for pair in zip(growing(), [*holding(), Branch()], strict=True) for cell in pair]
+
+
 def test_replayed_answers_are_the_eager_ones(replayed):
     capture = Replayed()
     assert answers(replayed(capture, growing())) == answers(replayed(None, growing()))
-    steps = TOKENS - 1  # the first token comes from the prompt
-    assert capture.replays == 1 + steps - 1  # one to compare, and all steps but the first
+    assert capture.replays == REPLAYS
 
 
-def test_cells_that_stop_void_the_graph(replayed):
-    free = replayed(None, growing())
-    stops = frozenset(result.token_ids[6] for result in free[:3])
+def test_cells_that_hold_leave_the_others_to_a_graph(replayed):
     capture = Replayed()
-    assert answers(replayed(capture, growing(), stops=stops)) == answers(
-        replayed(None, growing(), stops=stops)
-    )
-    assert capture.replays
+    expect_close(replayed(capture, mixed()), replayed(None, mixed()))
+    assert capture.replays == REPLAYS
+    assert replayed.told == ()
+
+
+def expect_close(found, wanted):
+    """Batches of other sizes round otherwise."""
+    for one, other in zip(found, wanted, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.letter_logits == pytest.approx(other.letter_logits, abs=1e-4)
+        assert one.nonfinite_tokens == other.nonfinite_tokens == 0
+
+
+@pytest.mark.parametrize("cells", [growing, mixed])
+def test_cells_that_stop_void_the_graph(replayed, cells):
+    free = replayed(None, cells())
+    stops = frozenset(result.token_ids[PATIENCE + 3] for result in free[:3])
+    capture = Replayed()
+    stopped = replayed(capture, cells(), stops=stops)
+    expect_close(stopped, replayed(None, cells(), stops=stops))
+    assert len({len(result.token_ids) for result in stopped}) > 1
+    assert 0 < capture.replays < REPLAYS
 
 
 @pytest.mark.parametrize(
     ("capture", "says"),
-    [(Replayed(refuse=True), "cannot be captured"), (Replayed(spoil=-1), "is off by")],
+    [(Replayed(refuse=True), "cannot be captured"), (Replayed(spoil=-1), "is off by .* 5 cells")],
 )
 def test_a_graph_that_fails_is_given_up_aloud(replayed, capture, says):
     with pytest.warns(UserWarning, match=says):
         results = replayed(capture, growing())
+    assert len(replayed.told) == 1
+    assert re.search(says, replayed.told[0])
     assert answers(results) == answers(replayed(None, growing()))
     assert capture.replays <= 1
 
 
-def test_cells_that_hold_and_short_answers_are_left_to_eager_steps(replayed):
-    holding, short = Replayed(), Replayed()
-    replayed(holding, [Branch(), Branch(methods.build("tova"), 0.5)])
-    replayed(short, growing(), tokens=graphs_module._WORTH)
-    assert holding.replays == short.replays == 0
+def test_what_does_not_pay_is_left_to_eager_steps(replayed):
+    alone, short = Replayed(), Replayed()
+    replayed(alone, holding())
+    replayed(short, growing(), tokens=PATIENCE + WORTH + 1)
+    assert alone.replays == short.replays == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -119,7 +155,7 @@ def test_captured_steps_on_a_gpu(loaded_models):
     prompt = make_prompt("llama")
     prompt.inputs.update({name: each.cuda() for name, each in prompt.inputs.items()})
     found = [
-        Engine(loaded, cuda_graphs=graphs).run(prompt, growing(), Generation(TOKENS))
-        for graphs in (False, True)
+        Engine(loaded, cuda_graphs=replays).run(prompt, growing(), Generation(64))
+        for replays in (False, True)
     ]
     assert answers(found[0]) == answers(found[1])

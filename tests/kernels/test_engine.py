@@ -101,6 +101,8 @@ def test_what_the_engine_cannot_do_is_refused():
         Engine(loaded, kernels="fast")
     with pytest.raises(ValueError, match="cuda_graphs=true needs a CUDA device, not cpu"):
         Engine(loaded, cuda_graphs=True)
+    with pytest.raises(ValueError, match="cuda_graphs='yes' is not allowed; give auto, true"):
+        Engine(loaded, cuda_graphs="yes")
     with (
         kernels.using("auto"),
         pytest.raises(ValueError, match="auto, triton, torch"),

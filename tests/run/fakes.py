@@ -89,6 +89,9 @@ class FakeEngine:
     ) -> list[dict[str, Any]]:
         return messages
 
+    def told(self) -> tuple[str, ...]:
+        return ()
+
     def answer(
         self,
         messages: list[dict[str, Any]],

@@ -60,6 +60,7 @@ BAD = [
     ("engine.cells_per_batch=0", "engine.cells_per_batch=0", "auto"),
     ("engine.threads=many", "engine.threads=many", "auto"),
     ("engine.kernels=cuda", "engine.kernels=cuda", "auto, triton, torch"),
+    ("engine.cuda_graphs=maybe", "engine.cuda_graphs=maybe", "auto, true or false"),
     ("run.name=a/b", "run.name='a/b'", "letters"),
     ("task=[]", "task=[]", "mmbench_mini"),
     ("task=mmbench_mni", "task=mmbench_mni", "task or group of lmms-eval"),

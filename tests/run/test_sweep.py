@@ -279,14 +279,17 @@ def test_answers_of_other_software_stay_and_are_pointed_out(
 
 
 def test_the_summary_names_what_each_label_changes(
-    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys, monkeypatch
 ) -> None:
+    monkeypatch.setattr(engine, "told", lambda: ["Decoding goes on without CUDA graphs."])
     chosen = ["limit=1", "method=[snapkv,restkv]", "methods.restkv.alpha=0.5"]
     assert call(*overrides, *chosen) == 0
     summary = (tmp_path / "run" / "summary.md").read_text()
     assert "| methods.restkv | restkv with alpha=0.5 |" in summary
     assert "| methods.snapkv |" in summary
     assert "snapkv with" not in summary
+    # What the engine says of the answers is told once, not a row.
+    assert capsys.readouterr().out.count("without CUDA graphs") == 1
 
 
 @pytest.mark.parametrize(
