@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from . import ladder
 from .checks import require, require_count
 from .holding import Held, Step
+from .kernels import send
 from .policy import Plan, Policy, Scored, require_decode, require_positions
 from .streaming_llm import sinks_and_recent, sliding
 from .view import LayerView
@@ -80,7 +82,7 @@ class LaCache(Policy):
         for row, plan in zip(rows, plans, strict=True):
             if plan.past:
                 row[list(self._kept(view, plan.past))] = 1.0
-        scores = rows.to(view.keys.device)[:, None, None]
+        scores = send(rows, view.keys.device)[:, None, None]
         shape = (len(plans), view.batch, view.kv_heads, view.length)
         return Scored(scores.expand(shape), [None] * len(plans))
 
@@ -96,18 +98,12 @@ class LaCache(Policy):
 
     def standing(self, step: Step, carried: Tensor | None) -> Tensor:
         """The position, start above all, and below all what the ladder drops at this step."""
-        cells = [self._climbs(held, step.num_layers) for held in step.held]
-        if not any(cells):
+        if not any(self._climbs(held, step.num_layers) for held in step.held):
             return sliding(self.start, step)
-        dropped = [
-            self._evicted(held, step.seen, step.num_layers)[step.layer] if climbs else []
-            for held, climbs in zip(step.held, cells, strict=True)
-        ]
-        width = max(len(row) for row in dropped)
-        # Rows are padded with a position that no token has.
-        padded = [row + [step.seen] * (width - len(row)) for row in dropped]
-        index = torch.tensor(padded, dtype=torch.long, device=step.positions.device)  # [C, width]
-        table = torch.zeros(len(padded), step.seen + 1, dtype=torch.bool, device=index.device)
+        device = step.positions.device
+        every = _dropped(self, tuple(step.held), step.seen, step.num_layers, device)
+        index = every[step.layer]  # [C, width]
+        table = torch.zeros(len(index), step.seen + 1, dtype=torch.bool, device=device)
         table = table.scatter_(1, index, True)[:, None].expand(-1, step.positions.shape[1], -1)
         lowest = table.gather(2, step.positions.clamp_min(0))
         return sliding(self.start, step).masked_fill(lowest, -1.0)
@@ -116,6 +112,12 @@ class LaCache(Policy):
         """Whether a ladder goes on; a prompt that was cut to another pattern keeps that one."""
         whole = held.kept == held.prompt
         return self.fits(held.limit if whole else held.kept, num_layers)
+
+    def dropped(self, held: Held, seen: int, num_layers: int) -> list[list[int]]:
+        """Positions that the ladder of a cell drops on each layer; none where nothing climbs."""
+        if not self._climbs(held, num_layers):
+            return [[] for _ in range(num_layers)]
+        return self._evicted(held, seen, num_layers)
 
     def _evicted(self, held: Held, seen: int, num_layers: int) -> list[list[int]]:
         shape = self._ladder(num_layers)
@@ -127,3 +129,19 @@ class LaCache(Policy):
 
     def _kept(self, view: LayerView, count: int) -> tuple[int, ...]:
         return ladder.select(self._ladder(view.num_layers), view.length, count, view.layer)
+
+
+@lru_cache(maxsize=8)
+def _dropped(
+    policy: LaCache, held: tuple[Held, ...], seen: int, num_layers: int, device: torch.device
+) -> Tensor:
+    """What all layers drop at a step, sent at once: int64 [layers, C, width].
+
+    Rows are padded with `seen`, a position that no token has.
+    """
+    cells = [policy.dropped(each, seen, num_layers) for each in held]
+    width = max(len(row) for cell in cells for row in cell)
+    padded = [
+        [row + [seen] * (width - len(row)) for row in layer] for layer in zip(*cells, strict=True)
+    ]
+    return send(torch.tensor(padded, dtype=torch.long), device)

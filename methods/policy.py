@@ -19,6 +19,7 @@ from torch.linalg import vector_norm
 from .budgets import kept_count, protected_window
 from .checks import require_choice
 from .holding import Held, Step, victims
+from .kernels import send
 from .view import LayerView
 
 _SHARED = {
@@ -33,17 +34,17 @@ class Selection:
 
     positions: int64 [B, Hkv, n], ascending; where heads keep different numbers, -1 fills the ends.
     counts: int64 [B, Hkv], entries of each head; None: all n. window: number of last tokens that
-    were protected. adaptive: share of KV heads whose ReST-KV window differed from the fixed pool;
-    None for methods without an adaptive window. fallback: what was done where the method's own
-    pattern does not fit, or None. carried: float32 [B, Hkv, n], what a policy that holds its budget
-    remembers of each kept token, or None. peak: the largest score by absolute value of the tokens
-    among which the policy chose, a scalar: no finite number where any score is none, and then the
-    choice means nothing; None where there was no choice.
+    were protected. adaptive: share of KV heads whose ReST-KV window differed from the fixed pool, a
+    scalar; None for methods without an adaptive window. fallback: what was done where the method's
+    own pattern does not fit, or None. carried: float32 [B, Hkv, n], what a policy that holds its
+    budget remembers of each kept token, or None. peak: the largest score by absolute value of the
+    tokens among which the policy chose, a scalar: no finite number where any score is none, and
+    then the choice means nothing; None where there was no choice.
     """
 
     positions: Tensor
     window: int
-    adaptive: float | None = None
+    adaptive: float | Tensor | None = None
     fallback: str | None = None
     counts: Tensor | None = None
     carried: Tensor | None = None
@@ -71,7 +72,7 @@ class Scored(NamedTuple):
     """Scores of several plans, float32 [plans, B, Hkv, L], and the adaptive share of each plan."""
 
     scores: Tensor
-    adaptive: Sequence[float | None]
+    adaptive: Sequence[float | Tensor | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +249,7 @@ def over_group(scores: Tensor, kv_heads: int, how: str) -> Tensor:
 def _range_mask(length: int, ranges: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     position = torch.arange(length)
     rows = [(position < sinks) | (position >= length - window) for sinks, window in ranges]
-    return torch.stack(rows)[:, None, None].to(device)  # [plans, 1, 1, L]
+    return send(torch.stack(rows)[:, None, None], device)  # [plans, 1, 1, L]
 
 
 def require_decode(policy: Any) -> None:

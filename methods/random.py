@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .checks import require_count
 from .holding import Step
+from .kernels import send
 from .policy import require_decode
 from .scoring import ScoringPolicy
 from .view import LayerView
@@ -47,7 +48,7 @@ class Random(ScoringPolicy):
             digest = blake2b(text.encode(), digest_size=7).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
             draws.append(torch.rand(view.kv_heads, view.length, generator=generator))
-        return torch.stack(draws).to(view.keys.device)
+        return send(torch.stack(draws), view.keys.device)
 
     def standing(self, step: Step, carried: Tensor | None) -> Tensor:
         """Fresh draws for every step, the same for a token whatever else is in the batch."""

@@ -112,7 +112,7 @@ class RestKV(WindowPolicy):
         # Over all L keys nothing drifts: what an inert plan beside an active one needs.
         kernels, shifts = self.windows(view, [plan.past or view.length for plan in plans])
         differs = (kernels != self.kernel) | (shifts != 0)
-        share = differs.float().mean((1, 2)).tolist()
+        share = differs.float().mean((1, 2)).unbind()
         return Scored(pool_adaptive(measured, windows, kernels, shifts), share)
 
     def windows(self, view: LayerView, past: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from .kernels import mean_top_positions
+from .kernels import mean_top_positions, send
 from .kernels import pool as pool
 from .kernels import pool_adaptive as pool_adaptive
 
@@ -37,7 +37,7 @@ def temporal_weights(kind: str, rows: int, alpha: float, device: torch.device) -
         weights[0] = (1.0 - alpha) ** (rows - 1)
         if kind == "ema_reversed":
             weights = weights.flip(0)
-    return weights.float().to(device)
+    return send(weights.float(), device)
 
 
 def drift(attention: Tensor | Iterable[Tensor], counts: Sequence[int]) -> Tensor:

@@ -65,6 +65,7 @@ class Answers:
         self.prompt_ids = prompt.inputs["input_ids"]
         self.positions = positions
         self.modality = modality
+        self.image_tokens = int(modality.sum())
         self.boundary = boundary
         self.tail = self.prompt_ids.shape[1] - boundary
         self.extra = branching.on_top(engine.protocol.name, self.tail)
@@ -185,7 +186,7 @@ class Answers:
             exposed_tokens=int(max(0, exposed)),
             evictable_tokens=self.boundary,
             prompt_tokens=length,
-            image_tokens=int(self.modality.sum()),
+            image_tokens=self.image_tokens,
             kept_tokens=kept.tokens,
             kept_image=kept.image,
             kept_text=kept.tokens - kept.image,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -151,13 +152,13 @@ def build(
         full += heads * length * token_bytes
     whole = _uncompressed_bytes(prefill, layout)
     number = len(layout.layers)
-    pictured, finite = _read(images, [_peaks(prefill, cell) for cell in cells])
-    figures = zip(cells, tokens.tolist(), pictured, stored, strict=True)
+    found = [_scalars(prefill, cell) for cell in cells]
+    pictured, found = _read(images, found)
+    figures = zip(cells, tokens.tolist(), pictured, stored, found, strict=True)
     kept = [
-        Kept(count / number, image / number, size + whole, full + whole, *_observed(prefill, cell))
-        for cell, count, image, size in figures
+        _kept(prefill, cell, count / number, image / number, size + whole, full + whole, scalars)
+        for cell, count, image, size, scalars in figures
     ]
-    kept = [replace(one, finite=sound) for one, sound in zip(kept, finite, strict=True)]
     if shares is not None:
         kept = [replace(one, shares=own / number) for one, own in zip(kept, shares, strict=True)]
     return Batch(branch(prefill.cache, compact, len(cells)), kept)
@@ -274,27 +275,58 @@ def _uncompressed_bytes(prefill: Prefill, layout: Layout) -> int:
     return sum(each.nbytes for layer in rest for each in tensors(layer))
 
 
-def _peaks(prefill: Prefill, cell: Cell) -> list[Tensor]:
-    """The largest score by which the cell chose, of each layer where it had a choice."""
-    if cell.branch.policy is None:
-        return []
-    found = [layer[id(cell.branch.policy)][cell.count].peak for layer in prefill.selections]
-    return [peak for peak in found if peak is not None]
+class _Scalars(NamedTuple):
+    """The largest scores by which a cell chose, of the layers where it had a choice, and the
+    adaptive shares of its layers where its policy has such.
+    """
+
+    peaks: Sequence[Any]
+    adaptive: Sequence[Any]
 
 
-def _read(images: Tensor, peaks: Sequence[Sequence[Tensor]]) -> tuple[list[float], list[bool]]:
-    """Image entries [cells], and whether all peaks of a cell are numbers, by one copy."""
-    flat = [peak for each in peaks for peak in each]
+def _selected(prefill: Prefill, cell: Cell) -> list[Selection]:
+    """What a cell keeps of each layer; nothing is selected for the full cache."""
+    policy = cell.branch.policy
+    return [] if policy is None else [of[id(policy)][cell.count] for of in prefill.selections]
+
+
+def _scalars(prefill: Prefill, cell: Cell) -> _Scalars:
+    found = _selected(prefill, cell)
+    return _Scalars(
+        [one.peak for one in found if one.peak is not None],
+        [one.adaptive for one in found if one.adaptive is not None],
+    )
+
+
+def _read(images: Tensor, scalars: Sequence[_Scalars]) -> tuple[list[float], list[_Scalars]]:
+    """Image entries [cells] and the scalars of each cell as numbers, by one copy."""
+    flat = [x for each in scalars for part in each for x in part if isinstance(x, Tensor)]
     found = iter((torch.cat([images, torch.stack(flat)]) if flat else images).tolist())
-    pictured = list(islice(found, len(peaks)))
-    return pictured, [all(map(isfinite, list(islice(found, len(each))))) for each in peaks]
+    pictured = list(islice(found, len(scalars)))
+
+    def number(scalar: float | Tensor) -> float:
+        return next(found) if isinstance(scalar, Tensor) else scalar
+
+    return pictured, [_Scalars(*(list(map(number, part)) for part in each)) for each in scalars]
 
 
-def _observed(prefill: Prefill, cell: Cell) -> tuple[int | None, float | None, str | None]:
-    """The protected window, the adaptive share as a mean over layers, the fallback if any."""
-    if cell.branch.policy is None:
-        return None, None, None
-    found = [layer[id(cell.branch.policy)][cell.count] for layer in prefill.selections]
-    shares = [kept.adaptive for kept in found if kept.adaptive is not None]
-    adaptive = sum(shares) / len(shares) if shares else None
-    return found[0].window, adaptive, next((kept.fallback for kept in found if kept.fallback), None)
+def _kept(
+    prefill: Prefill,
+    cell: Cell,
+    tokens: float,
+    image: float,
+    cache_bytes: int,
+    full_cache_bytes: int,
+    scalars: _Scalars,
+) -> Kept:
+    found, shares = _selected(prefill, cell), scalars.adaptive
+    return Kept(
+        tokens,
+        image,
+        cache_bytes,
+        full_cache_bytes,
+        window=found[0].window if found else None,
+        adaptive=sum(shares) / len(shares) if shares else None,
+        fallback=next((one.fallback for one in found if one.fallback), None),
+        finite=all(map(isfinite, scalars.peaks)),
+    )

@@ -15,8 +15,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCach
 
 from harness.engine.hold import Holder, evict
 from harness.engine.rotary import Rotary
-from harness.engine.tiles import Tiles, View, send
-from methods.kernels import Turning, ragged_attention
+from harness.engine.tiles import Tiles, View
+from methods.kernels import Turning, ragged_attention, send
 
 _ROWS = 64  # query rows of a KV head that are worked on together
 
@@ -37,7 +37,7 @@ class CompactLayer(CacheLayerMixin):
         self.tiles = tiles
         self.heads = heads
         self.seen = seen
-        self.token = torch.tensor([seen], device=tiles.keys.device)  # the next one's index
+        self.token = torch.full((1,), seen, device=tiles.keys.device)  # the next one's index
         self.rotary = rotary
         self.holders: list[Holder] = []
         self.reindexed: list[int] = []

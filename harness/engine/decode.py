@@ -26,7 +26,7 @@ from harness.engine.passes import forward
 from harness.engine.processors import logits_processors
 from harness.engine.rotary import Rotary
 from harness.engine.settings import Generation
-from harness.engine.tiles import send
+from methods.kernels import send
 
 
 class CompactAttention:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.engine.tiles import Tiles, View, send
+from harness.engine.tiles import Tiles, View
 from methods import Held, Policy, Step
+from methods.kernels import send
 
 Choice = tuple[Tensor, Tensor]  # sequences [s] on the host, and the order [s, m] of what goes
 

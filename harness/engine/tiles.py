@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from methods.kernels import Unturning, append_entries, gather_entries, move_entries
+from methods.kernels import Unturning, append_entries, gather_entries, move_entries, send
 
 SMALL, LARGE = 16, 64  # entries a tile: small ones waste little, large ones multiply faster
 
@@ -264,12 +264,3 @@ def _tile(rows: Sequence[Tensor], blocks: Tensor, size: int, fill: int) -> Tenso
             place = (torch.arange(widest) < need[:, None]).flatten().nonzero()[:, 0]
             parts.append(tiles.flatten(0, 1).index_select(0, send(place, own.device)))
     return torch.cat(parts)
-
-
-def send(host: Tensor, device: torch.device) -> Tensor:
-    """A small tensor of the host on the device; the copy is queued, not waited for."""
-    if device.type != "cuda":
-        return host.to(device)
-    # A graph would copy from this place in memory again, whatever is there by then.
-    assert not torch.cuda.is_current_stream_capturing()
-    return host.pin_memory().to(device, non_blocking=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .launch import by_triton, capability, jit, launch, tl, triton
-from .upload import upload
+from .upload import send, upload
 
 
 def pool(scores: Tensor, windows: Sequence[int], kind: str, kernel: int) -> Tensor:
@@ -65,7 +65,7 @@ def _neighbours(
     position = torch.arange(-half, length + half)
     last = torch.tensor([length - window - 1 for window in windows])[:, None]
     source = position.clamp(min=0).minimum(last)
-    return source.to(device), (source != position).to(device)
+    return send(source, device), send(source != position, device)
 
 
 def _config(capability: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Small lists of whole numbers on the device. Must not know what they mean."""
+"""Small tensors of the host on the device. Must not know what they mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from torch import Tensor
 
 def upload(numbers: Sequence[int], device: torch.device) -> Tensor:
     """int32 [len(numbers)] on the device, which the host does not wait for."""
-    host = torch.tensor(numbers, dtype=torch.int32)
+    return send(torch.tensor(numbers, dtype=torch.int32), device)
+
+
+def send(host: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; the copy is queued, not waited for."""
     if device.type != "cuda":
         return host.to(device)
+    # A graph would copy from this place in memory again, whatever is there by then.
+    assert not torch.cuda.is_current_stream_capturing()
     return host.pin_memory().to(device, non_blocking=True)
