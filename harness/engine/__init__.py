@@ -5,13 +5,14 @@ store of results.
 """
 
 from harness.engine.session import Engine, check_device
-from harness.engine.settings import Branch, BranchResult, Generation, NotFinite, Protocol
+from harness.engine.settings import Branch, BranchResult, Generation, NoRoom, NotFinite, Protocol
 
 __all__ = [
     "Branch",
     "BranchResult",
     "Engine",
     "Generation",
+    "NoRoom",
     "NotFinite",
     "Protocol",
     "check_device",

@@ -19,7 +19,7 @@ from harness.engine.inputs import grids
 from harness.engine.passes import clock
 from harness.engine.prefill import Prefill
 from harness.engine.rotary import forget_lengths
-from harness.engine.settings import BranchResult, Generation, Shown
+from harness.engine.settings import BranchResult, Generation, NoRoom, Shown
 from harness.engine.settings import Protocol as EvictionProtocol
 from harness.models.memory import ran_out
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Decoding(Protocol):
-    """What answers need of an engine. cells_per_batch: None until a batch did not fit."""
+    """What answers need of an engine."""
 
     loaded: LoadedModel
     model: PreTrainedModel
@@ -40,10 +40,15 @@ class Decoding(Protocol):
     decoder: Decoder
     protocol: EvictionProtocol
     batches: Batches
-    cells_per_batch: int | None
 
-    def batch_size(self, filled: Prefill, counts: Sequence[int]) -> int:
-        """How many cells to decode together, where each keeps so many tokens, the most first."""
+    def needs(self, filled: Prefill, entries: Sequence[int]) -> list[float]:
+        """Bytes that each cell needs with at most so many entries a KV head."""
+
+    def batch_size(self, needs: Sequence[float], device: torch.device) -> int:
+        """How many of these cells, from the first on, to decode together."""
+
+    def did_not_fit(self, needs: Sequence[float]) -> None:
+        """Take smaller batches from now on than one of these cells."""
 
 
 class Answers:
@@ -82,13 +87,14 @@ class Answers:
     def run_all(self, cells: Sequence[Cell], letter_ids: Sequence[int]) -> None:
         """Decode every cell, the largest first so that cells of equal counts are tiled together."""
         order = sorted(range(len(cells)), key=lambda i: -cells[i].count)
-        size = self.engine.batch_size(self.filled, [cells[i].count for i in order])
+        needs = self.needs([cells[i] for i in order])
         start = 0
         while start < len(order):
+            size = self.engine.batch_size(needs[start:], self.prompt_ids.device)
             group = order[start : start + size]
             done = self._attempt([cells[i] for i in group])
             if done is None:
-                size = self._halve(len(group))
+                self._shrink(needs[start : start + size])
                 continue
             kept, decoded = done
             picked = decoded.first_logits[:, list(letter_ids)].float().tolist()
@@ -98,6 +104,17 @@ class Answers:
                 self.kept[i] = kept[row]
                 self.nonfinite[i] = decoded.nonfinite[row]
             start += len(group)
+
+    def needs(self, cells: Sequence[Cell]) -> list[float]:
+        """Bytes that each cell needs while it decodes."""
+        return self.engine.needs(self.filled, [self._most_entries(cell) for cell in cells])
+
+    def _most_entries(self, cell: Cell) -> int:
+        """Of a KV head, at the longest answer."""
+        grown = self.generation.max_new_tokens
+        if cell.holds:
+            grown = min(grown, cell.slack + self.extra)
+        return cell.count + self.tail + grown
 
     def _attempt(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded] | None:
         """One batch; None when it does not fit into memory."""
@@ -131,16 +148,14 @@ class Answers:
         self.decode_s += clock(device) - compacted
         return batch.kept, decoded
 
-    def _halve(self, size: int) -> int:
-        if size == 1:
-            raise ValueError(
+    def _shrink(self, needs: Sequence[float]) -> None:
+        """NoRoom where it was a single cell that did not fit."""
+        if len(needs) == 1:
+            raise NoRoom(
                 f"one cell of {self.boundary} prompt tokens does not fit into memory; use a "
                 "shorter prompt, a smaller dtype or a larger device."
             )
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        self.engine.cells_per_batch = size // 2
-        return size // 2
+        self.engine.did_not_fit(needs)
 
     def results(self, cells: Sequence[Cell], letters: Sequence[str]) -> list[BranchResult]:
         """One result a cell, in the order of the branches."""

@@ -99,8 +99,8 @@ def compare(engine: Engine, prompt: Prompt, branches: Sequence[Branch]) -> Compa
         kept = _kept(engine.layout, answers.filled, cell)
         wanted = _masked(engine, answers, before, kept)
         found.append(_difference(wanted.new_tensor(answers.letter_logits[i]), wanted))
-    counts = sorted((cell.count for cell in cells), reverse=True)
-    return Compared(found, engine.batch_size(answers.filled, counts))
+    needs = answers.needs(sorted(cells, key=lambda cell: -cell.count))
+    return Compared(found, engine.batch_size(needs, answers.prompt_ids.device))
 
 
 def _read_on(answers: Answers) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
+from math import inf
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,14 @@ from harness.engine.layout import prepare
 from harness.engine.prefill import Prefill
 from harness.engine.rotary import Rotary, forget_lengths, moves_frequencies
 from harness.engine.selfcheck import check_split
-from harness.engine.settings import Branch, BranchResult, Generation, NotFinite, Protocol
+from harness.engine.settings import (
+    Branch,
+    BranchResult,
+    Generation,
+    NoRoom,
+    NotFinite,
+    Protocol,
+)
 from harness.engine.sharing import Prefills
 from harness.models.memory import free_memory, ran_out
 from harness.models.precision import stopped
@@ -37,18 +45,18 @@ if TYPE_CHECKING:
 
 #: Of the free memory, what a batch may take: on a CPU others take of it as well.
 SHARES = {"cuda": 0.8, "cpu": 0.5}
+COPIES = 4  # of the entries of one layer, beside all that are kept
 TRACED = 16_384  # tokens of the longest prompt that is traced: nobody looks at more
 
 
 class Engine:
     """Runs prompts of one loaded model.
 
-    cells_per_batch: how many branches decode together; `auto` takes all that memory allows. When a
-    batch does not fit it is halved, and later prompts start from the smaller size. kernels: who
-    computes the policies and the attention to compacted caches, see methods.kernels.using.
-    cuda_graphs: replay decoding steps of cells that do not hold their budget; `auto` does so on a
-    CUDA device with kernels. share_prefixes: read what prompts have in common once, see
-    `harness.engine.sharing`.
+    cells_per_batch: how many branches decode together; `auto` takes all that memory allows. Where a
+    batch does not fit, later ones take half of its bytes. kernels: who computes the policies and
+    the attention to compacted caches, see methods.kernels.using. cuda_graphs: replay decoding steps
+    of cells that do not hold their budget; `auto` does so on a CUDA device with kernels.
+    share_prefixes: read what prompts have in common once, see `harness.engine.sharing`.
     ValueError, one sentence, for models whose cache cannot be compressed.
     """
 
@@ -86,6 +94,7 @@ class Engine:
         self.cells_per_batch: int | None = (
             None if cells_per_batch == "auto" else int(cells_per_batch)
         )
+        self.most_bytes = inf  # of a batch, once one did not fit
 
     def _graphs(self, wanted: bool | str) -> tuple[bool, str]:
         """Whether to replay steps as CUDA graphs, and why not where that is not what was asked."""
@@ -123,7 +132,8 @@ class Engine:
         than TRACED of them are in the cache at the eviction. stop: NotFinite, before anything is
         decoded, where the prompt's own pass is not finite, and where a full cache's answer is not;
         else such answers say so (`BranchResult.nonfinite_tokens`), as those of other branches do.
-        ValueError, one sentence, for prompts and protocols that do not fit the model or its memory.
+        ValueError, one sentence, for prompts and protocols that do not fit the model; NoRoom for
+        what does not fit its memory.
         """
         answers, cells = self.prefilled(prompt, branches, generation, trace, stop)
         with using(self.kernels):
@@ -191,7 +201,7 @@ class Engine:
         except Exception as error:
             if not ran_out(error):
                 raise
-            raise ValueError(
+            raise NoRoom(
                 f"a prompt of {boundary} tokens does not fit into memory with all its queries; "
                 "use a shorter prompt, a smaller dtype or a larger device."
             ) from error
@@ -231,19 +241,28 @@ class Engine:
             )
         return prompt.context
 
-    def batch_size(self, filled: Prefill, counts: Sequence[int]) -> int:
-        """How many cells to decode together, where each keeps so many tokens, the most first."""
-        if self.cells_per_batch is not None:
-            return min(self.cells_per_batch, len(counts))
-        device = filled.logits.device
-        room = SHARES[device.type] * free_memory(device)
+    def needs(self, filled: Prefill, entries: Sequence[int]) -> list[float]:
+        """Bytes that each cell needs with at most so many entries a KV head."""
         sizes = [sum(each.nbytes for each in tensors(layer)) for layer in filled.cache.layers]
         evictable = {layer.index for layer in self.layout.layers}
         whole = sum(size for index, size in enumerate(sizes) if index not in evictable)
         token = (sum(sizes) - whole) / filled.cache.layers[min(evictable)].keys.shape[-2]
-        # Twice the entries: the gather's index and the attention's workspace need room too.
-        needed = accumulate(2 * (whole + count * token) for count in counts)
-        return max(1, sum(each <= room for each in needed))
+        # One layer at a time is gathered, grown and attended to: by copies, at worst of all of it.
+        token *= 1 + COPIES / len(evictable)
+        return [whole + count * token for count in entries]
+
+    def batch_size(self, needs: Sequence[float], device: torch.device) -> int:
+        """How many of these cells, from the first on, to decode together."""
+        if self.cells_per_batch is not None:
+            needs = needs[: self.cells_per_batch]
+        room = min(SHARES[device.type] * free_memory(device), self.most_bytes)
+        return max(1, sum(each <= room for each in accumulate(needs)))
+
+    def did_not_fit(self, needs: Sequence[float]) -> None:
+        """Take smaller batches from now on than one of these cells."""
+        self.most_bytes = sum(needs) / 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def check_device(device: torch.device, kernels: str, cuda_graphs: bool | str) -> None:

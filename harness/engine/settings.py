@@ -18,6 +18,10 @@ class NotFinite(ValueError):
     """The full cache itself gives numbers that are not finite: there is nothing to compare with."""
 
 
+class NoRoom(ValueError):
+    """A prompt, or a cell of it, does not fit into memory; others may."""
+
+
 PROTOCOLS = ("replay", "context", "paper")
 TAILS = ("last_token", "suffix")
 

@@ -52,28 +52,32 @@ def test_free_memory_is_the_least_of_machine_and_group(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("kind", ["llama", "gemma"])  # gemma: layers with a window stay whole
 def test_batches_hold_as_many_cells_as_fit(loaded_models, monkeypatch, kind: str) -> None:
-    """Cells of half the tokens take half the room, of which a CPU gives half."""
-    loaded, prompt = loaded_models[kind], make_prompt(kind)
-    engine, policy = Engine(loaded), methods.build("snapkv")
-    branches = [Branch(), *(Branch(policy, ratio=r) for r in (0.5, 0.5, 0.9))]
-    answers, cells = engine.prefilled(prompt, branches, Generation(1))
-    counts = sorted((cell.count for cell in cells), reverse=True)
-    filled = answers.filled
-    whole = {i for i in range(len(filled.cache.layers))} - {x.index for x in engine.layout.layers}
-    one = {
-        count: sum(
-            2 * (layer.keys.nbytes + layer.values.nbytes) * (1 if i in whole else count / counts[0])
-            for i, layer in enumerate(filled.cache.layers)
-        )
-        for count in counts
-    }
-    assert bool(whole) == (kind == "gemma")
-    for size in (1, 2, 3, 4):
-        room = 2 * sum(one[count] for count in counts[:size])
+    """Each cell takes what it keeps and what it grows by, of the room of which a CPU gives half."""
+    loaded, prompt, new = loaded_models[kind], make_prompt(kind), 40
+    engine = Engine(loaded)
+    policies = [methods.build("snapkv"), methods.build("tova")]  # the latter holds its budget
+    branches = [Branch(), *(Branch(policy, ratio=r) for r in (0.5, 0.9) for policy in policies)]
+    answers, cells = engine.prefilled(prompt, branches, Generation(new))
+    layers = dict(enumerate(answers.filled.cache.layers))
+    evicted = {each.index for each in engine.layout.layers}
+    assert bool(layers.keys() - evicted) == (kind == "gemma")
+    token = sum(
+        layers[i].keys[:, :, :1].nbytes + layers[i].values[:, :, :1].nbytes for i in evicted
+    )
+    whole = sum(layers[i].keys.nbytes + layers[i].values.nbytes for i in layers.keys() - evicted)
+    copies = 1 + session_module.COPIES / len(evicted)
+    wanted = []
+    for cell in cells:
+        most = cell.count + 1 + (0 if cell.branch.policy is policies[1] else new)
+        wanted.append(whole + most * token * copies)
+    needs = answers.needs(cells)
+    assert needs == pytest.approx(wanted)
+    for size in range(1, len(cells) + 1):
+        room = 2 * sum(needs[:size])
         monkeypatch.setattr(session_module, "free_memory", lambda device, room=room: room + 1)
-        assert engine.batch_size(filled, counts) == size
+        assert engine.batch_size(needs, loaded.device) == size
         monkeypatch.setattr(session_module, "free_memory", lambda device, room=room: room - 8)
-        assert engine.batch_size(filled, counts) == max(1, size - 1)
+        assert engine.batch_size(needs, loaded.device) == max(1, size - 1)
 
 
 def test_a_batch_bounded_by_memory_gives_the_same_answers(loaded_models, monkeypatch) -> None:
