@@ -13,7 +13,7 @@ from harness.errors import UserError
 from harness.models.identity import identify
 from harness.process import scratch
 from harness.records import provenance
-from harness.scoring.rows import Answered, Engine, Row, answered, ready
+from harness.scoring.rows import Answered, Engine, Row, RowFailed, answered, ready
 from harness.settings.config import Config
 
 #: Loads a model: settings, the file for what libraries write, the settings in the cell keys.
@@ -40,9 +40,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Refused:
-    """A UserError as it travels between processes."""
+    """A UserError as it travels between processes. row: whether it is about one row alone."""
 
     sentence: str
+    row: bool = False
 
 
 class Actor:
@@ -78,7 +79,7 @@ class Actor:
             with self._one:
                 return answered(self._engine, row, made)
         except UserError as error:
-            return Refused(str(error))
+            return Refused(str(error), isinstance(error, RowFailed))
 
     def _same_weights(self, config: Config) -> None:
         """UserError where this machine has another checkpoint under the same name."""

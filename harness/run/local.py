@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from harness.scoring.rows import Answered, Engine, Row, answered, ready
+from harness.scoring.rows import Answered, Engine, Row, RowFailed, answered, ready, refuse
 
 AHEAD = 2  # prompts that wait, images and all
 
@@ -28,10 +28,17 @@ class Local:
         """Yields each row with its answers, in the order of the rows.
 
         Raises:
-            UserError: a row cannot be answered.
+            UserError: a row cannot be answered; at the end also for rows that failed by themselves.
         """
+        failed: list[str] = []
         for row, made in ahead(partial(ready, self.engine), rows, AHEAD):
-            yield row, answered(self.engine, row, made)
+            try:
+                found = answered(self.engine, row, made)
+            except RowFailed as error:
+                failed.append(str(error))  # the error itself would keep the row's tensors
+                continue
+            yield row, found
+        refuse(failed)
 
 
 def ahead(make: Callable[[T], U], items: Iterable[T], count: int) -> Iterator[tuple[T, U]]:

@@ -22,7 +22,7 @@ from harness.process.console import say
 from harness.process.python import environment
 from harness.run.actor import Actor, Load, Refused, Task
 from harness.scoring import quiet
-from harness.scoring.rows import Answered, Row
+from harness.scoring.rows import Answered, Row, refuse
 from harness.settings.config import Config
 from harness.settings.workers import count_of, share_of
 
@@ -152,6 +152,7 @@ class Pool:
         self._exhausted = False
         self._began, self._patient = time.monotonic(), True
         self.failed: list[Row] = []
+        self._refused: list[str] = []  # what was said of rows that failed by themselves
         self.workers = [self._start(number) for number in range(count)]
 
     def run(self, rows: Iterable[Row]) -> Iterator[tuple[Row, Answered]]:
@@ -159,7 +160,7 @@ class Pool:
 
         Raises:
             UserError: a row cannot be answered, or a worker cannot load the model; at the end also
-                for rows that ended two workers.
+                for rows that ended two workers or failed by themselves.
         """
         self._exhausted = False  # known when a worker asks for a question and there is none
         questions = (deque(group) for _, group in groupby(rows, key=lambda row: row.turn))
@@ -177,6 +178,7 @@ class Pool:
             if self._is_done():
                 break
         self._refuse_failed()
+        refuse(self._refused)
 
     def _tell_waiting(self) -> None:
         """Say once where a model takes long to load, as it does while Ray has no device free."""
@@ -225,14 +227,17 @@ class Pool:
         return worker
 
     def _result(self, reference: Any, flight: Flight) -> Answered | None:
-        """The answers; None where a model was loaded or the worker has died."""
+        """The answers; None where a model was loaded, the row failed or the worker has died."""
         try:
             found = self.ray.get(reference)
         except self._death:
             self._replace(flight)
             return None
         if isinstance(found, Refused):
-            raise UserError(found.sentence)
+            if not found.row:
+                raise UserError(found.sentence)
+            self._refused.append(found.sentence)
+            return None
         if flight.row is None:
             flight.worker.loaded, self._lost = True, 0
             self._origins[flight.worker.number] = found

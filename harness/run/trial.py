@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
-from harness.engine import NotFinite, selfcheck
+from harness.engine import NoRoom, NotFinite, selfcheck
 from harness.errors import UserError
 from harness.models.precision import rerun
 from harness.process import stopping
@@ -171,7 +171,7 @@ class Trial:
         try:
             with quiet.into(self.log):
                 yield
-        except (UserError, NotFinite) as error:
+        except (UserError, NoRoom, NotFinite) as error:
             row = self.plan.rows[position]
             raise UserError(f"task={self.one.task.name}, row {row}: {error}") from error
 

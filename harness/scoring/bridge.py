@@ -14,6 +14,7 @@ from harness.engine import (
     BranchResult,
     Engine,
     Generation,
+    NoRoom,
     NotFinite,
     Protocol,
     check_device,
@@ -107,6 +108,7 @@ class Bridge:
             trace: also tell which tokens each cell kept and how the prompt looks.
 
         Raises:
+            NoRoom: there is not enough memory for this prompt.
             NotFinite: the full cache's numbers are not finite; a control's may be.
             UserError: the model, the prompt or a generation argument is not supported.
         """
@@ -159,16 +161,16 @@ class Bridge:
         """UserError in place of what the model or the engine refuses."""
         try:
             yield
-        except NotFinite:
+        except (NoRoom, NotFinite):
             raise
         except ValueError as error:
             raise UserError(str(error)) from error
         except Exception as error:
             if not ran_out(error):
                 raise
-            raise UserError(
-                f"model={self.loaded.name} has not enough memory for a prompt: choose a task with "
-                "shorter prompts, a smaller dtype or a larger device."
+            raise NoRoom(
+                f"model={self.loaded.name} has not enough memory for this prompt; use a shorter "
+                "one, a smaller dtype or a larger device."
             ) from error
 
     def _room(self, wanted: Generation) -> int | None:

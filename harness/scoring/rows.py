@@ -11,13 +11,17 @@ from functools import partial
 from math import isfinite
 from typing import Any, Protocol
 
-from harness.engine import NotFinite
+from harness.engine import NoRoom, NotFinite
 from harness.errors import UserError
 from harness.models.segments import Texts
 from harness.settings.grid import BLANK_IMAGE, Cell
 
 Messages = list[dict[str, Any]]
 STEPS = ("prefill", "score", "compact", "decode")
+
+
+class RowFailed(UserError):
+    """This row cannot be answered; others may."""
 
 
 class Engine(Protocol):
@@ -38,6 +42,7 @@ class Engine(Protocol):
         """Prefill once and decode every cell; results in the order of the cells.
 
         Raises:
+            NoRoom: there is not enough memory for this prompt.
             NotFinite: the full cache's numbers are not finite.
         """
 
@@ -129,10 +134,13 @@ def answered(engine: Engine, row: Row, made: Ready) -> Answered:
     """Answer a row.
 
     Raises:
-        UserError: the full cache's numbers are not finite; nothing of the row is stored then.
+        RowFailed: the row does not fit into memory, which says nothing of others.
+        UserError: the full cache's numbers are not finite. Nothing of the row is stored either way.
     """
     try:
         found = results(engine, row, made)
+    except NoRoom as error:
+        raise RowFailed(f"{row.title}: {error}") from error
     except NotFinite as error:
         raise UserError(f"{row.title}: {error}") from error
     shares = {key: result.kept_shares for key, result in found.items()}
@@ -142,6 +150,13 @@ def answered(engine: Engine, row: Row, made: Ready) -> Answered:
         {key: each for key, each in shares.items() if each is not None},
         engine.told(),
     )
+
+
+def refuse(failed: Sequence[str]) -> None:
+    """UserError where rows failed, given what was said of each; all others are answered by then."""
+    if failed:
+        more = f" {len(failed) - 1:,} more rows failed." if len(failed) > 1 else ""
+        raise UserError(f"{failed[0]}{more} All other answers are stored.")
 
 
 def blanked(messages: Messages) -> Messages:

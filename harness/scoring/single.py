@@ -10,7 +10,7 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
-from harness.engine import NotFinite
+from harness.engine import NoRoom, NotFinite
 from harness.errors import UserError
 from harness.models.precision import rerun
 from harness.scoring.bridge import Bridge
@@ -81,7 +81,7 @@ class EvictBench(lmms):
         messages = doc_to_messages(self.task_dict[task][split][position])
         try:
             result = self.bridge.answer(messages, [self.cell], generation, ())[0]
-        except NotFinite as error:
+        except (NoRoom, NotFinite) as error:
             raise UserError(f"task={task}, document {position}: {error}") from error
         if result.nonfinite_tokens:
             dtype = str(self.bridge.loaded.dtype).removeprefix("torch.")

@@ -1,6 +1,7 @@
 """Cells whose numbers are not finite: failed by name wherever a run tells of its cells."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from harness.embedded import TINY_VLM
+from harness.engine import NoRoom
 from harness.errors import UserError
 from harness.records import older
 from harness.records.store import Store
@@ -23,7 +25,7 @@ from tests.run.conftest import Program, store_of
 from tests.run.fakes import FakeEngine
 from tests.run.test_plugin import FakeBridge
 
-HIT = "shape 4?"  # a question of two rotations
+HIT = "shape 4?"  # a question of three rotations
 ROWS = 27
 
 
@@ -143,6 +145,30 @@ def test_a_full_cache_that_is_not_finite_stops_the_run_every_time(
     engine.nonfinite = lambda cell, text: 0
     assert call(*overrides) == 0
     assert not read(tmp_path, "samples")["failed"].any()
+
+
+def test_rows_that_do_not_fit_into_memory_fail_by_name_and_the_others_go_on(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    answer = engine.answer
+
+    def scarce(messages, *how):
+        if HIT in str(messages):
+            raise NoRoom("a prompt of 900 tokens does not fit into memory; use a shorter prompt.")
+        return answer(messages, *how)
+
+    monkeypatch.setattr(engine, "answer", scarce)
+    assert call(*overrides) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    said = (
+        r"row \d+: a prompt of 900 .* prompt\. 2 more rows failed\. All other answers are stored\."
+    )
+    assert re.search(said, told)
+    with Store(store_of(tmp_path)) as store:
+        cells, answers = store.count()
+    assert answers == cells * (ROWS - 3)
+    monkeypatch.setattr(engine, "answer", answer)
+    assert call(*overrides) == 0
 
 
 def edited(folder: Path, name: str, change: Callable) -> Path:

@@ -146,6 +146,15 @@ def test_what_a_worker_refuses_ends_the_run_in_its_sentence() -> None:
         list(pool(ray, 2).run(rows(3)))
 
 
+def test_a_row_that_fails_by_itself_ends_the_run_after_the_others() -> None:
+    said = Refused("row 3: a prompt does not fit.", row=True)
+    ray = FakeRay(lambda worker, row: said if row is not None and row.number == 3 else None)
+    found: list[int] = []
+    with pytest.raises(UserError, match=r"^row 3: a prompt does not fit\. All other answers"):
+        found.extend(row.number for row, _ in pool(ray, 2).run(rows(3)))
+    assert sorted(found) == [n for n in range(9) if n != 3]
+
+
 def test_no_row_is_no_work_and_rows_may_come_again() -> None:
     ray = FakeRay(lambda worker, row: None)
     workers = pool(ray, 2)
