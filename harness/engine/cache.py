@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCach
 from harness.engine.hold import Holder, evict
 from harness.engine.rotary import Rotary
 from harness.engine.tiles import Tiles, View
-from methods.kernels import Turning, ragged_attention, send
+from methods.kernels import Turning, ragged_attention, send, shared
 
 _ROWS = 64  # query rows of a KV head that are worked on together
 
@@ -147,7 +147,7 @@ class CompactLayer(CacheLayerMixin):
         """
         assert self.rotary is not None
         assert self.rotary.now is not None  # a decoding pass runs while the rotary is following
-        cells = send(torch.tensor(self.reindexed), new.device)
+        cells = shared(torch.tensor(self.reindexed), new.device)
         cos, sin = (
             each.expand(new.shape[0], -1, -1).index_select(0, cells)[:, None]
             for each in self.rotary.now
@@ -169,7 +169,7 @@ class CompactLayer(CacheLayerMixin):
         ranks = torch.zeros_like(self.tiles.places, dtype=torch.int32)
         view.put(ranks, self._ranks(view).int())
         cosines, sines = (torch.cat(each) for each in zip(*tables, strict=True))
-        starts = send(start.repeat_interleave(self.heads), device)
+        starts = shared(start.repeat_interleave(self.heads), device)
         return Turning(cosines, sines, starts, ranks, self.rotary.interleaved)
 
     def _turned(self, query: Tensor, turning: Turning) -> Tensor:
@@ -177,7 +177,7 @@ class CompactLayer(CacheLayerMixin):
         assert self.rotary is not None
         new = query.shape[2]
         cells, plain = self._plain(query)
-        own = send(self.sequences(self.reindexed), query.device)
+        own = shared(self.sequences(self.reindexed), query.device)
         # The place of a query is that of its own entry.
         place = (turning.start[own] + self.tiles.device_counts[own] - new)[:, None]
         place = place + torch.arange(new, device=query.device)  # [C * Hkv, q]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harness.engine.tiles import Tiles, View
 from methods import Held, Policy, Step
-from methods.kernels import send
+from methods.kernels import shared
 
 Choice = tuple[Tensor, Tensor]  # sequences [s] on the host, and the order [s, m] of what goes
 
@@ -78,7 +78,7 @@ class Holder:
         step = Step(
             held=[self.held[i] for i in some],
             positions=positions,
-            budgets=send((tiles.counts[sequences] - count).view(shape[:2]), positions.device),
+            budgets=shared((tiles.counts[sequences] - count).view(shape[:2]), positions.device),
             seen=seen,
             new=new,
             layer=self.layer,

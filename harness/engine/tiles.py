@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from methods.kernels import Unturning, append_entries, gather_entries, move_entries, send
+from methods.kernels import Unturning, append_entries, gather_entries, move_entries, send, shared
 
 SMALL, LARGE = 16, 64  # entries a tile: small ones waste little, large ones multiply faster
 
@@ -50,11 +50,11 @@ class Tiles:
     def _arrange(self, blocks: Tensor) -> None:
         """Tiles lie in the order of the sequences, `blocks` of each."""
         self.table, owner = _index(blocks)
-        self.owner = send(owner, self.keys.device)
+        self.owner = shared(owner, self.keys.device)
         self._send_table()
 
     def _send_table(self) -> None:
-        self.device_table = send(self.table.int(), self.keys.device)
+        self.device_table = shared(self.table.int(), self.keys.device)
         self._looks: dict[tuple[bytes, int], _Look] = {}
 
     @property
@@ -89,15 +89,17 @@ class Tiles:
         owner = torch.repeat_interleave(torch.arange(len(blocks)), blocks)
         if unturning is not None:
             own = torch.isin(owner // heads, torch.tensor(unturned))
-            unturning = unturning._replace(turned=send(own, keys.device))
+            unturning = unturning._replace(turned=shared(own, keys.device))
         remembered = None
         if any(each is not None for each in carried):
+            widest = max(own.shape[1] for own in places)
+            nothing = places[0].new_zeros(heads, widest, dtype=torch.float32)
             floats = [
-                own.new_zeros(own.shape, dtype=torch.float32) if kept is None else kept
+                nothing[:, : own.shape[1]] if kept is None else kept
                 for own, kept in zip(places, carried, strict=True)
             ]
             remembered = _tile(floats, blocks, size, 0)
-        taken = gather_entries(keys, values, where, send(owner, keys.device), unturning)
+        taken = gather_entries(keys, values, where, shared(owner, keys.device), unturning)
         return cls(*taken, where, entries.flatten(), blocks, remembered)
 
     def copy(self) -> Tiles:
@@ -146,7 +148,7 @@ class Tiles:
         if self.carried is not None:
             self.carried = pad(self.carried, (0, 0, 0, added))
         sequences = torch.repeat_interleave(torch.arange(len(have)), missing)
-        self.owner = torch.cat([self.owner, send(sequences, self.owner.device)])
+        self.owner = torch.cat([self.owner, shared(sequences, self.owner.device)])
         wider = int((have + missing).max()) - self.table.shape[1]
         self.table = pad(self.table, (0, max(0, wider)), value=-1)
         start = missing.cumsum(0) - missing
@@ -158,12 +160,12 @@ class Tiles:
         """Keep only these sequences (int64 on the host), in this order."""
         table = self.table[sequences]
         blocks = (table >= 0).sum(1)
-        kept = send(table[table >= 0], self.keys.device)
+        kept = shared(table[table >= 0], self.keys.device)
         self.keys, self.values, self.places = self.keys[kept], self.values[kept], self.places[kept]
         if self.carried is not None:
             self.carried = self.carried[kept]
         self.counts = self.counts[sequences]
-        self.device_counts = self.device_counts[send(sequences, self.keys.device)]
+        self.device_counts = self.device_counts[shared(sequences, self.keys.device)]
         self._arrange(blocks)
 
     def view(self, sequences: Tensor) -> View:
@@ -180,7 +182,7 @@ class Tiles:
         The last entries move into the gaps, so that a sequence stays without holes.
         """
         m = order.shape[1]
-        own = send(sequences, order.device)
+        own = shared(sequences, order.device)
         left = self.device_counts[own] - m
         last = left[:, None] + torch.arange(m, device=order.device)  # [s, m], behind the new end
         movers, target = (last, order) if m == 1 else _pair(last, order)
@@ -211,9 +213,9 @@ class _Look:
         table = tiles.table[sequences, :blocks]  # [s, blocks], -1 where a sequence is shorter
         device, flat = tiles.keys.device, table.flatten()
         present = (flat >= 0).nonzero()[:, 0]
-        self.index = send(table.clamp_min(0), device)
-        self.absent = send(table < 0, device)
-        self.tiles, self.present = send(flat[present], device), send(present, device)
+        self.index = shared(table.clamp_min(0), device)
+        self.absent = shared(table < 0, device)
+        self.tiles, self.present = shared(flat[present], device), shared(present, device)
 
 
 class View:
@@ -262,5 +264,5 @@ def _tile(rows: Sequence[Tensor], blocks: Tensor, size: int, fill: int) -> Tenso
             parts.append(tiles.flatten(0, 1))
         else:
             place = (torch.arange(widest) < need[:, None]).flatten().nonzero()[:, 0]
-            parts.append(tiles.flatten(0, 1).index_select(0, send(place, own.device)))
+            parts.append(tiles.flatten(0, 1).index_select(0, shared(place, own.device)))
     return torch.cat(parts)

@@ -16,7 +16,7 @@ from .ragged_attention import Turning, ragged_attention
 from .reconstruction import reconstruction
 from .row_lse import row_lse
 from .top_positions import mean_top_positions
-from .upload import send
+from .upload import send, shared
 from .window_attention import window_attention
 from .window_columns import window_columns
 from .window_lse import window_lse
@@ -40,6 +40,7 @@ __all__ = [
     "require",
     "row_lse",
     "send",
+    "shared",
     "using",
     "window_attention",
     "window_columns",
