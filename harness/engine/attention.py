@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -77,9 +79,23 @@ def attention_forward(
         output = listener.attend(module, query, key, value, attention_mask, scale)
         if output is not None:
             return output, None
+    shown, key, value = _expanded(module, query, key, value)
     return sdpa_attention_forward(
-        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        shown, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
+
+
+def _expanded(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Any, Tensor, Tensor]:
+    """What SDPA is shown of the module, and keys and values with a head for each query head where
+    it would otherwise hold all weights: no fused CUDA kernel takes grouped heads in float32.
+    """
+    groups = getattr(module, "num_key_value_groups", 1)
+    if groups == 1 or not key.is_cuda or key.dtype != torch.float32 or query.shape[2] == 1:
+        return module, key, value
+    plain = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
+    return plain, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
 
 
 # Without a mask function under the same name every mask would arrive as None.

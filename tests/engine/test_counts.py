@@ -55,6 +55,12 @@ def test_cells_are_those_of_the_cpu(default):
     expect_same(default)
 
 
+def test_no_attention_of_the_prompt_falls_back_to_all_weights(default):
+    """As SDPA does for grouped heads in float32, which no fused kernel of CUDA takes."""
+    seen = {one.operation for one in default.log.events if one.operation.startswith("attention ")}
+    assert seen == {"attention torch.float32, enable_gqa=False"}
+
+
 def test_nothing_mixes_devices_in_plain_torch(monkeypatch):
     expect_same(count(monkeypatch, "torch", ratios=(0.7,), tokens=3))
 
