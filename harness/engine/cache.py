@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCach
 from harness.engine.hold import Holder, evict
 from harness.engine.rotary import Rotary
 from harness.engine.tiles import Tiles, View
-from methods.kernels import Turning, ragged_attention, send, shared
+from methods.kernels import Run, Turning, ragged_attention, send, shared
 
 _ROWS = 64  # query rows of a KV head that are worked on together
 
@@ -79,19 +79,20 @@ class CompactLayer(CacheLayerMixin):
             turning = self._turning(key.device)
             query = self._turned(query, turning)
         observed = any(holder.policy.observes for holder in self.holders) and not last
+        runs = self._runs(new, turning)
         outputs, rows = [], []
         # Many tokens go by in blocks: plain torch repeats their queries for every tile.
         block = max(1, _ROWS * self.heads // query.shape[1])
         for part, first in zip(query.split(block, 2), range(0, new, block), strict=True):
-            output, weights = self._look(part, first, scaling, observed, turning)
+            output, weights = self._look(part, first, scaling, observed, turning, runs)
             outputs.append(output)
             if weights is not None:
                 rows.append(weights.unflatten(1, (-1, part.shape[2])))
         self.token += new
-        seen = torch.cat(rows, dim=2).flatten(1, 2) if rows else None
+        seen = _joined(rows, 2).flatten(1, 2) if rows else None
         if self.holders and not last:
             evict(self.holders, self.tiles, self.heads, seen, new, self.seen)
-        return torch.cat(outputs, dim=1)
+        return _joined(outputs, 1)
 
     def share(self, query: Tensor, scaling: float) -> Tensor:
         """Let queries [cells, H, q, d] of a layer that shares these keys look, behind `attend`.
@@ -102,12 +103,24 @@ class CompactLayer(CacheLayerMixin):
         turning = self._turning(query.device) if self.reindexed else None
         if turning is not None:
             query = self._turned(query, turning)
+        runs = self._runs(new, turning)
         block = max(1, _ROWS * self.heads // query.shape[1])
         parts = zip(query.split(block, 2), range(-new, 0, block), strict=True)
-        return torch.cat([self._look(q, at, scaling, False, turning)[0] for q, at in parts], dim=1)
+        looks = [self._look(q, at, scaling, False, turning, runs)[0] for q, at in parts]
+        return _joined(looks, 1)
+
+    def _runs(self, new: int, turning: Turning | None) -> list[Run] | None:
+        """Dense batches in which one new token sees all there is; None: other ways are needed."""
+        return self.tiles.runs() if new == 1 and turning is None else None
 
     def _look(
-        self, query: Tensor, first: int, scaling: float, observed: bool, turning: Turning | None
+        self,
+        query: Tensor,
+        first: int,
+        scaling: float,
+        observed: bool,
+        turning: Turning | None,
+        runs: list[Run] | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attention of some of the new tokens, from the `first` of them on.
 
@@ -129,6 +142,7 @@ class CompactLayer(CacheLayerMixin):
             scaling,
             observed,
             turning,
+            runs,
         )
         return output.view(cells, heads, new, -1).transpose(1, 2), weights
 
@@ -197,7 +211,8 @@ class CompactLayer(CacheLayerMixin):
 
     def recount(self, counted: tuple[int, Tensor]) -> None:
         """Let the host count from there."""
-        self.seen, self.tiles.counts = counted
+        self.seen, counts = counted
+        self.tiles.recount(counts)
         self._waiting = False
 
     def rewind(self) -> None:
@@ -281,6 +296,10 @@ class CellCache(Cache):
             for rows, layers in zip(parts, divided, strict=True):
                 layers.append(layer.part(rows))
         return [CellCache(layers=layers) for layers in divided]
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def tensors(layer: CacheLayerMixin) -> list[Tensor]:

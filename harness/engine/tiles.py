@@ -17,19 +17,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from methods.kernels import Unturning, append_entries, gather_entries, move_entries, send, shared
+from methods.kernels import (
+    Run,
+    Unturning,
+    append_entries,
+    find_runs,
+    gather_entries,
+    move_entries,
+    send,
+    shared,
+)
 
 SMALL, LARGE = 16, 64  # entries a tile: small ones waste little, large ones multiply faster
+ROOM = 64  # entries that every sequence has room for when the pool is copied to add tiles
+TILES = 5  # as many are multiplied by themselves in the time of a dense batch
 
 
 class Tiles:
-    """A pool of T tiles for S sequences.
+    """A pool of T tiles for S sequences, in whose order they lie.
 
     keys [T, tile, d], values [T, tile, dv]; places int64 [T, tile], the index in the sequence of
     the token of each entry, -1 where there is none; carried float32 [T, tile] or None. owner int64
     [T]: the sequence of a tile. On the host: counts int64 [S]; table int64 [S, blocks], the tile of
     each block of a sequence, -1 behind its last. The same on the device, int32: device_counts,
-    device_table.
+    device_table; starts int64 [S], the first slot of each sequence, None on a GPU.
     """
 
     def __init__(
@@ -41,21 +52,25 @@ class Tiles:
         blocks: Tensor,
         carried: Tensor | None = None,
     ) -> None:
-        """Tiles lie in the order of the sequences, `blocks` int64 [S] of each."""
+        """blocks int64 [S]: tiles of each sequence."""
         self.keys, self.values, self.places, self.carried = keys, values, places, carried
         self.counts = counts
         self.device_counts = send(counts.int(), keys.device)
         self._arrange(blocks)
 
     def _arrange(self, blocks: Tensor) -> None:
-        """Tiles lie in the order of the sequences, `blocks` of each."""
+        """Give each sequence so many tiles."""
         self.table, owner = _index(blocks)
-        self.owner = shared(owner, self.keys.device)
-        self._send_table()
-
-    def _send_table(self) -> None:
-        self.device_table = shared(self.table.int(), self.keys.device)
+        device = self.keys.device
+        self.owner, self.device_table = shared(owner, device), shared(self.table.int(), device)
+        self.starts = None if self.keys.is_cuda else self.table[:, 0] * self.size
         self._looks: dict[tuple[bytes, int], _Look] = {}
+        self._changed()
+
+    def _changed(self) -> None:
+        """Forget what was made from the counts."""
+        self._free = 0  # entries that every sequence has room for, at least
+        self._runs: list[Run] | None = None
 
     @property
     def size(self) -> int:
@@ -105,9 +120,10 @@ class Tiles:
     def copy(self) -> Tiles:
         """The same entries once more; what becomes of one changes nothing of the other."""
         own = copy.copy(self)
-        for name in ("keys", "values", "places", "counts", "table", "device_counts"):
+        for name in ("keys", "values", "places", "counts", "device_counts"):
             setattr(own, name, getattr(self, name).clone())
         own.carried = None if self.carried is None else self.carried.clone()
+        own._changed()
         return own
 
     def append(self, keys: Tensor, values: Tensor, first: Tensor) -> None:
@@ -127,34 +143,43 @@ class Tiles:
             keys,
             values,
             first,
+            self.starts,
         )
         self.device_counts += new
         self.counts += new
+        self._free -= new
+        for run in self._runs or ():
+            run.longest += new
 
     def reserve(self, new: int) -> None:
-        """Give tiles to the sequences that need them for `new` more entries."""
-        have = (self.table >= 0).sum(1)
-        wanted = -(-(self.counts + new) // self.size)
-        if bool((wanted <= have).all()):
+        """Give tiles to the sequences that need them for `new` more entries.
+
+        Seldom and for all, since the pool is copied.
+        """
+        if new <= self._free:
             return
-        if self.keys.is_cuda:  # seldom and for all, since growing the pool copies it
-            wanted = -(-(self.counts + max(new, LARGE)) // self.size)
-        missing = (wanted - have).clamp_min_(0)
-        added = int(missing.sum())
-        total = len(self.owner)
-        self.keys = pad(self.keys, (0, 0, 0, 0, 0, added))
-        self.values = pad(self.values, (0, 0, 0, 0, 0, added))
-        self.places = pad(self.places, (0, 0, 0, added), value=-1)
+        have = (self.table >= 0).sum(1)
+        self._free = int((have * self.size - self.counts).min())
+        if new <= self._free:
+            return
+        before = self.table
+        wanted = -(-(self.counts + max(new, ROOM)) // self.size)
+        self._arrange(torch.maximum(have, wanted))
+        moved = send(self.table[:, : before.shape[1]][before >= 0], self.keys.device)
+
+        def copied(pool: Tensor, fill: int) -> Tensor:
+            larger = pool.new_full((len(self.owner), *pool.shape[1:]), fill)
+            return larger.index_copy_(0, moved, pool)
+
+        self.keys, self.values = copied(self.keys, 0), copied(self.values, 0)
+        self.places = copied(self.places, -1)
         if self.carried is not None:
-            self.carried = pad(self.carried, (0, 0, 0, added))
-        sequences = torch.repeat_interleave(torch.arange(len(have)), missing)
-        self.owner = torch.cat([self.owner, shared(sequences, self.owner.device)])
-        wider = int((have + missing).max()) - self.table.shape[1]
-        self.table = pad(self.table, (0, max(0, wider)), value=-1)
-        start = missing.cumsum(0) - missing
-        rank = torch.arange(added) - start[sequences]
-        self.table[sequences, have[sequences] + rank] = torch.arange(total, total + added)
-        self._send_table()
+            self.carried = copied(self.carried, 0)
+
+    def recount(self, counts: Tensor) -> None:
+        """Let the host take counts int64 [S] for those of the device."""
+        self.counts = counts
+        self._changed()
 
     def select(self, sequences: Tensor) -> None:
         """Keep only these sequences (int64 on the host), in this order."""
@@ -187,9 +212,24 @@ class Tiles:
         last = left[:, None] + torch.arange(m, device=order.device)  # [s, m], behind the new end
         movers, target = (last, order) if m == 1 else _pair(last, order)
         pools = (self.keys, self.values, self.places, self.carried)
-        move_entries(*pools, self.device_table, own, movers, target, last)
+        move_entries(*pools, self.device_table, own, movers, target, last, self.starts)
         self.device_counts[own] = left
         self.counts[sequences] -= m
+        if self._runs:
+            counts = self.counts.tolist()
+            for run in self._runs:
+                run.measure(counts)
+
+    def runs(self) -> list[Run] | None:
+        """Dense batches for plain torch; None where tiles are faster by themselves."""
+        if self.starts is None:
+            return None
+        if self._runs is None:
+            pools = self.keys, self.values, self.places
+            blocks = (self.table >= 0).sum(1)
+            self._runs = find_runs(*pools, self.counts.tolist(), blocks.tolist())
+        few = len(self._runs) * TILES < len(self.owner)
+        return self._runs if few else None
 
 
 def _pair(last: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from .launch import KERNELS, by_triton, require, using
 from .move_entries import move_entries
 from .pooling import pool, pool_adaptive
 from .ragged_attention import Turning, ragged_attention
+from .ragged_runs import Run, find_runs
 from .reconstruction import reconstruction
 from .row_lse import row_lse
 from .top_positions import mean_top_positions
@@ -23,11 +24,13 @@ from .window_lse import window_lse
 
 __all__ = [
     "KERNELS",
+    "Run",
     "Turning",
     "Unturning",
     "append_entries",
     "by_triton",
     "column_sums",
+    "find_runs",
     "gather_entries",
     "joint_reconstruction",
     "mean_top_positions",

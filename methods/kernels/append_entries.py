@@ -20,6 +20,7 @@ def append_entries(
     new_keys: Tensor,
     new_values: Tensor,
     first: Tensor,
+    starts: Tensor | None = None,
 ) -> None:
     """Write new_keys [S, q, d] and new_values [S, q, dv] behind the entries of each sequence.
 
@@ -28,18 +29,24 @@ def append_entries(
     behind its last; nothing is written there. counts: int32 [S], entries that each has; it stays as
     it is. first: int64 [1] on the device, the place of the first new token; carried becomes 0. One
     launch reads and writes each new entry once; nothing in it depends on numbers of the host that
-    change from token to token.
+    change from token to token. starts: int64 [S], the first slot of each sequence, where its tiles
+    lie one behind the other and have room; plain torch then needs no table.
     """
     if by_triton(keys, values, new_keys, new_values):
         _by_triton(keys, values, places, carried, table, counts, new_keys, new_values, first)
         return
     new = torch.arange(new_keys.shape[1], device=keys.device)
-    slot = slots(table, counts[:, None] + new, keys.shape[1]).flatten()
-    kept = (slot >= 0).nonzero()[:, 0]
-    slot = slot[kept]
-    flat(keys).index_copy_(0, slot, new_keys.flatten(0, 1)[kept])
-    flat(values).index_copy_(0, slot, new_values.flatten(0, 1)[kept])
-    places.view(-1).index_copy_(0, slot, (first + new).repeat(len(counts))[kept])
+    rows, value_rows = new_keys.flatten(0, 1), new_values.flatten(0, 1)
+    place = (first + new).repeat(len(counts))
+    if starts is None:
+        slot = slots(table, counts[:, None] + new, keys.shape[1]).flatten()
+        kept = (slot >= 0).nonzero()[:, 0]
+        slot, rows, value_rows, place = slot[kept], rows[kept], value_rows[kept], place[kept]
+    else:
+        slot = ((starts + counts)[:, None] + new).flatten()
+    flat(keys).index_copy_(0, slot, rows)
+    flat(values).index_copy_(0, slot, value_rows)
+    places.view(-1).index_copy_(0, slot, place)
     if carried is not None:
         carried.view(-1).index_fill_(0, slot, 0.0)
 

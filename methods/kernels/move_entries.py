@@ -19,6 +19,7 @@ def move_entries(
     movers: Tensor,
     targets: Tensor,
     ends: Tensor,
+    starts: Tensor | None = None,
 ) -> None:
     """Copy entries movers [s, i] over entries targets [s, i], then give `ends` the place -1.
 
@@ -26,13 +27,18 @@ def move_entries(
     target is its own mover, which then stays where it is, or no mover at all, and no two are the
     same. The pool, in place: keys [T, tile, d], values [T, tile, dv], places int64 [T, tile],
     carried float32 [T, tile] or None, all contiguous. table: int32 [S, blocks], the tiles of a
-    sequence. One launch reads and writes each moved entry once.
+    sequence. One launch reads and writes each moved entry once. starts: as in append_entries.
     """
     if by_triton(keys, values):
         _by_triton(keys, values, places, carried, table, sequences, movers, targets, ends)
         return
-    own, size = table[sequences], keys.shape[1]
-    source, target, last = (slots(own, each, size).flatten() for each in (movers, targets, ends))
+    if starts is None:
+        own, size = table[sequences], keys.shape[1]
+        at = [slots(own, each, size).flatten() for each in (movers, targets, ends)]
+    else:
+        base = starts[sequences][:, None]
+        at = [(base + each).flatten() for each in (movers, targets, ends)]
+    source, target, last = at
     for pool in (flat(keys), flat(values), places.view(-1)):
         pool.index_copy_(0, target, pool[source])
     if carried is not None:

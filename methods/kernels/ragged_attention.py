@@ -5,6 +5,7 @@ Must not know policies, models or how entries come into the pool.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .launch import LOG2_E, ROOMIEST, by_triton, capability, launch, processors, triton, upcast
 from .ragged_kernels import attention_kernel, combine_kernel, weights_kernel
+from .ragged_runs import Run, attend_runs
 
 _FEWEST, _MOST = 256, 2048  # entries a program, between which a sequence is split to fill the GPU
 _WAVES = 4  # programs a processor, if all sequences were as long as the longest
@@ -48,6 +50,7 @@ def ragged_attention(
     scaling: float,
     rows: bool = False,
     turning: Turning | None = None,
+    runs: Sequence[Run] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Outputs [S, R, dv] of queries [S, R, d], and if `rows` the weights float32 [T, R, tile].
 
@@ -57,12 +60,17 @@ def ragged_attention(
     owner int64 [T]: the sequence of a tile. The R rows are g query heads x `tokens` new tokens, and
     row r sees the places up to first + r % tokens, first int64 [1]: at least its own. Everything is
     on one device, and nothing in it is waited for. The kernel reads an entry once for the rows of
-    its sequence, up to 64.
+    its sequence, up to 64. runs: of the whole pool, from callers that know them and whose rows see
+    every entry; plain torch then multiplies runs in place of tiles.
     """
     assert queries.shape[1] % tokens == 0
     if by_triton(queries, keys, values):
         pool = (keys, values, places, table, counts, owner)
         return _by_triton(queries, *pool, first, tokens, scaling, rows, turning)
+    if runs is not None and turning is None:
+        shape = len(keys), queries.shape[1], keys.shape[1]
+        weights = queries.new_zeros(shape, dtype=torch.float32) if rows else None
+        return attend_runs(queries, runs, scaling, weights), weights
     if turning is not None:
         keys = _turned(keys, owner, turning)
     logits = product(queries[owner], keys.transpose(1, 2)).mul_(scaling)  # [T, R, tile]

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.engine.tiles import LARGE, SMALL, Tiles
+from harness.engine import tiles as tiles_module
+from harness.engine.tiles import LARGE, ROOM, SMALL, Tiles
 from methods.kernels import ragged_attention
 
 DIM, VALUE_DIM = 6, 5
@@ -101,15 +102,16 @@ def token(index, tiles):
     return torch.tensor([index], device=tiles.keys.device)
 
 
-def attend(tiles, queries, scaling, first, new):
+def attend(tiles, queries, scaling, first, new, runs=None):
     """Attention of `new` tokens from `first` on, with the weights."""
     pool = (tiles.keys, tiles.values, tiles.places, tiles.device_table, tiles.device_counts)
     place = token(first, tiles)
-    return ragged_attention(queries, *pool, tiles.owner, place, new, scaling, True)
+    return ragged_attention(queries, *pool, tiles.owner, place, new, scaling, True, None, runs)
 
 
 def append(tiles, expected, seen, new):
-    fresh = [torch.randn(len(expected), new, dim) for dim in (DIM, VALUE_DIM)]
+    sizes = (DIM, VALUE_DIM)
+    fresh = [torch.randn(len(expected), new, dim).to(tiles.keys.dtype) for dim in sizes]
     tiles.append(*(each.to(tiles.keys.device) for each in fresh), token(seen, tiles))
     for sequence, own in enumerate(expected):
         for k in range(new):
@@ -136,16 +138,62 @@ def test_a_sequence_wastes_less_than_a_tile_whatever_the_longest_is():
     rng = random.Random(3)
     kept = [[sorted(rng.sample(range(300), n)) for n in (299, 1)] for _ in range(3)]
     tiles, _, _ = gather(kept, 300)
-    for _ in range(40):
-        entries, sequences = int(tiles.counts.sum()), len(tiles.counts)
-        assert entries <= tiles.places.numel() <= entries + SMALL * sequences
+    room = 0
+    for _ in range(90):
+        entries, sequences, total = int(tiles.counts.sum()), 6, tiles.places.numel()
+        assert entries <= total <= entries + (SMALL + room) * sequences
         tiles.append(torch.zeros(6, 1, DIM), torch.zeros(6, 1, VALUE_DIM), token(300, tiles))
+        room = ROOM if tiles.places.numel() > total else room
 
 
 def test_long_sequences_get_large_tiles():
     every = list(range(32 * SMALL))
     assert gather([[every, every[:3]]], len(every))[0].size == LARGE
     assert gather([[every[1:], every[:3]]], len(every))[0].size == SMALL
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("seed", range(4))
+def test_dense_runs_are_attention_after_any_course_of_steps(seed, dtype, monkeypatch):
+    monkeypatch.setattr(tiles_module, "TILES", 0)  # however many runs there are
+    rng, seen = random.Random(seed), 70
+    sizes = sorted((rng.choice([70, 40, 38, 9]) for _ in range(4)), reverse=True)
+    kept = [[sorted(rng.sample(range(seen), n)) for _ in range(2)] for n in sizes]
+    tiles, keys, values = gather(kept, seen, seed=seed, dtype=dtype)
+    expected = [
+        {place: (keys[0, head, place], values[0, head, place]) for place in own}
+        for cell in kept
+        for head, own in enumerate(cell)
+    ]
+    for step in range(40):
+        seen = append(tiles, expected, seen, 1)
+        if step % 10 == 9:
+            check_runs(tiles, expected, seen)
+        if step % 8 == 7:
+            evict(tiles, expected, rng)
+        if step == 20:
+            some = sorted(rng.sample(range(8), 7))
+            tiles.select(torch.tensor(some))
+            expected = [expected[each] for each in some]
+
+
+def check_runs(tiles, expected, seen):
+    """Attention of the last token over the runs, one sequence after another in float64."""
+    queries = torch.randn(len(expected), 3, DIM).to(tiles.keys.dtype)
+    output, weights = attend(tiles, queries, 0.3, seen - 1, 1, tiles.runs())
+    view = tiles.view(torch.arange(len(expected)))
+    rows = view.rows(weights)
+    exact = {torch.float32: 1e-5, torch.float16: 4e-3}[tiles.keys.dtype]
+    for i, own in enumerate(expected):
+        places = view.places[i].tolist()
+        own_keys, own_values = (
+            torch.stack(each).double() for each in zip(*own.values(), strict=True)
+        )
+        wanted = (queries[i].double() @ own_keys.T * 0.3).softmax(-1)
+        torch.testing.assert_close(output[i].double(), wanted @ own_values, rtol=exact, atol=exact)
+        found = rows[i][:, [places.index(place) for place in own]]
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    assert not weights.transpose(1, 2)[tiles.places < 0].any()
 
 
 @pytest.mark.parametrize("device", DEVICES)

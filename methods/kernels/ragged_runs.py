@@ -1,0 +1,107 @@
+"""Attention over a pool of tiles that lie in order: dense batches in plain torch, no copies.
+
+Must not know policies, models or why a pool is in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+_FILLED = 0.75  # so much of a run is entries when it is found, the rest padding
+
+
+@dataclass
+class Run:
+    """Neighbouring sequences of a pool with equally many tiles, all one behind the other.
+
+    sequences, tiles: which ones. keys [s, d, n], values [s, n, dv], places int64 [s, 1, n]: views
+    of all their slots. longest: entries of the longest of them; even: all have so many.
+    """
+
+    sequences: slice
+    tiles: slice
+    keys: Tensor
+    values: Tensor
+    places: Tensor
+    longest: int
+    even: bool
+
+    def measure(self, counts: Sequence[int]) -> None:
+        """Take note of the entries of all sequences of the pool."""
+        own = counts[self.sequences]
+        self.longest = max(own)
+        self.even = min(own) == self.longest
+
+
+def find_runs(
+    keys: Tensor, values: Tensor, places: Tensor, counts: Sequence[int], blocks: Sequence[int]
+) -> list[Run]:
+    """The runs of a pool whose tiles lie in the order of its sequences, as few as waste little.
+
+    keys [T, tile, d], values [T, tile, dv] and places int64 [T, tile] are contiguous. counts:
+    entries of each sequence; blocks: its tiles.
+    """
+    runs, tile = [], 0
+    for first, last in pairwise(_cuts(counts, blocks)):
+        tiles = slice(tile, tile := tile + (last - first) * blocks[first])
+        own_keys, own_values, own_places = (
+            pool[tiles].view(last - first, -1, *pool.shape[2:]) for pool in (keys, values, places)
+        )
+        run = Run(
+            slice(first, last),
+            tiles,
+            own_keys.transpose(1, 2),
+            own_values,
+            own_places[:, None],
+            0,
+            False,
+        )
+        run.measure(counts)
+        runs.append(run)
+    return runs
+
+
+def _cuts(counts: Sequence[int], blocks: Sequence[int]) -> list[int]:
+    """Where runs begin, and the end of the last."""
+    cuts, low, high = [0], counts[0], counts[0]
+    for i, (count, own) in enumerate(zip(counts, blocks, strict=True)):
+        low, high = min(low, count), max(high, count)
+        if own != blocks[cuts[-1]] or low < _FILLED * high:
+            cuts.append(i)
+            low = high = count
+    return [*cuts, len(counts)]
+
+
+def attend_runs(
+    queries: Tensor, runs: Sequence[Run], scaling: float, weights: Tensor | None = None
+) -> Tensor:
+    """Outputs [S, R, dv] of queries [S, R, d] that see every entry of their sequence.
+
+    The runs are all the pool has, one behind the other. weights float32 [T, R, tile]: written where
+    given, where they are zero before.
+    """
+    outputs = []
+    scaled = queries.float() * scaling
+    for run in runs:
+        logits = torch.bmm(scaled[run.sequences], run.keys[..., : run.longest].float())
+        if not run.even:
+            logits.masked_fill_(run.places[..., : run.longest] < 0, -torch.inf)
+        own = torch.softmax(logits, -1)
+        outputs.append(torch.bmm(own, run.values[:, : run.longest].float()))
+        if weights is not None:
+            _spread(own, weights[run.tiles])
+    return torch.cat(outputs).to(runs[0].values.dtype)
+
+
+def _spread(rows: Tensor, tiles: Tensor) -> None:
+    """Write rows [s, R, n] over the tiles [s * blocks, R, tile] of their sequences."""
+    size = tiles.shape[2]
+    padded = pad(rows, (0, -rows.shape[2] % size)).unflatten(2, (-1, size))
+    split = tiles.unflatten(0, (len(rows), -1))  # [s, blocks, R, tile]
+    split[:, : padded.shape[2]] = padded.transpose(1, 2)
