@@ -9,14 +9,14 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from .checks import require, require_number
 from .policy import Plan, Scored, over_group
 from .snapkv import SnapKV
 from .view import LayerView
 
-_BLOCK_ELEMENTS = 1 << 25  # float32 elements of the largest temporary: 128 MiB
+_BLOCK_ELEMENTS = 1 << 25  # float32 elements of the largest temporary on a GPU: 128 MiB
+_CACHED = 1 << 18  # on a CPU 1 MiB, which stays near until it is summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +88,14 @@ class CriticalKV(SnapKV):
 def _projected_l1(view: LayerView, weight: Tensor) -> Tensor:
     """|| W_O,h v_j ||_1 of every query head h and token j, float32 [B, H, L].
 
-    One head and one block of tokens at a time: the temporary has the hidden size C.
+    All heads and a block of tokens at a time: the temporary has the hidden size C.
     """
     heads = view.queries.shape[1]
-    parts = weight.unflatten(1, (heads, -1))  # [C, H, dv]
-    size = max(1, _BLOCK_ELEMENTS // (view.batch * weight.shape[0]))
-    norms = weight.new_empty(view.batch, heads, view.length, dtype=torch.float32)
-    for head in range(heads):
-        part = parts[:, head].float().T  # [dv, C]
-        values = view.values[:, head // (heads // view.kv_heads)]  # [B, L, dv]
-        for start in range(0, view.length, size):
-            block = values[:, start : start + size].float()
-            norms[:, head, start : start + size] = vector_norm(block @ part, ord=1, dim=-1)
-    return norms
+    parts = weight.unflatten(1, (heads, -1)).permute(1, 2, 0).float()  # [H, dv, C]
+    most = _BLOCK_ELEMENTS if weight.is_cuda else _CACHED
+    size = max(1, most // (heads * weight.shape[0]))
+    norms = []
+    for values in view.values.repeat_interleave(heads // view.kv_heads, 1):  # [H, L, dv]
+        blocks = values.float().split(size, 1)
+        norms.append(torch.cat([torch.bmm(block, parts).abs_().sum(-1) for block in blocks], 1))
+    return torch.stack(norms)

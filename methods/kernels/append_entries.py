@@ -30,20 +30,20 @@ def append_entries(
     it is. first: int64 [1] on the device, the place of the first new token; carried becomes 0. One
     launch reads and writes each new entry once; nothing in it depends on numbers of the host that
     change from token to token. starts: int64 [S], the first slot of each sequence, where its tiles
-    lie one behind the other and have room; plain torch then needs no table.
+    lie one behind the other and have room, from callers that know it.
     """
     if by_triton(keys, values, new_keys, new_values):
         _by_triton(keys, values, places, carried, table, counts, new_keys, new_values, first)
         return
-    new = torch.arange(new_keys.shape[1], device=keys.device)
     rows, value_rows = new_keys.flatten(0, 1), new_values.flatten(0, 1)
-    place = (first + new).repeat(len(counts))
-    if starts is None:
+    if starts is not None and new_keys.shape[1] == 1:
+        slot, place = starts + counts, first.expand(len(counts))
+    else:
+        new = torch.arange(new_keys.shape[1], device=keys.device)
+        place = (first + new).repeat(len(counts))
         slot = slots(table, counts[:, None] + new, keys.shape[1]).flatten()
         kept = (slot >= 0).nonzero()[:, 0]
         slot, rows, value_rows, place = slot[kept], rows[kept], value_rows[kept], place[kept]
-    else:
-        slot = ((starts + counts)[:, None] + new).flatten()
     flat(keys).index_copy_(0, slot, rows)
     flat(values).index_copy_(0, slot, value_rows)
     places.view(-1).index_copy_(0, slot, place)

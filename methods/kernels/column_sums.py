@@ -21,6 +21,8 @@ from .launch import (
 from .row_lse import block_logits, free_rows, mask_kind, padded, products_in_chunks, row_lse
 
 _BLOCK_ROWS = 256
+_FEWEST, _MOST = 32, 128  # the same on a CPU
+_CACHED = 1 << 18  # float32 elements that a CPU keeps near while they are read again: 1 MiB
 _FEWEST_STEPS = 4  # tiles of queries that are worth a program of their own
 
 
@@ -30,7 +32,7 @@ def column_sums(
     scaling: float,
     mask: Tensor | None = None,
     blind: int | None = None,
-    block_rows: int = _BLOCK_ROWS,
+    block_rows: int | None = None,
     lse: Tensor | None = None,
 ) -> Tensor:
     """Sum over all L queries of their attention to each key, float32 [B, H, L].
@@ -39,7 +41,7 @@ def column_sums(
     causal. blind: only the last `blind` queries are masked causally and all others see every key,
     as in the released code of ReST-KV. lse: what `row_lse` gives, for callers that have it.
 
-    Plain torch takes `block_rows` queries at a time. The kernel keeps a tile of keys and lets the
+    Plain torch takes `block_rows` queries at a time; None: as many as suit the device. The kernel keeps a tile of keys and lets the
     queries go by that see it, in O(H L) memory and, causally, half the FLOPs of flash attention;
     without lse it computes that first, at the same price. There, and with lse, a query that sees
     nothing adds nothing. ValueError for a mask together with blind, and for an lse of another
@@ -56,6 +58,32 @@ def column_sums(
         if lse is None:
             lse = row_lse(queries, keys, scaling, mask, blind)
         return _by_triton(queries, keys, scaling, mask, blind, lse)
+    if keys.is_cuda:
+        return _by_blocks(queries, keys, scaling, mask, blind, block_rows or _BLOCK_ROWS, lse)
+    # A KV head at a time, so that a block of logits stays in the cache until it is summed.
+    group, length = queries.shape[1] // keys.shape[1], keys.shape[2]
+    rows = block_rows or min(_MOST, max(_FEWEST, _CACHED // (group * length)))
+    pieces = [
+        _by_blocks(own, key, scaling, mask, blind, rows, sums)
+        for own, key, sums in zip(
+            queries.split(group, 1),
+            keys.split(1, 1),
+            [None] * keys.shape[1] if lse is None else lse.split(group, 1),
+            strict=True,
+        )
+    ]
+    return torch.cat(pieces, 1)
+
+
+def _by_blocks(
+    queries: Tensor,
+    keys: Tensor,
+    scaling: float,
+    mask: Tensor | None,
+    blind: int | None,
+    block_rows: int,
+    lse: Tensor | None,
+) -> Tensor:
     length = keys.shape[2]
     total = torch.zeros(*queries.shape[:2], length, dtype=torch.float32, device=keys.device)
     for start in range(0, length, block_rows):

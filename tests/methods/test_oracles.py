@@ -70,7 +70,7 @@ def expect_two_stages(policy, view, budget, base, norms, protected, ahead):
 def test_criticalkv(
     group, reduce, pool, kernel, budget, protected, first_stage, ahead, monkeypatch
 ):
-    monkeypatch.setattr("methods.criticalkv._BLOCK_ELEMENTS", 11 * 4)  # four tokens at a time
+    monkeypatch.setattr("methods.criticalkv._CACHED", 6 * 11 * 4)  # four tokens at a time
     view = random_view(29, kv_heads=2, group=3, dim=5, seed=12, hidden=11, sharpness=2.0)
     view.values[:, :, 28] = 0.0
     means = [
