@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 
 from methods.kernels.launch import triton
 
-from . import measure, rows
+from . import measure
+from .apart import Lost, Worker
 from .case import EAGER_TOLERANCE, Baseline, Operation, Suite, Work
 from .count import Count
 from .meter import eager, held
-from .rows import Row, Store
+from .rows import Row
 from .shapes import DTYPES
+
+_SECONDS = 120.0  # the longest wait for a figure
 
 
 class Bench:
-    """One pass over the operations and shapes on a CUDA device."""
+    """Measures figures on a CUDA device, in this process.
 
-    def __init__(self, suite: Suite, args: argparse.Namespace, device: torch.device) -> None:
+    common: what holds of all of them.
+    """
+
+    def __init__(self, suite: Suite, dtype: str, device: torch.device) -> None:
         """Measure what the device can do at all."""
-        self.suite, self.args = suite, args
-        self.dtype = DTYPES[args.dtype]
+        self.suite = suite
+        self.dtype = DTYPES[dtype]
         self.device = device
         self.clock = measure.Clock(self.device)
         self.ceilings = measure.ceilings(self.clock, self.dtype, self.device)
-        name = torch.cuda.get_device_name(self.device)
-        self.store = Store(args.out or rows.path_of(name))
+        self.shape: Any = None
+        self.source: Any = None
         self.shared: dict[str, Any] = {}  # figures of baselines that operations share
         self.common: Row = {
-            "device": name,
-            "dtype": args.dtype,
+            "device": torch.cuda.get_device_name(self.device),
+            "dtype": dtype,
             "bandwidth_gb_s": self.ceilings.bandwidth / 1e9,
             "matrix_tflop_s": self.ceilings.matrix_rate / 1e12,
             "torch": torch.__version__,
@@ -45,54 +48,37 @@ class Bench:
             "driver": measure.driver(),
             "commit": measure.commit(),
         }
-        say(
-            f"{name}: copies {self.common['bandwidth_gb_s']:.0f} GB/s, multiplies "
-            f"{self.common['matrix_tflop_s']:.0f} TFLOP/s in {args.dtype}"
-        )
 
-    def run(self, operations: Sequence[Operation]) -> int:
-        """Every figure, the table, the drawing; 1 where a result is wrong or an operation fails."""
-        started, done, late = time.monotonic(), [], 0
-        itemsize = self.dtype.itemsize
-        for shape in self.suite.shapes(self.args.shapes, self.args.lengths, itemsize):
-            source, self.shared = None, {}
-            for operation in operations:
-                if not operation.applies(shape):
-                    continue
-                row = self.blank(operation, shape)
-                if self.args.resume and self.store.has(row):
-                    continue
-                if time.monotonic() - started > 60 * self.args.minutes:
-                    late += 1
-                    continue
-                torch.cuda.empty_cache()
-                if source is None:
-                    source = self.suite.draw(shape, self.dtype, self.device)
-                self.fill(row, operation, shape, source)
-                self.store.put(row)
-                done.append(row)
-                say(_line(row))
-            del source
+    def figure(self, row: Row, shape: Any) -> Row:
+        """The row of an operation on a shape with what was measured, or with why it was not."""
+        (operation,) = (each for each in self.suite.operations if each.name == row["operation"])
+        row = dict(row)
+        try:
             torch.cuda.empty_cache()
-        names = dict.fromkeys(name for each in operations for name in each.baselines)
-        print(rows.figures(done, list(names)))
-        print(f"{len(done)} rows in {self.store.path}, {time.monotonic() - started:.0f} s")
-        if late:
-            print(f"{late} left out: --minutes {self.args.minutes:g} were over; use --resume.")
-        draw_rows(self.suite, self.store.path, self.args.plot)
-        return int(any(row["verdict"] not in ("ok", "no memory") for row in done))
+            self.fill(row, operation, shape, self._source(shape))
+        except torch.OutOfMemoryError:
+            row.update(verdict="no memory", why="no memory")
+        except Exception as error:
+            row.update(verdict="failed", why=_sentence(error))
+        return row
 
-    def blank(self, operation: Operation, shape: Any) -> Row:
-        """What is known before anything runs."""
-        return {
-            "operation": operation.name,
-            "model": shape.model,
-            "length": shape.length,
-            **self.common,
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "verdict": "ok",
-            **needs(self.suite, operation, shape, self.dtype),
-        }
+    def _source(self, shape: Any) -> Any:
+        """The tensors of a shape, drawn once while figures of it follow one another."""
+        if shape != self.shape:
+            self.shape = self.source = None  # free the last ones first
+            self.shared = {}
+            self.source = self.suite.draw(shape, self.dtype, self.device)
+            self.shape = shape
+        return self.source
+
+    def alive(self) -> bool:
+        """Whether the device still works for this process, which it does not after some errors."""
+        try:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+        except Exception:
+            return False
+        return True
 
     def fill(self, row: Row, operation: Operation, shape: Any, source: Any) -> None:
         """Check, then time, then the same for the baselines."""
@@ -158,7 +144,58 @@ class Bench:
         except torch.OutOfMemoryError:
             return "no memory"
         except Exception as error:
-            return f"{type(error).__name__}: {error}".splitlines()[0]
+            return _sentence(error)
+
+
+class Apart:
+    """Measures as a Bench does, in a process of its own, and in a new one when that is lost.
+
+    Lost, from the start, where no such process can measure anything.
+    """
+
+    def __init__(self, suite: Suite, dtype: str) -> None:
+        """Start the first."""
+        self._make = partial(_answering, suite.name, dtype)
+        self._worker: Worker | None = None
+        self.common: Row = self._ask()
+
+    def figure(self, row: Row, shape: Any) -> Row:
+        """As Bench.figure; losing the process costs this one figure."""
+        if self._worker is None:
+            self._ask()
+        try:
+            row, alive = self._ask(row, shape)
+        except Lost as lost:
+            self._worker = None
+            return {**row, "verdict": "failed", "why": str(lost)}
+        if not alive:
+            self.close()
+        return row
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = None
+
+    def _ask(self, *asked: Any) -> Any:
+        if self._worker is None:
+            self._worker = Worker(self._make, _SECONDS)
+        return self._worker(*asked)
+
+
+def _answering(suite: str, dtype: str) -> Callable[..., Any]:
+    """What a process measures with: () -> common facts, (row, shape) -> row, device alive."""
+    named = {"kernels": "operations", "decode": "decode"}[suite]
+    found: Suite = import_module(f"scripts.kernel_bench.{named}").SUITE
+    torch.backends.cuda.matmul.allow_tf32 = False  # references are float32 or wider
+    torch.set_grad_enabled(False)
+    bench = Bench(found, dtype, torch.device("cuda", torch.cuda.current_device()))
+
+    def answer(*asked: Any) -> Any:
+        return (bench.figure(*asked), bench.alive()) if asked else bench.common
+
+    return answer
 
 
 def needs(suite: Suite, operation: Operation, shape: Any, dtype: torch.dtype) -> Row:
@@ -192,33 +229,5 @@ def costs(name: str, count: Count) -> Row:
     }
 
 
-def draw_rows(suite: Suite, path: Path | None, wanted: bool) -> None:
-    """Draw this suite's rows of a file, if asked to and if there are any."""
-    if not wanted:
-        return
-    names = {operation.name for operation in suite.operations}
-    stored = Store(path).rows.values() if path is not None else []
-    own = [row for row in stored if row["operation"] in names and row["verdict"] == "ok"]
-    if path is None or not own:
-        print("Nothing to draw: --out names no file with rows that are right.")
-        return
-    image = path.with_name(path.stem + ("" if suite.name == "kernels" else f"-{suite.name}"))
-    rows.plot(own, image.with_suffix(".png"))
-    print(f"drawn: {image.with_suffix('.png')}")
-
-
-def say(text: str) -> None:
-    """Progress, on stderr."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def _line(row: Row) -> str:
-    where = f"{row['operation']} {row['model']} L = {row['length']}"
-    if row["verdict"] == "failed":
-        return f"{where}: FAILED, {row['why']}"
-    if "ms" not in row:
-        return f"{where}: {row['verdict']}"
-    said = f"{row['ms']:.3f} ms, {100 * row.get('roofline', 0):.0f} % of the roofline"
-    if row["verdict"] == "wrong":
-        return f"{where}: WRONG, off by {row['error']:.1e} where {row['tolerance']:.0e} is allowed"
-    return f"{where}: {said}"
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +15,12 @@ from methods import kernels
 from methods.kernels.launch import interpreted
 
 from . import rows
-from .bench import Bench, costs, counted, draw_rows, needs, say
+from .apart import Lost
+from .bench import Apart, costs, counted, needs
 from .case import EAGER_TOLERANCE, Operation, Suite
 from .rows import Row
+from .series import draw_rows, say
+from .series import run as run_series
 from .shapes import DTYPES, LENGTHS, MODELS, SHORTEST
 
 
@@ -79,7 +84,20 @@ def main(suite: Suite, description: str | None, argv: Sequence[str] | None = Non
             return bad
         if interpreted():
             raise SystemExit("TRITON_INTERPRET is set: unset it to time kernels on this GPU.")
-        return Bench(suite, args, torch.device("cuda", torch.cuda.current_device())).run(wanted)
+        return measure_all(suite, wanted, args)
+
+
+def measure_all(suite: Suite, wanted: Sequence[Operation], args: argparse.Namespace) -> int:
+    """On the GPU; a time limit from outside ends it with what was measured, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("The time is over."))
+    try:
+        bench = Apart(suite, args.dtype)
+    except Lost as error:
+        raise SystemExit(f"Nothing can be measured: {error}.") from error
+    try:
+        return run_series(suite, wanted, args, bench)
+    finally:
+        bench.close()
 
 
 def check_all(suite: Suite, operations: Sequence[Operation]) -> int:

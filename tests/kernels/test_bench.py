@@ -6,15 +6,21 @@ The device is the CPU here, and its clock made up.
 from __future__ import annotations
 
 import dataclasses
+import operator
+import os
+import time
+from functools import partial
 
 import pytest
 import torch
 
 from methods import kernels
 from scripts import bench_decode, bench_kernels
-from scripts.kernel_bench import measure
+from scripts.kernel_bench import bench as benching
+from scripts.kernel_bench import measure, series
 from scripts.kernel_bench import run as running
-from scripts.kernel_bench.bench import Bench
+from scripts.kernel_bench.apart import Lost, Worker
+from scripts.kernel_bench.bench import Apart, Bench
 from scripts.kernel_bench.case import Baseline
 from scripts.kernel_bench.decode import SUITE as DECODE
 from scripts.kernel_bench.measure import Ceilings, Times
@@ -45,11 +51,11 @@ def device(monkeypatch):
         yield torch.device("cpu")
 
 
-def run(suite, device, tmp_path, *more):
+def run(suite, device, tmp_path, *more, bench=None):
     argv = ["--shapes", "qwen2.5-vl-7b", "--lengths", "512", "--dtype", "fp32"]
     args = running.parse(suite, "", [*argv, "--out", str(tmp_path / "rows.jsonl"), *more])
     wanted = [each for each in suite.operations if each.name in args.operations]
-    status = Bench(suite, args, device).run(wanted)
+    status = series.run(suite, wanted, args, bench or Bench(suite, args.dtype, device))
     return status, Store(args.out).rows
 
 
@@ -128,6 +134,70 @@ def test_an_operation_that_fails_is_a_row_and_ends_badly(device, tmp_path):
     (row,) = rows.values()
     assert status == 1
     assert (row["verdict"], row["why"]) == ("failed", "ValueError: no such")
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_lost_process_costs_one_figure(device, tmp_path, monkeypatch, capsys, dies):
+    """It dies, or its device answers it no more, at tova_score."""
+    made = []
+
+    class Process:
+        def __init__(self, make, seconds):
+            made.append(self)
+
+        def __call__(self, *asked):
+            if not asked:
+                return here.common
+            lost = asked[0]["operation"] == "tova_score"
+            if lost and dies:
+                raise Lost("its process ended with signal 11")
+            return {**here.figure(*asked), "why": "CUDA error"}, not lost
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(benching, "Worker", Process)
+    here = Bench(SUITE, "fp32", device)
+    names = ["snapkv_score", "tova_score", "pooling", "top_positions"]
+    apart = Apart(SUITE, "fp32")
+    status, rows = run(SUITE, device, tmp_path, "--operations", *names, bench=apart)
+    assert len(made) == 2
+    found = [row["verdict"] for row in rows.values()]
+    assert found == ["ok", "failed" if dies else "ok", "ok", "ok"]
+    lost = rows["tova_score", "qwen2.5-vl-7b", 512, "fp32"]
+    assert lost["why"] == ("its process ended with signal 11" if dies else "CUDA error")
+    assert status == dies
+    assert "4 rows" in capsys.readouterr().out
+
+
+def test_the_table_is_printed_when_something_ends_it(device, tmp_path, monkeypatch, capsys):
+    bench = Bench(SUITE, "fp32", device)
+    figure = bench.figure
+
+    def once(row, shape):
+        if row["operation"] == "tova_score":
+            raise SystemExit("The time is over.")
+        return figure(row, shape)
+
+    monkeypatch.setattr(bench, "figure", once)
+    names = ("--operations", "snapkv_score", "tova_score")
+    with pytest.raises(SystemExit):
+        run(SUITE, device, tmp_path, *names, bench=bench)
+    assert "1 rows" in capsys.readouterr().out
+
+
+def test_a_process_answers_until_it_is_lost():
+    worker = Worker(partial(partial, operator.add), 60)
+    assert (worker(1, 2), worker("a", "b")) == (3, "ab")
+    worker.close()
+    ends = Worker(partial(partial, os._exit), 60)
+    with pytest.raises(Lost, match="ended with 7"):
+        ends(7)
+    hangs = Worker(partial(partial, time.sleep), 0.2)
+    with pytest.raises(Lost, match=r"within 0\.2 s"):
+        hangs(60)
+    with pytest.raises(Lost, match="ended with 1"):
+        Worker(partial(int, "no number"), 60)
 
 
 def test_decoding_is_compared_with_each_of_its_baselines(device, tmp_path):
