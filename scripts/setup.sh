@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Create a virtual environment and install evictbench in it: scripts/setup.sh FOLDER
-# A machine with an NVIDIA driver gets the CUDA builds of torch and torchvision, any other the CPU
-# builds. Where there is no CPU build of torchvision the registry's serves (harness/process/vision.py).
+# A machine with an NVIDIA driver gets the CUDA builds of torch and torchvision, any other, and one
+# whose CUDA_VISIBLE_DEVICES is empty, the CPU builds. Where there is no CPU build of torchvision the
+# registry's serves (harness/process/vision.py).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}
@@ -16,7 +17,14 @@ python=${PYTHON:-python3}
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "$@"; }
 
-if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
+gpu=
+if [ -n "${CUDA_VISIBLE_DEVICES-all}" ] && command -v nvidia-smi >/dev/null &&
+  nvidia-smi >/dev/null 2>&1; then
+  gpu=1
+  command -v "${CC:-gcc}" >/dev/null || command -v clang >/dev/null || {
+    echo "error: Triton needs a C compiler to start kernels: install gcc, or set CC to one" >&2
+    exit 2
+  }
   echo "NVIDIA driver found: installing CUDA torch $torch"
   pip "torch==$torch" "torchvision==$torchvision"
 elif [ "$(uname -s)" = Linux ]; then
@@ -36,3 +44,14 @@ fi
 pip -r requirements/base.txt
 pip --no-deps lmms-eval==0.7.3 lm-eval==0.4.13
 pip --no-deps --editable .
+[ -z "$gpu" ] || "$venv/bin/python" - <<'EOF'
+import sys
+
+import torch
+
+from harness.models.devices import unusable
+
+if not torch.cuda.is_available():
+    why = unusable() or "torch finds no CUDA device, though there is a driver; make it visible"
+    sys.exit(f"error: {why}, or set CUDA_VISIBLE_DEVICES= for a run on the CPU")
+EOF

@@ -5,6 +5,9 @@ Must not know model folders or prompts.
 
 from __future__ import annotations
 
+import glob
+import os
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +36,8 @@ def use_threads(loaded: LoadedModel, count: int | str) -> None:
 def device_of(name: str) -> torch.device:
     """The device that is meant; ValueError, one sentence, for one that is not there."""
     if name == "auto":
+        if why := unusable():
+            raise ValueError(f"{why}, or give device=cpu.")
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -46,6 +51,27 @@ def device_of(name: str) -> torch.device:
             f"device={name!r} is not there ({present} CUDA devices found); give auto or cpu."
         )
     return device
+
+
+def unusable() -> str | None:
+    """That torch cannot use the NVIDIA GPU of this machine, why, and what to do: a clause.
+
+    None where it can, where there is none, and where CUDA_VISIBLE_DEVICES hides it.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    if torch.cuda.is_available() or hidden or not glob.glob("/dev/nvidia[0-9]*"):
+        return None
+    why = "no reason is known"
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        said = str(error)
+        coded = re.search(r"Error \d+: .*", said)
+        why = coded[0] if coded else said.split(". ")[0].rstrip(".")
+    return (
+        f"there is an NVIDIA GPU and torch {torch.__version__} cannot use it ({why}); update the "
+        "driver, install a torch that was built for it"
+    )
 
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:

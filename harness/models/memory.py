@@ -5,7 +5,6 @@ Must not know what is computed.
 
 from pathlib import Path
 
-import psutil
 import torch
 
 GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -43,6 +42,8 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    import psutil  # late: a device's memory is told without it
+
     available = psutil.virtual_memory().available
     return min([available, *_rooms(GROUPS, OWN)])
 

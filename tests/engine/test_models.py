@@ -14,7 +14,7 @@ from transformers.models.clip import CLIPImageProcessorPil
 
 import methods
 from harness.engine import Branch, Engine, Generation
-from harness.models import hub
+from harness.models import devices, hub
 from harness.models.devices import use_threads
 from harness.models.loading import load
 from harness.models.prompts import modality
@@ -224,6 +224,31 @@ def test_an_unreachable_hub_is_reported_within_a_second(monkeypatch, tmp_path, p
 def test_devices_and_dtypes_are_checked_before_loading(options, part):
     with pytest.raises(ValueError, match=part):
         load("./nowhere", **options)
+
+
+OLD = "The NVIDIA driver on your system is too old (found version 12040). Please update it."
+BAD = "Unexpected error from cudaGetDeviceCount(). Did you? Error 803: unsupported driver"
+
+
+@pytest.mark.parametrize(
+    ("said", "part"), [(OLD, r"too old \(found version 12040\)\);"), (BAD, r"\(Error 803: unsup")]
+)
+def test_a_gpu_that_torch_cannot_use_is_no_silent_cpu(monkeypatch, said, part):
+    def fails():
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", fails)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices.glob, "glob", lambda _: [])
+    assert devices.device_of("auto").type == "cpu"
+    monkeypatch.setattr(devices.glob, "glob", lambda _: ["/dev/nvidia0"])
+    with pytest.raises(ValueError, match=part) as caught:
+        devices.device_of("auto")
+    assert str(caught.value).endswith("or give device=cpu.")
+    assert devices.device_of("cpu").type == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices.device_of("auto").type == "cpu"
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [("auto", 1), (2, 2)])
