@@ -157,7 +157,8 @@ def prefill(
         logits = forward(model, layout, cache, positions[..., start:boundary], **part)
         turns = rotary.now if rotary else None
     elapsed = clock(positions.device) - started
-    spent, scored = elapsed - capture.scoring.seconds(), capture.scoring.seconds()
+    scored = capture.scoring.seconds()
+    spent = elapsed - scored
     if prefix is not None:
         turns = joined(prefix.turns, turns)
         spent, scored = spent + prefix.prefill_s, scored + prefix.score_s

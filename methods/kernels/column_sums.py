@@ -41,11 +41,11 @@ def column_sums(
     causal. blind: only the last `blind` queries are masked causally and all others see every key,
     as in the released code of ReST-KV. lse: what `row_lse` gives, for callers that have it.
 
-    Plain torch takes `block_rows` queries at a time; None: as many as suit the device. The kernel keeps a tile of keys and lets the
-    queries go by that see it, in O(H L) memory and, causally, half the FLOPs of flash attention;
-    without lse it computes that first, at the same price. There, and with lse, a query that sees
-    nothing adds nothing. ValueError for a mask together with blind, and for an lse of another
-    shape.
+    Plain torch takes `block_rows` queries at a time; None: as many as suit the device. The kernel
+    keeps a tile of keys and lets the queries go by that see it, in O(H L) memory and, causally,
+    half the FLOPs of flash attention; without lse it computes that first, at the same price. There,
+    and with lse, a query that sees nothing adds nothing. ValueError for a mask together with blind,
+    and for an lse of another shape.
     """
     if mask is not None and blind is not None:
         raise ValueError("column_sums takes a mask or a blind part, not both; use the mask.")

@@ -18,7 +18,7 @@ from pretend_cuda import BLOCKING, KINDS, WAIT, Log
 import methods
 from harness.engine import Branch, BranchResult, Engine, Generation
 from harness.engine import branch as branch_module
-from harness.engine import session as session_module
+from harness.engine import sharing as sharing_module
 from harness.engine.cache import CompactLayer
 from harness.engine.decode import Decoder
 from harness.engine.prefill import Capture
@@ -142,7 +142,7 @@ def _name_phases(patch: pytest.MonkeyPatch, log: Log) -> None:
 
         patch.setattr(owner, name, run)
 
-    named(session_module, "prefill", "prefill")
+    named(sharing_module, "prefill", "prefill")
     named(Capture, "_select", "score")
     named(branch_module, "build", "compact")
     original, numbers, met = Decoder._step, itertools.count(1), WeakSet()
