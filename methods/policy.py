@@ -113,6 +113,14 @@ class Policy(ABC):
     def measure(self, view: LayerView) -> Tensor:
         """What no budget changes: a score for each token, float32 [B, Hkv, L], larger = keep."""
 
+    def asks(self, view: LayerView) -> Tensor | None:
+        """What `measure` must know on the host, float [n], or None.
+
+        To read it a GPU is waited for. Whoever shows many layers may read that of all at once, and
+        show each with its `LayerView.answers` once more; no queries are needed then.
+        """
+        return None
+
     def queries(self, suffix: int) -> int | None:
         """How many last queries the view must hold if `suffix` tokens follow the question."""
         return self.window

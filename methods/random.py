@@ -40,10 +40,15 @@ class Random(ScoringPolicy):
         require_decode(self)
         require_count(self.name, "seed", self.seed, 0, 2**32 - 1)
 
+    def asks(self, view: LayerView) -> Tensor:
+        """The norm of the layer's keys, float64 [B]."""
+        return view.keys.double().square().sum((1, 2, 3)).sqrt()
+
     def measure(self, view: LayerView) -> Tensor:
         """Uniform draws in [0, 1)."""
         draws = []
-        for content in view.keys.double().square().sum((1, 2, 3)).sqrt().tolist():
+        contents = self.asks(view).tolist() if view.answers is None else view.answers
+        for content in contents:
             text = f"{self.seed}/{view.layer}/{view.length}/{content:.4e}"
             digest = blake2b(text.encode(), digest_size=7).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))

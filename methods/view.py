@@ -5,7 +5,7 @@ Knows tensors only. It must not know models, prompts, caches or what a method do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,8 @@ class LayerView:
     chat template). `mask`: bool, broadcastable to [B, 1, Wq, L], True where a query may see a key;
     None means causal, query i of the last Wq sitting at position L - Wq + i. earlier: float32
     [B, H, n], what the first n keys collected from the first n queries, for methods that sum the
-    attention of all queries where the view holds the last L - n of them only.
+    attention of all queries where the view holds the last L - n of them only. answers: what
+    the policy that looks `asks` of the layer, where somebody has read it already.
 
     ValueError when the shapes disagree or a mask hides every key from a query.
     """
@@ -46,6 +47,7 @@ class LayerView:
     mask: Tensor | None = None
     suffix: int = 0
     earlier: Tensor | None = None
+    answers: Sequence[float] | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

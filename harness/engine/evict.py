@@ -75,6 +75,7 @@ class Evictor:
             self.fresh.discard(layer.index)
             return stored.attend(query, key, value, scaling)
         self.capture.attend(module, query, key, value, mask, scaling)
+        self.capture.finish()
         (chosen,) = self.capture.selections[layer.rank].values()
         self._tell(chosen[self.cell.count].fallback)
         peak = chosen[self.cell.count].peak

@@ -6,9 +6,10 @@ must not know how cells are decoded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.passes import Stopwatch, clock, forward, sees_later
 from harness.engine.prefixes import Prefix, Requests
 from harness.engine.rotary import Rotary, Turns
-from methods import LayerView, Selection
+from methods import LayerView, Policy, Selection
 
 Selections = dict[int, dict[int, Selection]]  # by id of the policy, then by budget
 
@@ -46,6 +47,15 @@ class Prefill:
     turns: Turns | None = None
     finite: bool = True
     again: bool = False
+
+
+class _Asked(NamedTuple):
+    """A policy that waits for numbers [n] of a layer before it selects from it."""
+
+    policy: Policy
+    budgets: Sequence[int]
+    view: LayerView
+    numbers: Tensor
 
 
 class Capture:
@@ -74,6 +84,7 @@ class Capture:
         self.shapes: dict[int, torch.Size] = {}  # keys as attention saw them, by cache index
         self._checked_mask: Tensor | None = None
         self._bidirectional = False
+        self._asked: list[_Asked] = []
 
     def attend(
         self,
@@ -128,8 +139,26 @@ class Capture:
             earlier=earlier,
         )
         for policy, budgets in self.requests:
-            chosen = policy.select_many(view, budgets)
-            self.selections[layer.rank][id(policy)] = dict(zip(budgets, chosen, strict=True))
+            numbers = policy.asks(view)
+            if numbers is None:
+                self._choose(policy, budgets, view)
+            else:
+                keys_alone = replace(view, queries=query[:, :, :0], mask=None, earlier=None)
+                self._asked.append(_Asked(policy, budgets, keys_alone, numbers))
+
+    def finish(self) -> None:
+        """Let policies select that asked for numbers of the layers, which are read all at once."""
+        asked, self._asked = self._asked, []
+        if not asked:
+            return
+        with self.scoring.running(asked[0].numbers.device):
+            read = torch.stack([each.numbers for each in asked]).tolist()
+            for each, numbers in zip(asked, read, strict=True):
+                self._choose(each.policy, each.budgets, replace(each.view, answers=numbers))
+
+    def _choose(self, policy: Policy, budgets: Sequence[int], view: LayerView) -> None:
+        chosen = policy.select_many(view, budgets)
+        self.selections[view.layer][id(policy)] = dict(zip(budgets, chosen, strict=True))
 
 
 def prefill(
@@ -156,6 +185,7 @@ def prefill(
     with listening(capture), rotary.following() if rotary else nullcontext():
         logits = forward(model, layout, cache, positions[..., start:boundary], **part)
         turns = rotary.now if rotary else None
+    capture.finish()
     elapsed = clock(positions.device) - started
     scored = capture.scoring.seconds()
     spent = elapsed - scored

@@ -27,6 +27,9 @@ class Scatter:
     params: dict[str, object] = field(default_factory=dict)
     adds: bool = False
 
+    def asks(self, view: LayerView) -> None:
+        return None
+
     def queries(self, suffix: int) -> int | None:
         return self.window
 

@@ -25,6 +25,9 @@ class Chosen:
     params: dict[str, object] = field(default_factory=dict)
     adds: bool = False
 
+    def asks(self, view: LayerView) -> None:
+        return None
+
     def queries(self, suffix: int) -> int | None:
         return self.window
 

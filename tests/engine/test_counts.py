@@ -12,14 +12,14 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is ther
 # Of 56 cells on 3 layers: launches, queued copies, blocking copies, waits. Where one falls, lower
 # it here.
 BOUNDS = {
-    "score": (468, 13, 0, 3),
+    "score": (447, 9, 0, 0),
     "compact": (126, 3, 0, 1),
     "widening holding": (504, 22, 0, 0),
     "holding": (504, 1, 0, 0),
     "growing": (132, 0, 0, 0),
 }
 # Points of a row at which the host waits, not counting the model's.
-BLOCKING_POINTS = 21
+BLOCKING_POINTS = 19
 
 
 @pytest.fixture(scope="module")
