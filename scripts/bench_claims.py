@@ -5,7 +5,9 @@ at 1,024 kept entries: time to the first token, time of a further token, peak me
 (medians of alternating runs); and for ReST-KV and H2O the counted operations of scoring one layer.
 Rows go to results/claims/<device>.jsonl, replacing those of the same model, length and method; the
 claims ledger of every report reads them. Eviction is that of harness.evict: each layer is compacted
-as soon as it has read the prompt, as published.
+as soon as it has read the prompt, as published. The full cache, from which nothing is evicted, goes
+through the same attention: transformers' own cache would copy all of it at every token. No step is
+replayed as a CUDA graph, of any method.
 
 Models of published size have random weights (--model mistral_7b, in bfloat16 on a GPU), which time
 and memory do not depend on; --pretrained takes a folder or hub id instead. Without a GPU operations
@@ -22,7 +24,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +92,7 @@ def load(args: argparse.Namespace, device: torch.device) -> tuple[str, PreTraine
 
 def answer(model: PreTrainedModel, ids: torch.Tensor, method: str, budget: int, new: int) -> None:
     """Generate exactly `new` tokens greedily."""
-    block = (
-        nullcontext()
-        if method == "full"
-        else harness.evict(model, method, budget=budget, protocol="paper")
-    )
-    with block:
+    with harness.evict(model, method, budget=budget, protocol="paper"):
         model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
             max_new_tokens=new, min_new_tokens=new,

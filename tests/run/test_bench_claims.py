@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import MistralConfig
 
+from harness.engine.cache import CompactLayer
 from scripts import bench_claims
 
 CONFIG = MistralConfig(**bench_claims.SHAPES["small"])
@@ -36,7 +37,15 @@ def test_without_a_gpu_only_operations_are_counted(tmp_path, capsys, monkeypatch
 
 
 def test_times_are_of_every_method(tmp_path, monkeypatch):
+    """The full cache decodes through the same attention as those that are evicted."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    looked, attend = set(), CompactLayer.attend
+
+    def noted(layer, *how):
+        looked.add(int(layer.tiles.counts.max()) >= 96)
+        return attend(layer, *how)
+
+    monkeypatch.setattr(CompactLayer, "attend", noted)
     path = tmp_path / "rows.jsonl"
     asked = ["--times", "--lengths", "96", "--budget", "24", "--tokens", "2", "--runs", "1"]
     assert bench_claims.main([*asked, "--out", str(path)]) == 0
@@ -45,6 +54,7 @@ def test_times_are_of_every_method(tmp_path, monkeypatch):
         assert rows[method]["ttft_ms"] > 0
         assert rows[method]["peak_bytes"] is None
         assert rows[method]["device"].startswith("cpu")
+    assert looked == {True, False}
 
 
 @pytest.mark.parametrize("wrong", [["--lengths", "10"], ["--runs", "0"]])
