@@ -48,7 +48,7 @@ _INDEXING = ("index", "index_put_", "index_put", "_index_put_impl_")
 
 
 class Event(NamedTuple):
-    """kind: as above; where: the line of this project that asked for it."""
+    """kind: as above; where: the line of this project that asked for it, but for launches."""
 
     phase: str
     kind: str
@@ -64,7 +64,8 @@ class Log:
         self.events: list[Event] = []
 
     def note(self, kind: str, operation: str) -> None:
-        self.events.append(Event(self.phase, kind, operation, _where()))
+        where = "" if kind == LAUNCH else _where()  # the most, and it takes its time
+        self.events.append(Event(self.phase, kind, operation, where))
 
     @contextlib.contextmanager
     def during(self, phase: str) -> Iterator[None]:

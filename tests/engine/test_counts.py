@@ -6,6 +6,9 @@ import pytest
 import torch
 from counted import count
 from pretend_cuda import BLOCKING, DEVICE, KINDS, LAUNCH, QUEUED, WAIT, pretending
+from tiny_models import VOCAB
+
+from harness.engine import graphs
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there, none to pretend")
 
@@ -33,12 +36,6 @@ def test_nothing_rises(default, phase):
     expect_no_more(default, phase)
 
 
-def test_a_step_that_only_grows_copies_nothing(monkeypatch):
-    growing = count(monkeypatch, "triton", ("random", "restkv"), (0.5,), tokens=3)
-    expect_no_more(growing, "growing")
-    expect_same(growing)
-
-
 def expect_no_more(counted, phase):
     found = counted.most(phase)
     assert found[LAUNCH]
@@ -62,7 +59,44 @@ def test_no_attention_of_the_prompt_falls_back_to_all_weights(default):
 
 
 def test_nothing_mixes_devices_in_plain_torch(monkeypatch):
-    expect_same(count(monkeypatch, "torch", ratios=(0.7,), tokens=3))
+    expect_same(count(monkeypatch, "torch", ratios=(0.7,), tokens=2))
+
+
+def test_a_step_can_be_replayed_as_it_sends_nothing_and_waits_for_nothing(monkeypatch):
+    replays = []
+
+    def capture(step, device):
+        steps = Steps.latest
+        layers, logits = steps.cache.layers, torch.zeros(len(steps._ids), VOCAB, device=device)
+
+        def replay():
+            replays.append(len(logits))
+            counted = [layer.count() for layer in layers]
+            with pytest.MonkeyPatch.context() as patch:  # `send` refuses
+                patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+                logits.copy_(step())
+            for layer, before in zip(layers, counted, strict=True):
+                layer.recount(before)
+
+        for layer in layers:  # capturing runs the host's part only
+            layer.recount(layer.count(1))
+        return replay, logits
+
+    class Steps(graphs.Steps):
+        def __init__(self, *given):
+            super().__init__(*given, capture=capture)
+
+        def __call__(self, *given):
+            Steps.latest = self
+            return super().__call__(*given)
+
+    for name, value in {"PATIENCE": 2, "WORTH": 3, "Steps": Steps}.items():
+        monkeypatch.setattr(graphs, name, value)
+    found = count(monkeypatch, "triton", ("restkv", "h2o"), (0.5,), tokens=8)
+    expect_same(found)
+    assert replays == [2] * 5  # two steps together, one to compare with
+    expect_no_more(found, "growing")
+    assert found.most("holding")[LAUNCH]
 
 
 def expect_same(counted):
