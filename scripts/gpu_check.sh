@@ -52,9 +52,17 @@ stage() { # NAME LIMIT NEEDED MODULE ARGUMENTS...: at most LIMIT seconds, not wi
 }
 
 check() { stage "$1" "$2" 10 "scripts.gpu_check.$1" "$folder" $dry; }
-bench() { # NAME LIMIT MODULE ARGUMENTS...
+bench() { # NAME LIMIT MODULE ARGUMENTS...: no figure is begun in the last 15 s
+  local hundredths=$((($2 - 15) * 100 / 60))
   stage "$1" "$2" 20 "scripts.$3" --shapes qwen2.5-vl-7b --out "$folder/kernels.jsonl" "${@:4}" \
-    --minutes "$(awk "BEGIN { print ($2 - 15) / 60 }")"
+    --minutes "$((hundredths / 100)).$(printf %02d $((hundredths % 100)))"
+}
+tests() { # FILES...: of the kernels, on odd shapes, where pytest is installed
+  "$python" -c 'import pytest' 2>/dev/null || { note tests skipped 0 "pytest is not installed"; return; }
+  local workers=()
+  "$python" -c 'import xdist' 2>/dev/null && workers=(-n 8)
+  stage tests 120 60 pytest -p no:cacheprovider --maxfail=20 --ignore=tests/kernels/test_gates.py \
+    "${workers[@]}" "$@"
 }
 claims() { # NAME LIMIT NEEDED ARGUMENTS...
   stage "$1" "$2" "$3" scripts.gpu_check.older scripts.bench_claims --out "$folder/claims.jsonl" "${@:4}"
@@ -68,11 +76,13 @@ if [ -n "$dry" ]; then
   bench decode 60 bench_decode --lengths 512 --operations append_entries move_entries
   bench kernels 60 bench_kernels --lengths 512 --operations pooling tova_score
   check sweep 60
+  tests tests/kernels/test_append_entries.py
   claims claims_32k 60 10 --times --lengths 96 --budget 24 --tokens 2 --runs 1
 else
   bench decode 60 bench_decode --lengths 1024 32768
   bench kernels 90 bench_kernels --lengths 4096 32768
   check sweep 100
+  tests tests/kernels
   claims claims_32k 60 30 --lengths 32768 --runs 1
   claims claims_128k 300 150 --lengths 131072 --runs 1
 fi

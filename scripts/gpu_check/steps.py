@@ -114,7 +114,7 @@ def summary(steps: Steps, count: int) -> dict[str, Any]:
         "kernels": sum(each["calls"] for each in device) / count
         - calls(device, "Memcpy", "Memset"),
         "copies": calls(device, "Memcpy"),
-        "waits": calls(host, "Synchronize"),
+        "waits": calls(host, "StreamSynchronize", "EventSynchronize"),
         "top_device": top(device),
         "top_host": top(host),
     }

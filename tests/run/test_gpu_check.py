@@ -34,8 +34,8 @@ def put(path: Path, code: str) -> None:
 def check(tmp_path):
     """The script, with a python that notes modules and ends as told, and a clock that is told."""
     put(tmp_path / "python", f"""
-case "$2" in *.table) exec {sys.executable} "$@";; esac
-echo "$2 $3" >>{tmp_path}/ran
+case "$2" in *.table) exec {sys.executable} "$@";; import*) exit;; esac
+echo "$2 $3 ${{CUDA_LAUNCH_BLOCKING-}}" >>{tmp_path}/ran
 case "$2" in *."$FAILS") exit "${{CODE-1}}";; esac""")  # fmt: skip
     put(tmp_path / "timeout", 'case "$*" in *"$SLOW"*) exit 124;; esac; shift 2; exec "$@"')
 
@@ -63,10 +63,12 @@ def test_a_stage_that_fails_or_is_slow_says_so_and_the_next_goes_on(check, tmp_p
     assert any(line.startswith("decode: out of time") for line in said)
     assert any(line.startswith("sweep: ok") for line in said)
     ends = [row["stage"] for row in output.read(tmp_path / "out") if "status" in row]
-    assert ends == ["versions", "operations", "answers", "decode", "kernels", "sweep",
+    assert ends == ["versions", "operations", "answers", "decode", "kernels", "sweep", "tests",
                     "claims_32k", "claims_128k"]  # fmt: skip
     assert sum("scripts.gpu_check." in line for line in ran) == 6  # the claims run by way of one
-    assert (tmp_path / "out" / "table.txt").read_text().splitlines() == said[-9:]
+    blocking = [line.split()[0] for line in ran if line.endswith(" 1")]
+    assert blocking == ["scripts.gpu_check.operations"]
+    assert (tmp_path / "out" / "table.txt").read_text().splitlines() == said[-10:]
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"rows.jsonl", "log.txt", "table.txt"}
 
@@ -196,6 +198,6 @@ def test_a_dry_run_passes_through_every_stage(tmp_path):
     )
     assert done.returncode == 0, done.stdout + (tmp_path / "out" / "log.txt").read_text()
     rows = output.read(tmp_path / "out")
-    assert [row["status"] for row in rows if "status" in row] == ["ok"] * 7
+    assert [row["status"] for row in rows if "status" in row] == ["ok"] * 8
     assert {row["verdict"] for row in rows if "figure" in row} == {"ok", "skipped"}
     assert sum(row["stage"] == "operations" and "error" in row for row in rows) == 19
