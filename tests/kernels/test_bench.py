@@ -16,8 +16,8 @@ import torch
 
 from methods import kernels
 from scripts import bench_decode, bench_kernels
+from scripts.kernel_bench import apart, measure, series
 from scripts.kernel_bench import bench as benching
-from scripts.kernel_bench import measure, series
 from scripts.kernel_bench import run as running
 from scripts.kernel_bench.apart import Lost, Worker
 from scripts.kernel_bench.bench import Apart, Bench
@@ -159,8 +159,7 @@ def test_a_lost_process_costs_one_figure(device, tmp_path, monkeypatch, capsys, 
     monkeypatch.setattr(benching, "Worker", Process)
     here = Bench(SUITE, "fp32", device)
     names = ["snapkv_score", "tova_score", "pooling", "top_positions"]
-    apart = Apart(SUITE, "fp32")
-    status, rows = run(SUITE, device, tmp_path, "--operations", *names, bench=apart)
+    status, rows = run(SUITE, device, tmp_path, "--operations", *names, bench=Apart(SUITE, "fp32"))
     assert len(made) == 2
     found = [row["verdict"] for row in rows.values()]
     assert found == ["ok", "failed" if dies else "ok", "ok", "ok"]
@@ -186,7 +185,8 @@ def test_the_table_is_printed_when_something_ends_it(device, tmp_path, monkeypat
     assert "1 rows" in capsys.readouterr().out
 
 
-def test_a_process_answers_until_it_is_lost():
+def test_a_process_answers_until_it_is_lost(monkeypatch):
+    monkeypatch.setattr(apart, "_IMPORTED", [])  # nothing of torch is needed here
     worker = Worker(partial(partial, operator.add), 60)
     assert (worker(1, 2), worker("a", "b")) == (3, "ab")
     worker.close()
