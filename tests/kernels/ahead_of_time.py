@@ -1,10 +1,11 @@
 """Compile every launch of every operation to machine code, without a GPU.
 
 `python -m tests.kernels.ahead_of_time` prints a row a kernel, architecture and dtype: registers,
-spilled bytes, shared memory and its limit, and exits 1 where one does not compile, spills or needs
-more shared memory than there is. Needs a process in which TRITON_INTERPRET is not set. With
-`--record` it keeps that in compiled.txt, under a digest of all that it depends on; tests compile
-anew only where the digest is another one.
+spilled bytes, shared memory and its limit, then what spills on each architecture. It exits 1 where
+one does not compile or needs more shared memory than there is, or where one that is launched by
+default (`by_default`) spills. Needs a process in which TRITON_INTERPRET is not set. With `--record`
+it keeps the rows in compiled.txt, under a digest of all that they depend on and the version of
+Triton; tests compile anew only where the digest is another one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,24 @@ def digest() -> str:
     return found.hexdigest()
 
 
+def recorded() -> tuple[str, str | None]:
+    """The digest on record and the version of Triton that it is of, if that stands there."""
+    with RECORD.open() as file:
+        found, *version = file.readline().strip().split(" triton ")
+    return found, version[0] if version else None
+
+
+def unrecorded() -> str:
+    """That nothing is on record for this version of Triton, in a sentence; or an empty string."""
+    version = recorded()[1]
+    if version in (None, triton.__version__):
+        return ""
+    return (
+        f"{RECORD.name} is of Triton {version} and says nothing of Triton {triton.__version__}; "
+        "`python -m tests.kernels.ahead_of_time` compiles every launch with it."
+    )
+
+
 @dataclass(frozen=True)
 class Job:
     """One specialisation of one kernel; tensors are named by their dtype."""
@@ -71,11 +91,14 @@ class Job:
     options: tuple[tuple[str, Any], ...]
     capability: int
     label: str
+    default: bool
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of a job; error: why there is nothing to say."""
+    """What the compiler says of a job; error: why there is nothing to say. default: whether it is
+    launched by default.
+    """
 
     name: str
     label: str
@@ -84,6 +107,7 @@ class Compiled:
     spilled: int = 0
     shared: int = 0
     error: str = ""
+    default: bool = True
 
     @property
     def wrong(self) -> str:
@@ -91,9 +115,16 @@ class Compiled:
         if self.error:
             return self.error
         limit = SHARED[self.capability]
-        if self.spilled:
-            return f"spills {self.spilled} bytes"
+        if self.spilled and self.default:
+            return f"spills {self.spilled} bytes and is launched by default"
         return f"needs {self.shared} of {limit} bytes" if self.shared > limit else ""
+
+    @property
+    def state(self) -> str:
+        """The end of its row."""
+        if self.wrong:
+            return f"WRONG: {self.wrong}"
+        return "spills, not by default" if self.spilled else "ok"
 
 
 def jobs(names: Sequence[str], capabilities: Sequence[int]) -> list[Job]:
@@ -116,10 +147,21 @@ def jobs(names: Sequence[str], capabilities: Sequence[int]) -> list[Job]:
                             tuple(sorted(options.items())),
                             capability,
                             f"{_TYPES[dtype][1:]} d{dim}",
+                            by_default(name, dtype, dim, arguments),
                         )
                         key = (kernel.__name__, job.arguments, job.options, capability)
-                        found.setdefault(key, job)
+                        if key not in found or job.default:
+                            found[key] = job
     return list(found.values())
+
+
+def by_default(operation: str, dtype: torch.dtype, dim: int, arguments: Sequence[Any]) -> bool:
+    """Whether a default sweep launches this on a GPU: in bfloat16, for the heads of 128 that most
+    models have, without the mask of those whose images look ahead, and not with group=joint.
+    """
+    masked = any(isinstance(each, torch.Tensor) and each.dtype == torch.bool for each in arguments)
+    usual = dtype == torch.bfloat16 and dim == 128
+    return usual and not masked and operation != "joint_reconstruction"
 
 
 def _named(argument: Any) -> Any:
@@ -154,22 +196,22 @@ def compile_one(job: Job) -> Compiled:
         elif extra:
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(job.kernel, signature, constants, attributes)
-    name = job.kernel.__name__
+    said_of = partial(Compiled, job.kernel.__name__, job.label, job.capability, default=job.default)
     try:
         with contextlib.redirect_stdout(io.StringIO()) as log:
             made = triton.compile(
                 source, target=GPUTarget("cuda", job.capability, 32), options=launch
             )
     except Exception as error:
-        return Compiled(name, job.label, job.capability, error=f"{type(error).__name__}: {error}")
+        return said_of(error=f"{type(error).__name__}: {error}")
     said = log.getvalue()
     registers = re.search(r"Used (\d+) registers", said)
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
     if not registers or not spills:
-        return Compiled(name, job.label, job.capability, error="ptxas said nothing of registers")
+        return said_of(error="ptxas said nothing of registers")
     spilled = sum(int(number) for pair in spills for number in pair)
     shared = made.metadata.shared
-    return Compiled(name, job.label, job.capability, int(registers[1]), spilled, shared)
+    return said_of(int(registers[1]), spilled, shared)
 
 
 def _prepare() -> None:
@@ -211,21 +253,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--record", action="store_true", help=f"keep it in {RECORD.name}")
     args = parser.parse_args(argv)
     started = time.perf_counter()
-    failed = total = 0
-    rows = [digest()]
+    done, rows = [], [f"{digest()} triton {triton.__version__}"]
     for one in compile_all(args.operations, args.arch, args.processes):
-        total += 1
-        failed += bool(one.wrong)
-        state = f"WRONG: {one.wrong}" if one.wrong else "ok"
+        done.append(one)
         rows.append(
             f"{one.name:28} sm_{one.capability} {one.label:10} {one.registers:4} registers "
-            f"{one.spilled:4} spilled {one.shared:7} bytes shared  {state}"
+            f"{one.spilled:4} spilled {one.shared:7} bytes shared  {one.state}"
         )
         print(rows[-1], flush=True)
-    print(f"{total - failed} of {total} compiled well in {time.perf_counter() - started:.0f} s")
+    for capability in args.arch:
+        print(spills([one for one in done if one.capability == capability]))
+    failed = sum(bool(one.wrong) for one in done)
+    took = time.perf_counter() - started
+    print(f"{len(done) - failed} of {len(done)} compiled well by Triton {triton.__version__} in "
+          f"{took:.0f} s")  # fmt: skip
     if args.record:
         RECORD.write_text("\n".join([*rows, ""]))
     return bool(failed)
+
+
+def spills(done: Sequence[Compiled]) -> str:
+    """How many launches of one architecture spill, and how many of those by default."""
+    spilling = [one for one in done if one.spilled]
+    bytes_of = sum(one.spilled for one in spilling)
+    return (
+        f"sm_{done[0].capability}: {len(done)} launches, {sum(one.default for one in done)} by "
+        f"default; {len(spilling)} spill ({bytes_of:,} bytes), "
+        f"{sum(one.default for one in spilling)} by default"
+    )
 
 
 if __name__ == "__main__":

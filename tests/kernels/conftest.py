@@ -72,8 +72,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def _on_record() -> bool:
-    first, *_ = ahead_of_time.RECORD.read_text().splitlines()
-    return first == ahead_of_time.digest()
+    return ahead_of_time.recorded()[0] == ahead_of_time.digest()
 
 
 @pytest.fixture

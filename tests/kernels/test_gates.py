@@ -6,15 +6,18 @@ import importlib.util
 import os
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import triton
 
 from methods import kernels
 from methods.kernels import window_lse
-from tests.kernels import OPERATIONS
-from tests.kernels.ahead_of_time import HEADS, RECORD, SHARED, Compiled, digest
+from tests.kernels import OPERATIONS, ahead_of_time
+from tests.kernels.ahead_of_time import HEADS, RECORD, SHARED, Compiled, digest, jobs, recorded
 from tests.kernels.oracles import assert_close, causal, draw, logits
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +41,19 @@ def test_every_kernel_compiles_for_every_architecture(compiled):
 
 def test_the_record_is_of_these_kernels():
     """Make it anew with `python -m tests.kernels.ahead_of_time --record`, and read what changed."""
-    assert RECORD.read_text().splitlines()[0] == digest()
+    if why := ahead_of_time.unrecorded():
+        warnings.warn(why, stacklevel=1)  # a reason to skip is not printed
+        pytest.skip(why)
+    assert recorded()[0] == digest(), f"{RECORD.name} is of other kernels: make it anew"
+
+
+def test_a_version_of_triton_that_nothing_is_on_record_for_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(ahead_of_time, "RECORD", tmp_path / "compiled.txt")
+    for version, says in ((triton.__version__, ""), ("2.0.1", "compiled.txt is of Triton 2.0.1 ")):
+        ahead_of_time.RECORD.write_text(f"abc triton {version}\n_kernel ... ok\n")
+        assert recorded() == ("abc", version)
+        assert ahead_of_time.unrecorded().startswith(says)
+        assert bool(ahead_of_time.unrecorded()) == bool(says)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +106,23 @@ def test_a_kernel_that_computes_something_else_is_seen(right, wrong, tmp_path):
 
 def test_what_is_wrong_with_a_kernel():
     fits = Compiled("kernel", "bf16 d128", 89, 128, 0, SHARED[89])
-    assert fits.wrong == ""
-    assert "spills 8" in Compiled("kernel", "", 80, 255, 8, 0).wrong
+    assert (fits.wrong, fits.state) == ("", "ok")
+    spilling = Compiled("kernel", "", 80, 255, 8, 0)
+    assert "spills 8" in spilling.wrong
+    elsewhere = replace(spilling, default=False)
+    assert (elsewhere.wrong, elsewhere.state) == ("", "spills, not by default")
+    assert ahead_of_time.spills([spilling, elsewhere, replace(fits, capability=80)]) == (
+        "sm_80: 3 launches, 2 by default; 2 spill (16 bytes), 1 by default"
+    )
     assert "101376" in Compiled("kernel", "", 89, 64, 0, SHARED[89] + 1).wrong
     assert Compiled("kernel", "", 90, error="no").wrong == "no"
+
+
+def test_what_is_launched_by_default():
+    every = jobs(OPERATIONS, [90])
+    usual = [job for job in every if job.default]
+    assert {job.label for job in usual} == {"bf16 d128"}
+    missing = {job.kernel.__name__ for job in every} - {job.kernel.__name__ for job in usual}
+    assert missing == {"_joint_kernel"}
+    assert not any(("*i1", True) in job.arguments for job in usual)
+    assert any(("*i1", True) in job.arguments for job in every if job.label == "bf16 d128")
