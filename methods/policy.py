@@ -149,10 +149,13 @@ class Policy(ABC):
         """
         raise AssertionError(f"{self.name} does not hold a budget")
 
+    def ranked(self, step: Step, carried: Tensor | None) -> Tensor:
+        """`standing` with what else protects entries, float32 [C, Hkv, n]."""
+        return self.standing(step, carried).expand_as(step.positions)
+
     def drop(self, step: Step, carried: Tensor | None, count: int) -> Tensor:
         """Which `count` entries of each head go, int64 [C, Hkv, count]; of equals, the newest."""
-        standing = self.standing(step, carried).expand_as(step.positions)
-        return victims(standing, step.positions, count)
+        return victims(self.ranked(step, carried), step.positions, count)
 
     def evictions(self, held: Held, grown: int, seen: int, num_layers: int) -> int:
         """How many entries every head drops after a step.

@@ -66,8 +66,9 @@ class Random(ScoringPolicy):
 
 
 def _scramble(numbers: Tensor) -> Tensor:
-    """A bijection of int64 whose results look random (the finaliser of SplitMix64)."""
+    """A bijection of int64 whose results look random (the finaliser of SplitMix64); in place."""
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
-        high = (numbers >> shift) & ((1 << (64 - shift)) - 1)
-        numbers = (numbers ^ high) * factor
+        numbers ^= (numbers >> shift).bitwise_and_((1 << (64 - shift)) - 1)
+        if factor != 1:
+            numbers *= factor
     return numbers

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .budgets import RULES, adaptive, pyramid
 from .checks import require_choice, require_count, require_number
-from .holding import Step, victims
+from .holding import Step
 from .policy import Chosen, Plan, Policy
 from .view import LayerView
 
@@ -53,15 +53,14 @@ class ScoringPolicy(Policy):
         assert mask is not None  # there is a text mask
         return int(mask[0, 0, 0].sum())
 
-    def drop(self, step: Step, carried: Tensor | None, count: int) -> Tensor:
+    def ranked(self, step: Step, carried: Tensor | None) -> Tensor:
         """As for every policy, with the prompt's text above all else where it is protected."""
+        standing = super().ranked(step, carried)
         if step.text is None:
-            return super().drop(step, carried, count)
-        standing = self.standing(step, carried).expand_as(step.positions)
+            return standing
         # What else is protected goes by age once nothing unprotected is left.
         aged = _LARGEST * (step.positions + 1) / (step.seen + 1)
-        standing = torch.where(standing.isinf(), aged, standing)
-        return victims(standing.masked_fill(step.text, torch.inf), step.positions, count)
+        return torch.where(standing.isinf(), aged, standing).masked_fill(step.text, torch.inf)
 
     def _share(self, view: LayerView, count: int) -> tuple[int, Plan]:
         plan = self.plan(view, count)

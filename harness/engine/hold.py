@@ -6,17 +6,15 @@ Knows policies and tiles; must not know models or how a batch is put together.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from harness.engine.tiles import Tiles, View
-from methods import Held, Policy, Step
+from methods import Held, Policy, Step, victims
 from methods.kernels import shared
-
-Choice = tuple[Tensor, Tensor]  # sequences [s] on the host, and the order [s, m] of what goes
 
 
 @dataclass
@@ -34,6 +32,7 @@ class Holder:
     held: list[Held]
     grown: list[int]
     text: Tensor | None = None
+    _sequences: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     def select(self, place: Mapping[int, int]) -> Holder:
         """The same for the cells that have a new place."""
@@ -43,56 +42,62 @@ class Holder:
             cells=[place[self.cells[i]] for i in stay],
             held=[self.held[i] for i in stay],
             grown=[self.grown[i] for i in stay],
+            _sequences={},
         )
 
-    def choose(
-        self, tiles: Tiles, heads: int, weights: Tensor | None, new: int, seen: int
-    ) -> Iterator[Choice]:
-        """Show the policy `new` tokens, if it observes with weights [T, R, tile]; what it drops."""
+    def take(self, new: int, seen: int) -> list[Part]:
+        """Take `new` tokens in: cells that drop equally many entries, or none but look on."""
         drops: dict[int, list[int]] = {}
         for i, held in enumerate(self.held):
-            self.grown[i] += new
-            count = self.policy.evictions(held, self.grown[i], seen, self.num_layers)
-            self.grown[i] -= count
+            grown = self.grown[i] + new
+            count = self.policy.evictions(held, grown, seen, self.num_layers)
+            self.grown[i] = grown - count
             drops.setdefault(count, []).append(i)
-        for count, some in drops.items():
-            if count or self.policy.observes:
-                yield self._choose(tiles, heads, weights, new, seen, count, some)
+        shown = self.policy.observes
+        return [Part(self, count, some) for count, some in drops.items() if count or shown]
 
-    def _choose(
+    def sequences(self, some: Sequence[int], heads: int) -> Tensor:
+        """Sequences of some of its cells, int64 [C * heads] on the host."""
+        key = tuple(some)
+        if key not in self._sequences:
+            rows = torch.tensor([self.cells[i] for i in some])[:, None] * heads
+            self._sequences[key] = (rows + torch.arange(heads)).flatten()
+        return self._sequences[key]
+
+
+@dataclass
+class Part:
+    """Cells of a holder that drop `count` entries a head; some: which of its cells."""
+
+    holder: Holder
+    count: int
+    some: list[int]
+
+    def step(
         self,
-        tiles: Tiles,
-        heads: int,
-        weights: Tensor | None,
-        new: int,
+        positions: Tensor,
+        budgets: Tensor,
         seen: int,
-        count: int,
-        some: list[int],
-    ) -> Choice:
-        """The part of `choose` for cells that drop equally many entries a head."""
-        rows = torch.tensor([self.cells[i] for i in some])[:, None] * heads + torch.arange(heads)
-        sequences = rows.flatten()
-        view = tiles.view(sequences)
-        shape = (len(some), heads, -1)
-        positions = view.places.view(shape)
-        step = Step(
-            held=[self.held[i] for i in some],
-            positions=positions,
-            budgets=shared((tiles.counts[sequences] - count).view(shape[:2]), positions.device),
+        new: int,
+        rows: Tensor | None,
+        carried: Tensor | None,
+    ) -> Step:
+        """What the policy sees of positions [s, n], budgets [s], rows [s, g * new, n] and so on."""
+        cells, holder, text = len(self.some), self.holder, self.holder.text
+        shape = (cells, len(positions) // cells, -1)
+        places = positions.view(shape)
+        return Step(
+            held=[holder.held[i] for i in self.some],
+            positions=places,
+            budgets=budgets.view(shape[:2]),
             seen=seen,
             new=new,
-            layer=self.layer,
-            num_layers=self.num_layers,
-            attention=_rows(view, weights, len(some), new) if self.policy.observes else None,
-            carried=view.pick(tiles.carried).view(shape) if tiles.carried is not None else None,
-            text=None if self.text is None else _marked(self.text, positions),
+            layer=holder.layer,
+            num_layers=holder.num_layers,
+            attention=None if rows is None else rows.reshape(cells, -1, new, rows.shape[-1]),
+            carried=None if carried is None else carried.view(shape),
+            text=None if text is None else _marked(text, places),
         )
-        carried = self.policy.carry(step)
-        if carried is not None and tiles.carried is not None:
-            view.put(tiles.carried, carried.reshape(len(sequences), -1))
-        if not count:
-            return sequences, positions.new_empty(len(sequences), 0)
-        return sequences, self.policy.drop(step, carried, count).flatten(0, 1)
 
 
 def evict(
@@ -103,25 +108,60 @@ def evict(
     new: int,
     seen: int,
 ) -> None:
-    """Let the policies see `new` tokens (`Holder.choose`), then drop what they choose, together."""
-    chosen: dict[int, list[Choice]] = {}
-    for holder in holders:
-        for choice in holder.choose(tiles, heads, weights, new, seen):
-            chosen.setdefault(choice[1].shape[1], []).append(choice)
-    for count, choices in chosen.items():
-        if count:
-            sequences, order = zip(*choices, strict=True)
-            tiles.evict(torch.cat(sequences), torch.cat(order))
+    """Show the policies `new` tokens, those that observe with weights [T, R, tile]; drop entries.
+
+    All cells are looked at together, and all that drop equally many entries drop them together.
+    """
+    parts = [part for holder in holders for part in holder.take(new, seen)]
+    if not parts:
+        return
+    parts.sort(key=lambda part: not part.holder.policy.observes)
+    sequences = [part.holder.sequences(part.some, heads) for part in parts]
+    sizes = [len(own) for own in sequences]
+    every = _joined(sequences)
+    view = tiles.view(every)
+    positions = view.places.split(sizes)
+    held = shared(tiles.counts[every], view.places.device).split(sizes)
+    nothing: list[Tensor | None] = [None] * len(parts)
+    carried = nothing if tiles.carried is None else list(view.pick(tiles.carried).split(sizes))
+    rows = _rows(view, weights, parts, sizes)
+    remembered = list(carried)
+    standing: dict[int, list[tuple[int, Tensor]]] = {}
+    for i, part in enumerate(parts):
+        policy = part.holder.policy
+        step = part.step(positions[i], held[i] - part.count, seen, new, rows[i], carried[i])
+        fresh = policy.carry(step)
+        if fresh is not None and tiles.carried is not None:
+            remembered[i] = fresh.flatten(0, 1)
+        if part.count:
+            ranked = policy.ranked(step, fresh).flatten(0, 1)
+            standing.setdefault(part.count, []).append((i, ranked))
+    if any(one is not two for one, two in zip(remembered, carried, strict=True)):
+        view.put(tiles.carried, _joined(remembered))
+    for count, found in standing.items():
+        whole = len(found) == len(parts)
+        own = every if whole else _joined([sequences[i] for i, _ in found])
+        places = view.places if whole else _joined([positions[i] for i, _ in found])
+        tiles.evict(own, victims(_joined([ranked for _, ranked in found]), places, count))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _rows(
+    view: View, weights: Tensor | None, parts: Sequence[Part], sizes: Sequence[int]
+) -> list[Tensor | None]:
+    """Rows [s, R, n] of each part whose policy observes, which come first; None for the others."""
+    watched = [size for part, size in zip(parts, sizes, strict=True) if part.holder.policy.observes]
+    rest: list[Tensor | None] = [None] * (len(parts) - len(watched))
+    if not watched:
+        return rest
+    assert weights is not None  # the attention is computed with them where a policy observes
+    return [*view.rows(weights, sum(watched)).split(watched), *rest]
 
 
 def _marked(text: Tensor, positions: Tensor) -> Tensor:
     """Whether entries at these positions are text of the prompt, text bool [L]."""
     inside = (positions >= 0) & (positions < len(text))
     return text[positions.clamp(0, len(text) - 1)] & inside
-
-
-def _rows(view: View, weights: Tensor | None, cells: int, new: int) -> Tensor:
-    """Attention of the new tokens, float32 [C, H, new, n]."""
-    assert weights is not None
-    rows = view.rows(weights)  # [C * Hkv, g * new, n]
-    return rows.reshape(cells, -1, new, rows.shape[-1])

@@ -209,7 +209,9 @@ class Tiles:
         m = order.shape[1]
         own = shared(sequences, order.device)
         left = self.device_counts[own] - m
-        last = left[:, None] + torch.arange(m, device=order.device)  # [s, m], behind the new end
+        last = left[:, None]  # [s, m], behind the new end
+        if m > 1:
+            last = last + torch.arange(m, device=order.device)
         movers, target = (last, order) if m == 1 else _pair(last, order)
         pools = (self.keys, self.values, self.places, self.carried)
         move_entries(*pools, self.device_table, own, movers, target, last, self.starts)
@@ -253,9 +255,10 @@ class _Look:
         table = tiles.table[sequences, :blocks]  # [s, blocks], -1 where a sequence is shorter
         device, flat = tiles.keys.device, table.flatten()
         present = (flat >= 0).nonzero()[:, 0]
-        self.index = shared(table.clamp_min(0), device)
-        self.absent = shared(table < 0, device)
+        self.index = shared(table.clamp_min(0).flatten(), device)
+        self.absent = shared(table < 0, device) if len(present) < len(flat) else None
         self.tiles, self.present = shared(flat[present], device), shared(present, device)
+        self.shape = tuple(table.shape)
 
 
 class View:
@@ -263,22 +266,30 @@ class View:
 
     def __init__(self, tiles: Tiles, look: _Look) -> None:
         self._look = look
-        held = tiles.places[look.index].masked_fill(look.absent[..., None], -1)
-        self.places = held.flatten(1)  # int64 [s, n]
+        held = tiles.places.index_select(0, look.index).view(*look.shape, -1)
+        if look.absent is not None:
+            held.masked_fill_(look.absent[..., None], -1)
+        self.places = held.view(look.shape[0], -1)  # int64 [s, n]
 
     def pick(self, pool: Tensor) -> Tensor:
-        """Entries [T, tile, ...] of the pool as [s, n, ...]; padding holds anything."""
-        return pool[self._look.index].flatten(1, 2)
+        """Entries [T, tile] of the pool as [s, n]; padding holds anything."""
+        return pool.index_select(0, self._look.index).view(self._look.shape[0], -1)
 
-    def rows(self, weights: Tensor) -> Tensor:
-        """Rows [T, R, tile] over the pool as [s, R, n]; zero where there is no entry."""
-        picked = weights[self._look.index].transpose(1, 2).flatten(2)  # [s, R, n]
-        return picked.masked_fill((self.places < 0)[:, None], 0.0)
+    def rows(self, weights: Tensor, count: int | None = None) -> Tensor:
+        """Rows [T, R, tile], zero where there is no entry, as [s, R, n]; of the first `count`."""
+        look = self._look
+        own = look.index if count is None else look.index[: count * look.shape[1]]
+        picked = weights.index_select(0, own).unflatten(0, (-1, look.shape[1]))
+        if look.absent is not None:
+            picked.masked_fill_(look.absent[:count, :, None, None], 0.0)
+        return picked.transpose(1, 2).flatten(2)
 
     def put(self, pool: Tensor, entries: Tensor) -> None:
-        """Write entries [s, n, ...] back to the pool [T, tile, ...]."""
-        split = entries.unflatten(1, (self._look.index.shape[1], -1)).flatten(0, 1)
-        pool.index_copy_(0, self._look.tiles, split.index_select(0, self._look.present))
+        """Write entries [s, n] back to the pool [T, tile]."""
+        split = entries.reshape(len(self._look.index), -1)
+        if self._look.absent is not None:
+            split = split.index_select(0, self._look.present)
+        pool.index_copy_(0, self._look.tiles, split)
 
 
 def _index(blocks: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,15 +34,15 @@ def move_entries(
         return
     if starts is None:
         own, size = table[sequences], keys.shape[1]
-        at = [slots(own, each, size).flatten() for each in (movers, targets, ends)]
+        source, target, last = (slots(own, at, size).flatten() for at in (movers, targets, ends))
     else:
         base = starts[sequences][:, None]
-        at = [(base + each).flatten() for each in (movers, targets, ends)]
-    source, target, last = at
+        source, target = (base + movers).flatten(), (base + targets).flatten()
+        last = source if ends is movers else (base + ends).flatten()
     for pool in (flat(keys), flat(values), places.view(-1)):
-        pool.index_copy_(0, target, pool[source])
+        pool.index_copy_(0, target, pool.index_select(0, source))
     if carried is not None:
-        carried.view(-1).index_copy_(0, target, carried.view(-1)[source])
+        carried.view(-1).index_copy_(0, target, carried.view(-1).index_select(0, source))
     places.view(-1).index_fill_(0, last, -1)
 
 
