@@ -15,7 +15,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCach
 
 from harness.engine.hold import Holder, evict
 from harness.engine.rotary import Rotary
-from harness.engine.tiles import Tiles, View
+from harness.engine.tiles import Tiles
+from harness.engine.views import View
 from methods.kernels import Run, Turning, ragged_attention, send, shared
 
 _ROWS = 64  # query rows of a KV head that are worked on together

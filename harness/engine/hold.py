@@ -6,13 +6,15 @@ Knows policies and tiles; must not know models or how a batch is put together.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from harness.engine.tiles import Tiles, View
+from harness.engine.tiles import Tiles
+from harness.engine.views import View
 from methods import Held, Policy, Step, victims
 from methods.kernels import shared
 
@@ -121,31 +123,31 @@ def evict(
     every = _joined(sequences)
     view = tiles.view(every)
     positions = view.places.split(sizes)
-    held = shared(tiles.counts[every], view.places.device).split(sizes)
-    nothing: list[Tensor | None] = [None] * len(parts)
-    carried = nothing if tiles.carried is None else list(view.pick(tiles.carried).split(sizes))
-    rows = _rows(view, weights, parts, sizes)
+    held = shared(view.counts, view.places.device).split(sizes)
+    carried = () if tiles.carried is None else view.pick(tiles.carried).split(sizes)
     remembered = list(carried)
+    rows = _rows(view, weights, parts, sizes)
     standing: dict[int, list[tuple[int, Tensor]]] = {}
     for i, part in enumerate(parts):
         policy = part.holder.policy
-        step = part.step(positions[i], held[i] - part.count, seen, new, rows[i], carried[i])
+        before = carried[i] if carried else None
+        step = part.step(positions[i], held[i] - part.count, seen, new, rows[i], before)
         fresh = policy.carry(step)
-        if fresh is not None and tiles.carried is not None:
+        if fresh is not None and carried:
             remembered[i] = fresh.flatten(0, 1)
         if part.count:
             ranked = policy.ranked(step, fresh).flatten(0, 1)
             standing.setdefault(part.count, []).append((i, ranked))
-    if any(one is not two for one, two in zip(remembered, carried, strict=True)):
+    if tiles.carried is not None and any(map(operator.is_not, remembered, carried)):
         view.put(tiles.carried, _joined(remembered))
-    for count, found in standing.items():
+    for count, found in sorted(standing.items(), reverse=True):
         whole = len(found) == len(parts)
         own = every if whole else _joined([sequences[i] for i, _ in found])
         places = view.places if whole else _joined([positions[i] for i, _ in found])
         tiles.evict(own, victims(_joined([ranked for _, ranked in found]), places, count))
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
+def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

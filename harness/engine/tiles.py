@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from harness.engine.views import Look, View
 from methods.kernels import (
     Run,
     Unturning,
     append_entries,
+    by_triton,
     find_runs,
     gather_entries,
     move_entries,
@@ -40,7 +42,7 @@ class Tiles:
     the token of each entry, -1 where there is none; carried float32 [T, tile] or None. owner int64
     [T]: the sequence of a tile. On the host: counts int64 [S]; table int64 [S, blocks], the tile of
     each block of a sequence, -1 behind its last. The same on the device, int32: device_counts,
-    device_table; starts int64 [S], the first slot of each sequence, None on a GPU.
+    device_table; starts int64 [S], on the host: the first slot of each sequence.
     """
 
     def __init__(
@@ -63,12 +65,13 @@ class Tiles:
         self.table, owner = _index(blocks)
         device = self.keys.device
         self.owner, self.device_table = shared(owner, device), shared(self.table.int(), device)
-        self.starts = None if self.keys.is_cuda else self.table[:, 0] * self.size
-        self._looks: dict[tuple[bytes, int], _Look] = {}
+        self.starts = self.table[:, 0] * self.size
+        self._looks: dict[tuple[bytes, int], Look] = {}
         self._changed()
 
     def _changed(self) -> None:
         """Forget what was made from the counts."""
+        self._gaps: tuple[Tensor, Tensor] | None = None  # sequences, and the slots of their gaps
         self._free = 0  # entries that every sequence has room for, at least
         self._runs: list[Run] | None = None
 
@@ -133,6 +136,13 @@ class Tiles:
         """
         new = keys.shape[1]
         self.reserve(new)
+        slot = None
+        if new == 1 and self._in_torch():
+            slot = self.starts + self.counts
+            if self._gaps is not None:
+                slot.index_copy_(0, *self._gaps)
+                self._gaps = None
+        self.close()
         append_entries(
             self.keys,
             self.values,
@@ -143,7 +153,7 @@ class Tiles:
             keys,
             values,
             first,
-            self.starts,
+            slot,
         )
         self.device_counts += new
         self.counts += new
@@ -162,6 +172,7 @@ class Tiles:
         self._free = int((have * self.size - self.counts).min())
         if new <= self._free:
             return
+        self.close()
         before = self.table
         wanted = -(-(self.counts + max(new, ROOM)) // self.size)
         self._arrange(torch.maximum(have, wanted))
@@ -183,6 +194,7 @@ class Tiles:
 
     def select(self, sequences: Tensor) -> None:
         """Keep only these sequences (int64 on the host), in this order."""
+        self.close()
         table = self.table[sequences]
         blocks = (table >= 0).sum(1)
         kept = shared(table[table >= 0], self.keys.device)
@@ -195,37 +207,59 @@ class Tiles:
 
     def view(self, sequences: Tensor) -> View:
         """A padded look at these sequences (int64 on the host)."""
-        blocks = -(-int(self.counts[sequences].max()) // self.size)
+        self.close()
+        counts = self.counts[sequences]
+        blocks = -(-int(counts.max()) // self.size)
         key = (sequences.numpy().tobytes(), blocks)
         if key not in self._looks:
-            self._looks[key] = _Look(self, sequences, blocks)
-        return View(self, self._looks[key])
+            self._looks[key] = Look(self.table, sequences, blocks, self.keys.device)
+        return View(self.places, self._looks[key], counts)
 
     def evict(self, sequences: Tensor, order: Tensor) -> None:
         """Drop entries, int64 [s, m] by their order within each of the sequences.
 
-        The last entries move into the gaps, so that a sequence stays without holes.
+        The last entries move into the gaps, so that a sequence stays without holes; a single gap on
+        a CPU waits until the next entry fills it, or until something else needs it closed.
         """
+        self.close()
         m = order.shape[1]
         own = shared(sequences, order.device)
-        left = self.device_counts[own] - m
-        last = left[:, None]  # [s, m], behind the new end
-        if m > 1:
-            last = last + torch.arange(m, device=order.device)
-        movers, target = (last, order) if m == 1 else _pair(last, order)
-        pools = (self.keys, self.values, self.places, self.carried)
-        move_entries(*pools, self.device_table, own, movers, target, last, self.starts)
-        self.device_counts[own] = left
+        if m == 1 and self._in_torch():
+            slots = self.starts[sequences] + order[:, 0]
+            self.places.view(-1).index_fill_(0, slots, -1)
+            self._gaps = sequences, slots
+        else:
+            last = self.device_counts[own][:, None] - torch.arange(m, 0, -1, device=order.device)
+            movers, target = (last, order) if m == 1 else _pair(last, order)
+            self._move(own, movers, target, last)
+        self.device_counts[own] -= m
         self.counts[sequences] -= m
         if self._runs:
             counts = self.counts.tolist()
             for run in self._runs:
                 run.measure(counts)
 
+    def close(self) -> None:
+        """Move last entries into the gaps that wait for the next ones."""
+        if self._gaps is not None:
+            sequences, slots = self._gaps
+            self._gaps = None
+            last = self.counts[sequences][:, None]
+            self._move(sequences, last, (slots - self.starts[sequences])[:, None], last)
+
+    def _move(self, sequences: Tensor, movers: Tensor, targets: Tensor, ends: Tensor) -> None:
+        pools = self.keys, self.values, self.places, self.carried
+        move_entries(*pools, self.device_table, sequences, movers, targets, ends)
+
+    def _in_torch(self) -> bool:
+        """Whether it is plain torch on the CPU that writes to the pool."""
+        return not self.keys.is_cuda and not by_triton(self.keys, self.values)
+
     def runs(self) -> list[Run] | None:
         """Dense batches for plain torch; None where tiles are faster by themselves."""
-        if self.starts is None:
+        if not self._in_torch():
             return None
+        self.close()
         if self._runs is None:
             pools = self.keys, self.values, self.places
             blocks = (self.table >= 0).sum(1)
@@ -246,50 +280,6 @@ def _pair(last: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     movers = last.gather(1, (~stays).long().argsort(dim=1, stable=True))
     paired = torch.arange(last.shape[1], device=last.device) < gap.sum(1, keepdim=True)
     return movers, torch.where(paired, gaps, movers)
-
-
-class _Look:
-    """Where the tiles of some sequences are, sent to the device once."""
-
-    def __init__(self, tiles: Tiles, sequences: Tensor, blocks: int) -> None:
-        table = tiles.table[sequences, :blocks]  # [s, blocks], -1 where a sequence is shorter
-        device, flat = tiles.keys.device, table.flatten()
-        present = (flat >= 0).nonzero()[:, 0]
-        self.index = shared(table.clamp_min(0).flatten(), device)
-        self.absent = shared(table < 0, device) if len(present) < len(flat) else None
-        self.tiles, self.present = shared(flat[present], device), shared(present, device)
-        self.shape = tuple(table.shape)
-
-
-class View:
-    """Sequences side by side, padded to the longest: [s, n], n a multiple of the tile size."""
-
-    def __init__(self, tiles: Tiles, look: _Look) -> None:
-        self._look = look
-        held = tiles.places.index_select(0, look.index).view(*look.shape, -1)
-        if look.absent is not None:
-            held.masked_fill_(look.absent[..., None], -1)
-        self.places = held.view(look.shape[0], -1)  # int64 [s, n]
-
-    def pick(self, pool: Tensor) -> Tensor:
-        """Entries [T, tile] of the pool as [s, n]; padding holds anything."""
-        return pool.index_select(0, self._look.index).view(self._look.shape[0], -1)
-
-    def rows(self, weights: Tensor, count: int | None = None) -> Tensor:
-        """Rows [T, R, tile], zero where there is no entry, as [s, R, n]; of the first `count`."""
-        look = self._look
-        own = look.index if count is None else look.index[: count * look.shape[1]]
-        picked = weights.index_select(0, own).unflatten(0, (-1, look.shape[1]))
-        if look.absent is not None:
-            picked.masked_fill_(look.absent[:count, :, None, None], 0.0)
-        return picked.transpose(1, 2).flatten(2)
-
-    def put(self, pool: Tensor, entries: Tensor) -> None:
-        """Write entries [s, n] back to the pool [T, tile]."""
-        split = entries.reshape(len(self._look.index), -1)
-        if self._look.absent is not None:
-            split = split.index_select(0, self._look.present)
-        pool.index_copy_(0, self._look.tiles, split)
 
 
 def _index(blocks: Tensor) -> tuple[Tensor, Tensor]:

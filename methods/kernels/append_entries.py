@@ -20,7 +20,7 @@ def append_entries(
     new_keys: Tensor,
     new_values: Tensor,
     first: Tensor,
-    starts: Tensor | None = None,
+    slot: Tensor | None = None,
 ) -> None:
     """Write new_keys [S, q, d] and new_values [S, q, dv] behind the entries of each sequence.
 
@@ -29,15 +29,15 @@ def append_entries(
     behind its last; nothing is written there. counts: int32 [S], entries that each has; it stays as
     it is. first: int64 [1] on the device, the place of the first new token; carried becomes 0. One
     launch reads and writes each new entry once; nothing in it depends on numbers of the host that
-    change from token to token. starts: int64 [S], the first slot of each sequence, where its tiles
-    lie one behind the other and have room, from callers that know it.
+    change from token to token. slot: int64 [S], where the one new entry of
+    each sequence goes, from callers that know it better than the table; for plain torch.
     """
     if by_triton(keys, values, new_keys, new_values):
         _by_triton(keys, values, places, carried, table, counts, new_keys, new_values, first)
         return
     rows, value_rows = new_keys.flatten(0, 1), new_values.flatten(0, 1)
-    if starts is not None and new_keys.shape[1] == 1:
-        slot, place = starts + counts, first.expand(len(counts))
+    if slot is not None:
+        place = first.expand(len(slot))
     else:
         new = torch.arange(new_keys.shape[1], device=keys.device)
         place = (first + new).repeat(len(counts))

@@ -19,7 +19,6 @@ def move_entries(
     movers: Tensor,
     targets: Tensor,
     ends: Tensor,
-    starts: Tensor | None = None,
 ) -> None:
     """Copy entries movers [s, i] over entries targets [s, i], then give `ends` the place -1.
 
@@ -27,22 +26,17 @@ def move_entries(
     target is its own mover, which then stays where it is, or no mover at all, and no two are the
     same. The pool, in place: keys [T, tile, d], values [T, tile, dv], places int64 [T, tile],
     carried float32 [T, tile] or None, all contiguous. table: int32 [S, blocks], the tiles of a
-    sequence. One launch reads and writes each moved entry once. starts: as in append_entries.
+    sequence. One launch reads and writes each moved entry once.
     """
     if by_triton(keys, values):
         _by_triton(keys, values, places, carried, table, sequences, movers, targets, ends)
         return
-    if starts is None:
-        own, size = table[sequences], keys.shape[1]
-        source, target, last = (slots(own, at, size).flatten() for at in (movers, targets, ends))
-    else:
-        base = starts[sequences][:, None]
-        source, target = (base + movers).flatten(), (base + targets).flatten()
-        last = source if ends is movers else (base + ends).flatten()
+    own, size = table[sequences], keys.shape[1]
+    source, target, last = (slots(own, each, size).flatten() for each in (movers, targets, ends))
     for pool in (flat(keys), flat(values), places.view(-1)):
-        pool.index_copy_(0, target, pool.index_select(0, source))
+        pool.index_copy_(0, target, pool[source])
     if carried is not None:
-        carried.view(-1).index_copy_(0, target, carried.view(-1).index_select(0, source))
+        carried.view(-1).index_copy_(0, target, carried.view(-1)[source])
     places.view(-1).index_fill_(0, last, -1)
 
 

@@ -11,7 +11,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 _FILLED = 0.75  # so much of a run is entries when it is found, the rest padding
 
@@ -20,15 +19,16 @@ _FILLED = 0.75  # so much of a run is entries when it is found, the rest padding
 class Run:
     """Neighbouring sequences of a pool with equally many tiles, all one behind the other.
 
-    sequences, tiles: which ones. keys [s, d, n], values [s, n, dv], places int64 [s, 1, n]: views
-    of all their slots. longest: entries of the longest of them; even: all have so many.
+    sequences: which ones. keys [s, d, n], values [s, n, dv], places int64 [s, 1, n]: views of all
+    their slots. size: entries a tile. longest: entries of the longest of them; even: all have so
+    many.
     """
 
     sequences: slice
-    tiles: slice
     keys: Tensor
     values: Tensor
     places: Tensor
+    size: int
     longest: int
     even: bool
 
@@ -55,10 +55,10 @@ def find_runs(
         )
         run = Run(
             slice(first, last),
-            tiles,
             own_keys.transpose(1, 2),
             own_values,
             own_places[:, None],
+            keys.shape[1],
             0,
             False,
         )
@@ -79,15 +79,19 @@ def _cuts(counts: Sequence[int], blocks: Sequence[int]) -> list[int]:
 
 
 def attend_runs(
-    queries: Tensor, runs: Sequence[Run], scaling: float, weights: Tensor | None = None
-) -> Tensor:
+    queries: Tensor, runs: Sequence[Run], scaling: float, rows: bool = False
+) -> tuple[Tensor, Tensor | None]:
     """Outputs [S, R, dv] of queries [S, R, d] that see every entry of their sequence.
 
-    The runs are all the pool has, one behind the other. weights float32 [T, R, tile]: written where
-    given, where they are zero before.
+    The runs are all the pool has, one behind the other. rows: also the weights float32 [S, R, n],
+    n the slots of the tiles that the longest sequence fills; 0 where there is no entry.
     """
-    outputs = []
+    outputs, weights = [], None
     scaled = queries.float() * scaling
+    if rows:
+        widest = max(run.longest for run in runs)
+        widest += -widest % runs[0].size
+        weights = queries.new_zeros(*queries.shape[:2], widest, dtype=torch.float32)
     for run in runs:
         logits = torch.bmm(scaled[run.sequences], run.keys[..., : run.longest].float())
         if not run.even:
@@ -95,13 +99,5 @@ def attend_runs(
         own = torch.softmax(logits, -1)
         outputs.append(torch.bmm(own, run.values[:, : run.longest].float()))
         if weights is not None:
-            _spread(own, weights[run.tiles])
-    return torch.cat(outputs).to(runs[0].values.dtype)
-
-
-def _spread(rows: Tensor, tiles: Tensor) -> None:
-    """Write rows [s, R, n] over the tiles [s * blocks, R, tile] of their sequences."""
-    size = tiles.shape[2]
-    padded = pad(rows, (0, -rows.shape[2] % size)).unflatten(2, (-1, size))
-    split = tiles.unflatten(0, (len(rows), -1))  # [s, blocks, R, tile]
-    split[:, : padded.shape[2]] = padded.transpose(1, 2)
+            weights[run.sequences, :, : run.longest] = own
+    return torch.cat(outputs).to(runs[0].values.dtype), weights
