@@ -15,8 +15,8 @@ cd "$(dirname "$0")/.." || exit 2
 rows=$folder/rows.jsonl log=$folder/log.txt
 [ ! -e "$rows" ] || { echo "error: $folder holds a check already: give another folder" >&2; exit 2; }
 scratch=$(mktemp -d) || exit 2
-export PYTHONPATH=$PWD PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=$scratch/triton
-export GIT_OPTIONAL_LOCKS=0 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+export TRITON_CACHE_DIR=$scratch/triton GIT_OPTIONAL_LOCKS=0 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 end=$((SECONDS + 60 * ${MINUTES:-8}))
 failed=0
 if [ -n "$dry" ]; then export TRITON_INTERPRET=1 CUDA_VISIBLE_DEVICES=; else unset TRITON_INTERPRET; fi
