@@ -60,7 +60,9 @@ bench() { # NAME LIMIT MODULE ARGUMENTS...: no figure is begun in the last 15 s
 tests() { # FILES...: of the kernels, on odd shapes, where pytest is installed
   "$python" -c 'import pytest' 2>/dev/null || { note tests skipped 0 "pytest is not installed"; return; }
   local workers=()
-  "$python" -c 'import xdist' 2>/dev/null && workers=(-n 8)
+  if [ -z "$dry" ] && "$python" -c 'import xdist' 2>/dev/null; then
+    workers=(-n logical --maxprocesses 8 --dist worksteal)
+  fi
   stage tests 120 60 pytest -p no:cacheprovider --maxfail=20 --ignore=tests/kernels/test_gates.py \
     "${workers[@]}" "$@"
 }
