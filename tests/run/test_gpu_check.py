@@ -200,4 +200,4 @@ def test_a_dry_run_passes_through_every_stage(tmp_path):
     rows = output.read(tmp_path / "out")
     assert [row["status"] for row in rows if "status" in row] == ["ok"] * 8
     assert {row["verdict"] for row in rows if "figure" in row} == {"ok", "skipped"}
-    assert sum(row["stage"] == "operations" and "error" in row for row in rows) == 19
+    assert sum(row["stage"] == "operations" and "error" in row for row in rows) == 18
