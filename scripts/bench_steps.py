@@ -34,7 +34,7 @@ Row = dict[str, object]
 
 
 def _short(engine: Engine) -> str:
-    return engine.loaded.name.rpartition("/")[2]
+    return engine.loaded.name.rpartition("/")[2].rpartition(":")[2]
 
 
 def random_prompt(engine: Engine, length: int) -> Prompt:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.engine import tiles as tiles_module
 from harness.engine.tiles import LARGE, ROOM, SMALL, Tiles
-from methods.kernels import ragged_attention
+from methods.kernels import find_runs, ragged_attention
 
 DIM, VALUE_DIM = 6, 5
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -194,6 +194,51 @@ def check_runs(tiles, expected, seen):
         found = rows[i][:, [places.index(place) for place in own]]
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
     assert weights.sum() == pytest.approx(3 * len(expected), rel=1e-5)  # and nothing elsewhere
+
+
+@pytest.mark.parametrize("then", ["append", "select", "view", "evict", "reserve"])
+def test_a_gap_is_filled_by_the_next_entry_or_closed_by_what_needs_it(then):
+    kept = [[[0, 1, 2, 3], [4, 5, 6]], [[1, 3, 5, 7], [2, 4]]]
+    tiles, keys, values = gather(kept, 8, carried=True)
+    heads = [(head, own) for cell in kept for head, own in enumerate(cell)]
+    expected = [{p: (keys[0, head, p], values[0, head, p]) for p in own} for head, own in heads]
+    tiles.evict(torch.tensor([0, 2, 3]), torch.tensor([[1], [3], [0]]))
+    for sequence, place in ((0, 1), (2, 7), (3, 2)):
+        del expected[sequence][place]
+    check(tiles, expected)
+    if then == "append":
+        append(tiles, expected, 8, 1)
+    elif then == "select":
+        tiles.select(torch.tensor([3, 0]))
+        expected = [expected[3], expected[0]]
+    elif then == "view":
+        assert (tiles.view(torch.arange(4)).places >= 0).sum(1).tolist() == [3, 3, 3, 1]
+    elif then == "evict":
+        tiles.evict(torch.tensor([0, 1]), torch.tensor([[0], [2]]))
+        del expected[0][0], expected[1][6]
+    else:
+        append(tiles, expected, 8, 40)
+    check(tiles, expected)
+    append(tiles, expected, 60, 2)
+    check(tiles, expected)
+    slots = tiles.starts[:, None] + torch.arange(int(tiles.counts.min()))
+    assert (tiles.places.view(-1)[slots] >= 0).all()  # no holes
+
+
+def test_few_slots_of_a_run_are_padding():
+    counts = [400, 400, 330, 201, 201, 120, 110, 64, 40, 39, 38, 5]
+    blocks = [count // SMALL + 1 for count in counts]
+    pool = torch.zeros(sum(blocks), SMALL, DIM)
+    runs = find_runs(pool, pool, torch.zeros(sum(blocks), SMALL), counts, blocks)
+    assert [run.sequences.start for run in runs[1:]] == [run.sequences.stop for run in runs[:-1]]
+    assert runs[0].sequences.start == 0
+    assert runs[-1].sequences.stop == len(counts)
+    for run in runs:
+        own = counts[run.sequences]
+        assert run.longest == max(own)
+        assert run.even == (len(set(own)) == 1)
+        assert min(own) >= 0.75 * max(own)
+    assert len(runs) == 8
 
 
 @pytest.mark.parametrize("device", DEVICES)
