@@ -9,7 +9,7 @@ from .budgets import budget
 from .criticalkv import CriticalKV
 from .full import Full
 from .h2o import H2O
-from .holding import Held, Step, victims
+from .holding import Due, Held, Rule, Step, victims
 from .keydiff import KeyDiff
 from .lacache import LaCache
 from .policy import Policy, Selection
@@ -21,9 +21,11 @@ from .tova import TOVA
 from .view import LayerView
 
 __all__ = [
+    "Due",
     "Held",
     "LayerView",
     "Policy",
+    "Rule",
     "Selection",
     "Step",
     "budget",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .budgets import protected_window
 from .checks import require, require_choice, require_count, require_flag
-from .holding import Step
+from .holding import Due, Rule, Step
+from .kernels.lowest_entries import BY_MEAN, BY_SUM
 from .policy import Plan, over_group, require_decode
 from .scoring import ScoringPolicy
 from .view import LayerView
@@ -103,6 +104,17 @@ class H2O(ScoringPolicy):
             fits = step.budgets > self.recent
             recent = torch.where(fits, self.recent, step.budgets // 2)
         return carried.masked_fill(step.positions >= step.seen - recent[..., None], torch.inf)
+
+    def rule(self, due: Due) -> Rule | None:
+        """The same for sums and means of sums."""
+        if self.average != "sum" or self.group == "max":
+            return None
+        budgets = due.budgets
+        recent = budgets // 2
+        if self.recent is not None:
+            recent = torch.where(budgets > self.recent, self.recent, recent)
+        by = BY_SUM if self.group == "sum" else BY_MEAN
+        return Rule(torch.full_like(budgets, by), torch.zeros_like(budgets), recent)
 
     def _observers(self, view: LayerView) -> Tensor:
         """Number of queries that see each key, broadcastable to [B, H, L]."""

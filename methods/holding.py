@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +51,34 @@ class Step:
     attention: Tensor | None = None
     carried: Tensor | None = None
     text: Tensor | None = None
+
+
+class Due(NamedTuple):
+    """Cells of one policy on one layer that drop an entry a head, or look on, after a step.
+
+    All as in Step, but for the budgets int64 [C, Hkv], which are on the host; device: of the cache.
+    """
+
+    held: Sequence[Held]
+    budgets: Tensor
+    seen: int
+    layer: int
+    num_layers: int
+    device: torch.device
+
+
+class Rule(NamedTuple):
+    """A standing that `kernels.lowest_entries` works out, int64 [C, Hkv] on the host.
+
+    by: what it is, see there. first, last: how many first positions and how many of the last ones
+    stay whatever their standing. given: int64 [n] on the device, what `first` counts in where the
+    standing is by place.
+    """
+
+    by: Tensor
+    first: Tensor
+    last: Tensor
+    given: Tensor | None = None
 
 
 def victims(standing: Tensor, positions: Tensor, count: int) -> Tensor:

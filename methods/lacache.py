@@ -12,10 +12,11 @@ from torch import Tensor
 
 from . import ladder
 from .checks import require, require_count
-from .holding import Held, Step
+from .holding import Due, Held, Rule, Step
 from .kernels import send
+from .kernels.lowest_entries import BY_PLACE
 from .policy import Plan, Policy, Scored, require_decode, require_positions
-from .streaming_llm import sinks_and_recent, sliding
+from .streaming_llm import sinks_and_recent, sliding, sliding_rule
 from .view import LayerView
 
 
@@ -108,6 +109,21 @@ class LaCache(Policy):
         lowest = table.gather(2, step.positions.clamp_min(0))
         return sliding(self.start, step).masked_fill(lowest, -1.0)
 
+    def rule(self, due: Due) -> Rule:
+        """The place that a ladder drops; as in StreamingLLM where none climbs."""
+        slides = sliding_rule(self.start, due.budgets)
+        climbs = torch.tensor([[self._climbs(each, due.num_layers)] for each in due.held])
+        if not bool(climbs.any()):
+            return slides
+        every = _dropped(self, tuple(due.held), due.seen, due.num_layers, due.device)
+        index = torch.arange(len(climbs))[:, None]
+        return Rule(
+            torch.where(climbs, BY_PLACE, slides.by),
+            torch.where(climbs, index, slides.first),
+            slides.last,
+            every[due.layer, :, 0],
+        )
+
     def _climbs(self, held: Held, num_layers: int) -> bool:
         """Whether a ladder goes on; a prompt that was cut to another pattern keeps that one."""
         whole = held.kept == held.prompt
@@ -131,7 +147,7 @@ class LaCache(Policy):
         return ladder.select(self._ladder(view.num_layers), view.length, count, view.layer)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _dropped(
     policy: LaCache, held: tuple[Held, ...], seen: int, num_layers: int, device: torch.device
 ) -> Tensor:

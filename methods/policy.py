@@ -18,7 +18,7 @@ from torch.linalg import vector_norm
 
 from .budgets import kept_count, protected_window
 from .checks import require_choice
-from .holding import Held, Step, victims
+from .holding import Due, Held, Rule, Step, victims
 from .kernels import send
 from .view import LayerView
 
@@ -152,6 +152,10 @@ class Policy(ABC):
     def ranked(self, step: Step, carried: Tensor | None) -> Tensor:
         """`standing` with what else protects entries, float32 [C, Hkv, n]."""
         return self.standing(step, carried).expand_as(step.positions)
+
+    def rule(self, due: Due) -> Rule | None:
+        """What `standing` and `carry` give as a rule; None where it is none."""
+        return None
 
     def drop(self, step: Step, carried: Tensor | None, count: int) -> Tensor:
         """Which `count` entries of each head go, int64 [C, Hkv, count]; of equals, the newest."""

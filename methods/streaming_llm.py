@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .budgets import protected_window
 from .checks import require_count
-from .holding import Step
+from .holding import Due, Rule, Step
+from .kernels.lowest_entries import BY_AGE
 from .policy import Plan, Policy, require_decode, require_positions
 from .view import LayerView
 
@@ -51,6 +52,16 @@ class StreamingLLM(Policy):
     def standing(self, step: Step, carried: Tensor | None) -> Tensor:
         """The position, sinks above all."""
         return sliding(self.sinks, step)
+
+    def rule(self, due: Due) -> Rule:
+        """The same."""
+        return sliding_rule(self.sinks, due.budgets)
+
+
+def sliding_rule(sinks: int, budgets: Tensor) -> Rule:
+    """`sliding` as a rule."""
+    kept = torch.where(budgets > sinks, sinks, budgets // 2)
+    return Rule(torch.full_like(kept, BY_AGE), kept, torch.zeros_like(kept))
 
 
 def sinks_and_recent(sinks: int, count: int, fallback: str | None = None) -> Plan:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .budgets import protected_window
 from .checks import require_flag
-from .holding import Step
+from .holding import Due, Rule, Step
+from .kernels.lowest_entries import BY_ROW
 from .policy import Plan, require_decode
 from .scoring import ScoringPolicy
 from .view import LayerView
@@ -50,6 +51,13 @@ class TOVA(ScoringPolicy):
     def observes(self) -> bool:
         """Every new query ranks the cache anew."""
         return self.decode == "hold"
+
+    def rule(self, due: Due) -> Rule | None:
+        """The same, where all heads hold one set."""
+        if self.budget == "adaptive":
+            return None
+        nothing = torch.zeros_like(due.budgets)
+        return Rule(nothing + BY_ROW, nothing, nothing + int(self.protect_last))
 
     def standing(self, step: Step, carried: Tensor | None) -> Tensor:
         """Mean over all query heads of the newest row; that token has no privilege unless asked."""

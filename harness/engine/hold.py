@@ -15,8 +15,9 @@ from torch import Tensor
 
 from harness.engine.tiles import Tiles
 from harness.engine.views import View
-from methods import Held, Policy, Step, victims
-from methods.kernels import shared
+from methods import Due, Held, Policy, Rule, Step, victims
+from methods.kernels import by_triton, lowest_entries, shared
+from methods.kernels.lowest_entries import BY_PLACE
 
 
 @dataclass
@@ -75,6 +76,14 @@ class Part:
     count: int
     some: list[int]
 
+    def rule(self, budgets: Tensor, seen: int, device: torch.device) -> Rule | None:
+        """What goes of each head with these budgets [C, Hkv] (on the host), if a rule tells."""
+        holder = self.holder
+        if self.count > 1 or holder.text is not None:
+            return None
+        held = [holder.held[i] for i in self.some]
+        return holder.policy.rule(Due(held, budgets, seen, holder.layer, holder.num_layers, device))
+
     def step(
         self,
         positions: Tensor,
@@ -115,6 +124,8 @@ def evict(
     All cells are looked at together, and all that drop equally many entries drop them together.
     """
     parts = [part for holder in holders for part in holder.take(new, seen)]
+    if by_triton(tiles.keys, tiles.values):
+        parts = _evict_by_rules(parts, tiles, heads, weights, new, seen)
     if not parts:
         return
     parts.sort(key=lambda part: not part.holder.policy.observes)
@@ -145,6 +156,49 @@ def evict(
         own = every if whole else _joined([sequences[i] for i, _ in found])
         places = view.places if whole else _joined([positions[i] for i, _ in found])
         tiles.evict(own, victims(_joined([ranked for _, ranked in found]), places, count))
+
+
+def _evict_by_rules(
+    parts: Sequence[Part], tiles: Tiles, heads: int, weights: Tensor | None, new: int, seen: int
+) -> list[Part]:
+    """`evict` for those whose policies have a rule, by one kernel; the others are left."""
+    left, listed, rules, dropping = [], [], [], []
+    given: list[Tensor] = []
+    for part in parts:
+        own = part.holder.sequences(part.some, heads)
+        budgets = (tiles.counts[own] - part.count).view(-1, heads)
+        rule = part.rule(budgets, seen, tiles.keys.device)
+        if rule is None:
+            left.append(part)
+            continue
+        listed.append(own)
+        told = torch.stack([rule.by, rule.first, rule.last], -1).flatten(0, 1)  # [s, 3]
+        if rule.given is not None:
+            told[told[:, 0] == BY_PLACE, 1] += sum(len(each) for each in given)
+            given.append(rule.given)
+        rules.append(told)
+        dropping.append(torch.full_like(own, part.count, dtype=torch.bool))
+    if not listed:
+        return left
+    every, drops, device = _joined(listed), _joined(dropping), tiles.keys.device
+    order = lowest_entries(
+        tiles.places,
+        weights,
+        tiles.carried,
+        tiles.device_table,
+        tiles.device_counts,
+        shared(every, device),
+        shared(_joined(rules), device),
+        heads,
+        new,
+        seen,
+        _joined(given) if given else None,
+    )
+    if not bool(drops.all()):
+        every, order = every[drops], order[shared(drops.nonzero()[:, 0], device)]
+    if len(every):
+        tiles.evict(every, order)
+    return left
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from .factors import output_factors
 from .gather_entries import Unturning, gather_entries
 from .joint_reconstruction import joint_reconstruction
 from .launch import KERNELS, by_triton, require, using
+from .lowest_entries import lowest_entries
 from .move_entries import move_entries
 from .pooling import pool, pool_adaptive
 from .ragged_attention import Turning, ragged_attention
@@ -33,6 +34,7 @@ __all__ = [
     "find_runs",
     "gather_entries",
     "joint_reconstruction",
+    "lowest_entries",
     "mean_top_positions",
     "move_entries",
     "output_factors",

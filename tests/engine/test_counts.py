@@ -17,9 +17,9 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is ther
 BOUNDS = {
     "score": (447, 9, 0, 0),
     "compact": (126, 3, 0, 1),
-    "widening holding": (504, 22, 0, 0),
-    "holding": (504, 1, 0, 0),
-    "growing": (132, 0, 0, 0),
+    "widening holding": (156, 3, 0, 0),
+    "holding": (156, 1, 0, 0),
+    "growing": (129, 0, 0, 0),
 }
 # Points of a row at which the host waits, not counting the model's.
 BLOCKING_POINTS = 19

@@ -78,7 +78,7 @@ def test_every_operation_of_the_engine_is_launched(monkeypatch):
     run(BUILDERS["llama"](), make_prompt("llama"), cells(variants), "triton", tokens=3)
     wanted = {"gather_entries", "append_entries", "move_entries", "ragged_attention"}
     wanted |= {"window_lse", "window_columns", "reconstruction", "pooling"}
-    wanted |= {"row_lse", "column_sums"}
+    wanted |= {"row_lse", "column_sums", "lowest_entries"}
     assert names == wanted
     names.clear()
     run(BUILDERS["llama"](), make_prompt("llama"), cells(variants), "torch", tokens=3)
