@@ -256,6 +256,7 @@ class CompactLayer(CacheLayerMixin):
 
     def part(self, rows: Tensor) -> CompactLayer:
         """A layer of these cells (int64 on the host) alone, which goes on by itself."""
+        self.tiles.close()
         own = copy.copy(self)
         own.tiles, own.token = copy.copy(self.tiles), self.token.clone()
         own.batch_select_indices(rows)

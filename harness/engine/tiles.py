@@ -122,6 +122,7 @@ class Tiles:
 
     def copy(self) -> Tiles:
         """The same entries once more; what becomes of one changes nothing of the other."""
+        self.close()
         own = copy.copy(self)
         for name in ("keys", "values", "places", "counts", "device_counts"):
             setattr(own, name, getattr(self, name).clone())
@@ -176,7 +177,7 @@ class Tiles:
         before = self.table
         wanted = -(-(self.counts + max(new, ROOM)) // self.size)
         self._arrange(torch.maximum(have, wanted))
-        moved = send(self.table[:, : before.shape[1]][before >= 0], self.keys.device)
+        moved = shared(self.table[:, : before.shape[1]][before >= 0], self.keys.device)
 
         def copied(pool: Tensor, fill: int) -> Tensor:
             larger = pool.new_full((len(self.owner), *pool.shape[1:]), fill)
