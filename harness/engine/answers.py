@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from harness.engine import branch as branching
 from harness.engine.batches import Batches
-from harness.engine.branch import Cell, Kept, Sequel
+from harness.engine.branch import Kept, Sequel
+from harness.engine.cells import Cell, on_top
 from harness.engine.decode import Decoded, Decoder
 from harness.engine.inputs import grids
 from harness.engine.passes import clock
@@ -73,7 +73,7 @@ class Answers:
         self.image_tokens = int(modality.sum())
         self.boundary = boundary
         self.tail = self.prompt_ids.shape[1] - boundary
-        self.extra = branching.on_top(engine.protocol.name, self.tail)
+        self.extra = on_top(engine.protocol.name, self.tail)
         self.generation = generation
         self.asked_ends = engine.loaded.ending_ids(generation.until_tokens)
         self.filled = filled

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from harness.engine import branch as branching
-from harness.engine.branch import Batch, Cell, Sequel
+from harness.engine.branch import Batch, Sequel
+from harness.engine.cells import Cell
 from harness.engine.layout import Layout
 from harness.engine.prefill import Prefill
 from harness.models.memory import free_memory

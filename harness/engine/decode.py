@@ -20,7 +20,8 @@ from transformers.cache_utils import Cache
 
 from harness.engine import graphs
 from harness.engine.attention import listening
-from harness.engine.cache import CellCache, CompactLayer
+from harness.engine.cache import CompactLayer
+from harness.engine.caches import CellCache
 from harness.engine.layout import Layout
 from harness.engine.passes import forward
 from harness.engine.processors import logits_processors

@@ -21,8 +21,9 @@ from transformers.cache_utils import Cache
 
 import methods
 from harness.engine.attention import listening
-from harness.engine.branch import Cell, Sequel, compact_layer, on_top, plan
+from harness.engine.branch import Sequel, compact_layer
 from harness.engine.cache import CompactLayer
+from harness.engine.cells import Cell, on_top, plan
 from harness.engine.inputs import check, check_boundary, first_part, position_ids
 from harness.engine.layout import Layout, prepare
 from harness.engine.passes import forward

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from harness.engine.cache import CellCache, CompactLayer
+from harness.engine.cache import CompactLayer
+from harness.engine.caches import CellCache
 
 Forward = Callable[[Tensor, Tensor], Tensor]  # ids and positions of one token a cell -> logits
 Capture = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], None], Tensor]]

@@ -18,8 +18,8 @@ from transformers.cache_utils import Cache
 
 from harness.engine.answers import Answers
 from harness.engine.attention import listening
-from harness.engine.branch import Cell, reindexes
-from harness.engine.cache import branch
+from harness.engine.caches import branch
+from harness.engine.cells import Cell, reindexes
 from harness.engine.inputs import first_part
 from harness.engine.layout import Layout
 from harness.engine.passes import forward

@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from harness.engine.attention import listening
-from harness.engine.cache import branch, tensors
+from harness.engine.caches import branch, tensors
 from harness.engine.inputs import first_part
 from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.passes import Stopwatch, clock, forward, sees_later

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from harness.engine import branch as branching
 from harness.engine.answers import Answers
 from harness.engine.batches import Batches
-from harness.engine.branch import Cell
-from harness.engine.cache import tensors
+from harness.engine.caches import tensors
+from harness.engine.cells import Cell, plan, reindexes
 from harness.engine.decode import Decoder
 from harness.engine.inputs import check, check_boundary, position_ids
 from harness.engine.layout import prepare
@@ -166,7 +165,7 @@ class Engine:
         boundary = self.boundary(prompt)
         check_boundary(modality, boundary)
         positions = position_ids(self.model, prompt.inputs, modality)
-        cells = branching.plan(branches, boundary)
+        cells = plan(branches, boundary)
         rotary = self._rotary(branches)
         with using(self.kernels):
             self._check_split(prompt, positions, boundary)
@@ -212,7 +211,7 @@ class Engine:
 
     def _rotary(self, branches: Sequence[Branch]) -> Rotary | None:
         """The model's rotary positions if a policy re-indexes them, checked once."""
-        if not any(branching.reindexes(branch.policy) for branch in branches):
+        if not any(reindexes(branch.policy) for branch in branches):
             return None
         if self._known_rotary is None:
             self._known_rotary = Rotary(self.model, self.layout)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from harness.engine.batches import HELD, fits
-from harness.engine.cache import tensors
+from harness.engine.caches import tensors
 from harness.engine.inputs import first_part
 from harness.engine.layout import Layout
 from harness.engine.prefill import Capture, Prefill, longest_window, prefill

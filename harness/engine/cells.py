@@ -1,0 +1,60 @@
+"""The cells of one prompt: what each branch may keep of it.
+
+Must not know how policies select or what a cache is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.engine.settings import Branch
+from methods import Policy, budget
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A branch with the number of tokens it may keep of the L evictable ones.
+
+    limit: how many entries a cell that holds its budget may have: that number, or the budget that
+    was asked for where it is larger than L. None: any number, for ratio 0 evicts nothing.
+    """
+
+    branch: Branch
+    count: int
+    limit: int | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether decoding may evict from it."""
+        policy = self.branch.policy
+        return policy is not None and policy.decode == "hold" and self.limit is not None
+
+    @property
+    def slack(self) -> int:
+        """How many tokens come in before a cell that holds its budget evicts."""
+        return 0 if self.limit is None else self.limit - self.count
+
+
+def on_top(protocol: str, tail: int) -> int:
+    """How many of the `tail` come on top of a held budget: a question that is read after the
+    eviction of its context, not the last tokens of a prompt.
+    """
+    return tail if protocol == "context" else 0
+
+
+def plan(branches: Sequence[Branch], length: int) -> list[Cell]:
+    """Turn ratios and budgets into token counts for a cache of `length` tokens."""
+    cells = []
+    for wanted in branches:
+        limit = None
+        if wanted.policy is not None:
+            limit = budget(length, wanted.ratio or 0) if wanted.budget is None else wanted.budget
+        count = length if limit is None else min(limit, length)
+        cells.append(Cell(wanted, count, None if wanted.ratio == 0 else limit))
+    return cells
+
+
+def reindexes(policy: Policy | None) -> bool:
+    """Whether a policy gives cached keys the rotary positions of their place in the cache."""
+    return policy is not None and policy.positions == "cache"
