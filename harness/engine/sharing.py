@@ -130,7 +130,8 @@ class Prefills:
         assert window is not None  # such policies are not cut
 
         def suits(one: Prefix) -> bool:
-            return one.window >= window and (one.sums is not None or not summing)
+            turned = asked.rotary is None or one.turns is not None
+            return turned and one.window >= window and (one.sums is not None or not summing)
 
         begins = asked.beginning(tokens)
         held = self._find(begins, Prefix, suits)

@@ -206,13 +206,12 @@ def test_keys_that_depend_on_the_length_are_read_in_one_pass(kind):
 def test_cached_positions_know_the_turns_of_both_passes(loaded_models, monkeypatch):
     policy = methods.build("streaming_llm", positions="cache")
     branches = [Branch(), Branch(policy, 0.4), Branch(policy, 0.0)]
+    one, two = questions("llama", 2)
+    shared, alone = (Engine(loaded_models["llama"], share_prefixes=each) for each in (True, False))
+    shared.run(one, branches[:1], Generation(1))  # asks for no turns, and the next does
     found, wanted = (
-        run_with_logits(
-            monkeypatch, Engine(loaded_models["llama"], share_prefixes=share),
-            questions("llama", 2)[1], branches, 4,
-        )[1]
-        for share in (True, False)
-    )  # fmt: skip
+        run_with_logits(monkeypatch, engine, two, branches, 4)[1] for engine in (shared, alone)
+    )
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
 
 
