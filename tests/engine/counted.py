@@ -13,7 +13,7 @@ import pretend_cuda
 import pytest
 import tiny_models
 import torch
-from pretend_cuda import BLOCKING, KINDS, WAIT, Log
+from pretend_tensors import BLOCKING, DEVICE, KINDS, WAIT, Log, Pretended
 
 import methods
 from harness.engine import Branch, BranchResult, Engine, Generation
@@ -98,7 +98,7 @@ def count(
     wanted = Generation(tokens)
     expected = Engine(loaded, kernels="torch").run(prompts[1], cells, wanted, LETTERS)
     loaded = copy.copy(loaded)
-    loaded.device = pretend_cuda.DEVICE
+    loaded.device = DEVICE
     with monkeypatch.context() as patch, pretend_cuda.pretending(monkeypatch) as log:
         pretend_cuda.place(model)
         if kernels == "triton":
@@ -108,8 +108,8 @@ def count(
             patch.setattr(Engine, name, getattr(Engine, name).__wrapped__)
         engine = Engine(loaded, kernels=kernels)
         for prompt in prompts:
-            on_device = {name: pretend_cuda.Pretended(x) for name, x in prompt.inputs.items()}
-            prompt.inputs, prompt.modality = on_device, pretend_cuda.Pretended(prompt.modality)
+            on_device = {name: Pretended(x) for name, x in prompt.inputs.items()}
+            prompt.inputs, prompt.modality = on_device, Pretended(prompt.modality)
             log.events.clear()
             how = wanted if prompt is prompts[1] else Generation(1)
             results = engine.run(prompt, cells, how, LETTERS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from counted import count
-from pretend_cuda import BLOCKING, DEVICE, KINDS, LAUNCH, QUEUED, WAIT, pretending
+from pretend_cuda import pretending
+from pretend_tensors import BLOCKING, DEVICE, KINDS, LAUNCH, QUEUED, WAIT
 from tiny_models import VOCAB
 
 from harness.engine import graphs
