@@ -16,7 +16,7 @@ from transformers.cache_utils import CacheLayerMixin
 from harness.engine.hold import Holder, evict
 from harness.engine.rotary import Rotary
 from harness.engine.tiles import Tiles
-from harness.engine.views import View
+from harness.engine.views import View, joined
 from methods.kernels import Run, Turning, ragged_attention, shared
 
 _ROWS = 64  # query rows of a KV head that are worked on together
@@ -90,10 +90,10 @@ class CompactLayer(CacheLayerMixin):
             if weights is not None:
                 rows.append(weights.unflatten(1, (-1, part.shape[2])))
         self.token += new
-        seen = _joined(rows, 2).flatten(1, 2) if rows else None
+        seen = joined(rows, 2).flatten(1, 2) if rows else None
         if self.holders and not last:
             evict(self.holders, self.tiles, self.heads, seen, new, self.seen)
-        return _joined(outputs, 1)
+        return joined(outputs, 1)
 
     def share(self, query: Tensor, scaling: float) -> Tensor:
         """Let queries [cells, H, q, d] of a layer that shares these keys look, behind `attend`.
@@ -108,7 +108,7 @@ class CompactLayer(CacheLayerMixin):
         block = max(1, _ROWS * self.heads // query.shape[1])
         parts = zip(query.split(block, 2), range(-new, 0, block), strict=True)
         looks = [self._look(q, at, scaling, False, turning, runs)[0] for q, at in parts]
-        return _joined(looks, 1)
+        return joined(looks, 1)
 
     def _runs(self, new: int, turning: Turning | None) -> list[Run] | None:
         """Dense batches in which one new token sees all there is; None: other ways are needed."""
@@ -271,7 +271,3 @@ class CompactLayer(CacheLayerMixin):
         self.holders = [holder for each in self.holders if (holder := each.select(place)).cells]
         if not self.holders:
             self.tiles.carried = None  # nobody asks for it any more
-
-
-def _joined(parts: list[Tensor], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

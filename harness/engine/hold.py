@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.tiles import Tiles
-from harness.engine.views import View
+from harness.engine.views import View, joined
 from methods import Due, Held, Policy, Rule, Step, victims
 from methods.kernels import by_triton, lowest_entries, shared
 from methods.kernels.lowest_entries import BY_PLACE
@@ -131,7 +131,7 @@ def evict(
     parts.sort(key=lambda part: not part.holder.policy.observes)
     sequences = [part.holder.sequences(part.some, heads) for part in parts]
     sizes = [len(own) for own in sequences]
-    every = _joined(sequences)
+    every = joined(sequences)
     view = tiles.view(every)
     positions = view.places.split(sizes)
     held = shared(view.counts, view.places.device).split(sizes)
@@ -150,12 +150,12 @@ def evict(
             ranked = policy.ranked(step, fresh).flatten(0, 1)
             standing.setdefault(part.count, []).append((i, ranked))
     if tiles.carried is not None and any(map(operator.is_not, remembered, carried)):
-        view.put(tiles.carried, _joined(remembered))
+        view.put(tiles.carried, joined(remembered))
     for count, found in sorted(standing.items(), reverse=True):
         whole = len(found) == len(parts)
-        own = every if whole else _joined([sequences[i] for i, _ in found])
-        places = view.places if whole else _joined([positions[i] for i, _ in found])
-        tiles.evict(own, victims(_joined([ranked for _, ranked in found]), places, count))
+        own = every if whole else joined([sequences[i] for i, _ in found])
+        places = view.places if whole else joined([positions[i] for i, _ in found])
+        tiles.evict(own, victims(joined([ranked for _, ranked in found]), places, count))
 
 
 def _evict_by_rules(
@@ -180,7 +180,7 @@ def _evict_by_rules(
         dropping.append(torch.full_like(own, part.count, dtype=torch.bool))
     if not listed:
         return left
-    every, drops, device = _joined(listed), _joined(dropping), tiles.keys.device
+    every, drops, device = joined(listed), joined(dropping), tiles.keys.device
     order = lowest_entries(
         tiles.places,
         weights,
@@ -188,21 +188,17 @@ def _evict_by_rules(
         tiles.device_table,
         tiles.device_counts,
         shared(every, device),
-        shared(_joined(rules), device),
+        shared(joined(rules), device),
         heads,
         new,
         seen,
-        _joined(given) if given else None,
+        joined(given) if given else None,
     )
     if not bool(drops.all()):
         every, order = every[drops], order[shared(drops.nonzero()[:, 0], device)]
     if len(every):
         tiles.evict(every, order)
     return left
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _rows(

@@ -5,6 +5,8 @@ Must not know who owns the pool or why it is looked at.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -66,3 +68,8 @@ class View:
         if self._look.absent is not None:
             split = split.index_select(0, self._look.present)
         pool.index_copy_(0, self._look.tiles, split)
+
+
+def joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Parts one behind the other; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)

@@ -76,7 +76,7 @@ class Bench:
         try:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-        except Exception:
+        except RuntimeError:  # as torch says every error of a device
             return False
         return True
 
