@@ -199,6 +199,5 @@ class _Beginning:
         pairs = [(each, other.inputs[name]) for name, each in self.inputs.items()]
         if any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
             return False
-        return bool(
-            torch.stack([(a == b).all() for a, b in pairs]).all()
-        )  # the device is asked once
+        # Stacked, so that the device is asked once.
+        return bool(torch.stack([(a == b).all() for a, b in pairs]).all())

@@ -130,6 +130,43 @@ def test_what_becomes_of_one_question_changes_nothing_for_the_next(loaded_models
     assert len(lengths) > 3
 
 
+def test_questions_about_two_images_in_turn_keep_their_own_caches(loaded_models):
+    one, two = (questions("llava", 3, seed) for seed in (0, 7))
+    branches = all_branches()
+    shared = Engine(loaded_models["llava"], Protocol("context"))
+    alone = Engine(loaded_models["llava"], Protocol("context"), share_prefixes=False)
+    for pair in zip(one, two, strict=True):
+        for prompt in pair:
+            asked = (prompt, branches, Generation(4), ("A",))
+            found, wanted = (engine.run(*asked) for engine in (shared, alone))
+            assert [each.token_ids for each in found] == [each.token_ids for each in wanted]
+            for a, b in zip(found, wanted, strict=True):
+                assert a.letter_logits["A"] == pytest.approx(b.letter_logits["A"], abs=1e-4)
+    assert len(shared.batches._held) == 2
+
+
+def test_a_trace_that_is_asked_for_later_is_there(loaded_models):
+    engine = Engine(loaded_models["llava"], Protocol("context"))
+    branches = all_branches()
+    for prompt, trace in zip(questions("llava", 3), (False, False, True), strict=True):
+        found = engine.run(prompt, branches, Generation(1), trace=trace)
+        assert all((each.kept_shares is not None) == trace for each in found)
+
+
+def test_another_end_of_the_question_is_another_selection(loaded_models):
+    prompt = dataclasses.replace(make_prompt("llama"), context=36)  # all but the last token
+    other = dataclasses.replace(prompt, suffix=20)
+    branches = [Branch(methods.build("snapkv", window=4, window_anchor="question"), 0.6)]
+    engine = Engine(loaded_models["llama"])
+    seen = []
+    for each in (prompt, other):
+        alone = Engine(loaded_models["llama"], share_prefixes=False)
+        found, wanted = (e.run(each, branches, Generation(1), trace=True) for e in (engine, alone))
+        assert found[0].kept_shares == wanted[0].kept_shares
+        seen.append(found[0].kept_shares)
+    assert seen[0] != seen[1]
+
+
 def test_an_answer_is_the_same_whatever_was_asked_before(loaded_models, monkeypatch):
     one, other = questions("llava", 2)
     engine = Engine(loaded_models["llava"])
@@ -238,8 +275,10 @@ def test_memory_that_ran_out_takes_what_was_held_and_tries_again(loaded_models, 
         return own(*args)
 
     monkeypatch.setattr(sharing, "prefill", once)
+    passes = Passes(engine)
     found = engine.run(two, all_branches(), Generation(2))
     assert calls == [1, 1]
+    assert passes.taken() == [24, TAIL]  # read anew, since what was held is gone
     wanted = Engine(loaded_models["llama"]).run(two, all_branches(), Generation(2))
     assert [r.token_ids for r in found] == [r.token_ids for r in wanted]
 
