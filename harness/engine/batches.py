@@ -42,6 +42,10 @@ class Batches:
     def __init__(self) -> None:
         self._held: list[_Known] = []  # the latest last
 
+    def forget(self) -> None:
+        """Hold nothing of earlier prompts any more."""
+        self._held.clear()
+
     def build(
         self,
         filled: Prefill,
@@ -52,7 +56,7 @@ class Batches:
     ) -> Batch:
         """As of `branch.build`; the first question of a prompt leaves nothing behind."""
         if not filled.again:
-            self._held.clear()
+            self.forget()
             return branching.build(filled, layout, cells, sequel, trace)
         for i, known in enumerate(self._held):
             same = known.filled.cache is filled.cache and known.trace == trace

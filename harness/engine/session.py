@@ -258,8 +258,10 @@ class Engine:
         return max(1, sum(each <= room for each in accumulate(needs)))
 
     def did_not_fit(self, needs: Sequence[float]) -> None:
-        """Take smaller batches from now on than one of these cells."""
+        """Take smaller batches from now on than one of these cells, and let go what is held."""
         self.most_bytes = sum(needs) / 2
+        self.prefills.forget()
+        self.batches.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

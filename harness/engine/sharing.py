@@ -77,8 +77,12 @@ class Prefills:
         except Exception as error:
             if not self._held or not ran_out(error):
                 raise
-        self._held.clear()
+        self.forget()
         return self._run(asked)
+
+    def forget(self) -> None:
+        """Hold nothing of earlier prompts any more."""
+        self._held.clear()
 
     def _run(self, asked: _Asked) -> Prefill:
         tokens = self._cut(asked) if self.share else 0
@@ -87,7 +91,7 @@ class Prefills:
         prefix = self._prefix(asked, tokens) if tokens else None
         if prefix is not None and prefix.bidirectional:
             self.share, prefix = False, None  # its images see themselves both ways
-            self._held.clear()
+            self.forget()
         return self._pass(asked, prefix)
 
     def _cut(self, asked: _Asked) -> int:

@@ -283,6 +283,29 @@ def test_memory_that_ran_out_takes_what_was_held_and_tries_again(loaded_models, 
     assert [r.token_ids for r in found] == [r.token_ids for r in wanted]
 
 
+def test_a_batch_that_did_not_fit_lets_go_what_is_held(loaded_models, monkeypatch):
+    engine, branches = Engine(loaded_models["llava"], Protocol("context")), all_branches()
+    one, two, three = questions("llava", 3)
+    engine.run(one, branches, Generation(1))
+    engine.run(two, branches, Generation(1))
+    assert engine.prefills._held
+    assert engine.batches._held
+    own, calls = engine.decoder.run, []
+
+    def once(*args):
+        calls.append((len(engine.prefills._held), len(engine.batches._held)))
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return own(*args)
+
+    monkeypatch.setattr(engine.decoder, "run", once)
+    found = engine.run(three, branches, Generation(2))
+    assert calls[0] == (1, 1)
+    assert calls[1][0] == 0
+    wanted = Engine(loaded_models["llava"], Protocol("context")).run(three, branches, Generation(2))
+    assert [r.token_ids for r in found] == [r.token_ids for r in wanted]
+
+
 def test_a_model_that_cannot_be_split_there_is_read_in_one_pass(loaded_models, monkeypatch):
     def refuse(model, layout, inputs, positions, modality, boundary):
         raise ValueError("answers otherwise")
