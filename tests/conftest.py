@@ -3,10 +3,12 @@
 Without a GPU the kernels run in Triton's interpreter, which has to be said before they are defined.
 """
 
+import contextlib
 import gc
 import glob
 import os
 import signal
+import sys
 
 import pytest
 
@@ -21,6 +23,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import harness  # noqa: E402, F401 - before transformers: it lets torchvision be imported
+
+# Its handler keeps the standard error it finds, and Hydra's logging closes that unless it is the
+# process's own: pytest's would be closed, and every later test of the process an error.
+with contextlib.redirect_stderr(sys.__stderr__):
+    import absl.logging  # noqa: F401
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
