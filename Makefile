@@ -21,8 +21,8 @@ $(VENV)/.run: pyproject.toml requirements/base.txt scripts/setup.sh
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt
-	@$(PY) -m pip --disable-pip-version-check install --quiet -r requirements/dev.txt
-	@$(PY) -m pip --disable-pip-version-check install --quiet --no-deps -r requirements/data.txt
+	@$(PY) -m pip --disable-pip-version-check install --quiet --no-compile -r requirements/dev.txt
+	@$(PY) -m pip --disable-pip-version-check install --quiet --no-compile --no-deps -r requirements/data.txt
 	@touch $@
 
 setup: $(VENV)/.run ## create .venv and install evictbench

@@ -15,7 +15,8 @@ python=${PYTHON:-python3}
   exit 2
 }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet "$@"; }
+# What is never imported need not be compiled: Python does it at the first import.
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check install --quiet --no-compile "$@"; }
 
 gpu=
 if [ -n "${CUDA_VISIBLE_DEVICES-all}" ] && command -v nvidia-smi >/dev/null &&
