@@ -15,11 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from filelock import FileLock
-
 from harness.models import modelfiles
 from harness.process import cache as kept
-from harness.process.console import say
 
 SUFFIX, PACKAGE = ".gguf", "package:"
 _PART = re.compile(r"\.gguf(\.part\d+)?$")
@@ -57,7 +54,10 @@ def unpacked(pretrained: str) -> tuple[Path, str] | None:
     name = f"{digest[:16]}-transformers-{metadata.version('transformers')}"
     folder = kept.folder() / "models" / name
     if not folder.is_dir():
-        _make(pretrained, parts, folder)
+        _check_reader(pretrained)
+        kept.made(
+            folder, f"reading {pretrained} once", lambda made: _write(pretrained, parts, made)
+        )
     return folder, digest
 
 
@@ -103,27 +103,23 @@ def _sha256(parts: tuple[tuple[Path, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def _make(pretrained: str, parts: list[Path], folder: Path) -> None:
-    """Write the folder under another name and rename it once it is whole."""
+def _check_reader(pretrained: str) -> None:
     if find_spec("gguf") is None:
         raise ValueError(
             f"model {pretrained!r} is a GGUF file, which the package gguf reads; install it with "
             "`pip install 'evictbench[gguf]'`"
         )
+
+
+def _write(pretrained: str, parts: list[Path], folder: Path) -> None:
     from harness.models.conversion import convert  # late: it needs transformers
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            return
-        say(f"reading {pretrained} once, into {folder}")
-        with TemporaryDirectory(prefix=".part-", dir=folder.parent) as made:
-            file = parts[0]
-            if len(parts) > 1:
-                file = Path(made) / f"whole{SUFFIX}"
-                with file.open("wb") as whole:
-                    for path in parts:
-                        with path.open("rb") as part:
-                            shutil.copyfileobj(part, whole)
-            convert(pretrained, file.absolute(), Path(made) / "model")
-            (Path(made) / "model").rename(folder)
+    with TemporaryDirectory(prefix=".parts-", dir=folder.parent) as scratch:
+        file = parts[0]
+        if len(parts) > 1:
+            file = Path(scratch) / f"whole{SUFFIX}"
+            with file.open("wb") as whole:
+                for path in parts:
+                    with path.open("rb") as part:
+                        shutil.copyfileobj(part, whole)
+        convert(pretrained, file.absolute(), folder)

@@ -18,19 +18,17 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 
-from harness.models import gguf, modelfiles
+from harness.models import gguf, modelfiles, parts
 
 _PATIENCE = 0.8  # seconds for the one question to the hub
 _SMALL = ["*.json", "*.safetensors"]
-# The files of a folder that can change an answer.
-_DEFINING = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py", ".tiktoken"}
 
 
 @dataclass(frozen=True)
 class Source:
     """What from_pretrained takes: folder or hub id, commit of a hub id, and where all is here.
 
-    sha256: of the GGUF file that the folder was made from.
+    sha256: of the GGUF file or the parts that the folder was made from.
     """
 
     name: str
@@ -51,7 +49,9 @@ class Source:
         folder = Path(self.name)
         named = folder / "additional_chat_templates"
         places = [folder, named] if named.is_dir() else [folder]
-        found = sorted(p for place in places for p in place.iterdir() if p.suffix in _DEFINING)
+        found = sorted(
+            p for place in places for p in place.iterdir() if p.suffix in modelfiles.DEFINING
+        )
         for path in found:
             digest.update(path.name.encode())
             with modelfiles.readable(path), path.open("rb") as file:
@@ -61,7 +61,7 @@ class Source:
 
 def locate(pretrained: str, revision: str | None = None) -> Source:
     """Find a model. ValueError, one sentence, when it is nowhere or the hub cannot be reached."""
-    made = gguf.unpacked(pretrained)
+    made = gguf.unpacked(pretrained) or parts.joined(pretrained)
     folder, sha256 = made or (_folder(pretrained), None)
     if folder is not None:
         modelfiles.check(folder)

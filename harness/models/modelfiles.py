@@ -35,6 +35,8 @@ _TEXT = ("chat_template.jinja", "merges.txt", "vocab.txt")
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".safetensors")
 BLOCK = 1 << 16
 _POINTER = b"version https://git-lfs.github.com/spec/v1"
+# The files of a folder that can change an answer.
+DEFINING = {".json", ".safetensors", ".jinja", ".model", ".txt", ".py", ".tiktoken"}
 _PLAIN = ("F64", "F32", "F16", "BF16")  # other numbers need a scale beside them
 _MASK = re.compile(r"att(entio)?n\.(masked_)?bias$")  # kept with the weights by older code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,16 @@ TEMPLATE = (
 )
 
 
-def write_llama(path: Path, without: str = "", template: str | None = TEMPLATE) -> Path:
+def write_llama(
+    path: Path,
+    without: str = "",
+    template: str | None = TEMPLATE,
+    special: Sequence[str] = SPECIAL,
+) -> Path:
     """Quantised matrices and plain norms; `without`: a tensor that is left out."""
     gguf = __import__("pytest").importorskip("gguf")
     writer = gguf.GGUFWriter(path, "llama")
-    words = [*SPECIAL, *sorted(ByteLevel.alphabet()), *(m.replace(" ", "") for m in MERGES)]
+    words = [*special, *sorted(ByteLevel.alphabet()), *(m.replace(" ", "") for m in MERGES)]
     writer.add_name("tiny")
     writer.add_block_count(LAYERS)
     writer.add_context_length(512)
@@ -36,7 +42,7 @@ def write_llama(path: Path, without: str = "", template: str | None = TEMPLATE) 
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(words)
     kinds = gguf.TokenType
-    writer.add_token_types([kinds.CONTROL if w in SPECIAL else kinds.NORMAL for w in words])
+    writer.add_token_types([kinds.CONTROL if w in special else kinds.NORMAL for w in words])
     writer.add_token_merges(MERGES)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
