@@ -1,0 +1,135 @@
+"""The training of smol_vlm reads what the joined model reads, and what it writes joins."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from harness.drawing import world
+from harness.drawing.render import render
+from harness.embedded import TINY_VLM
+from harness.embedded.questions import KINDS, ask, prompt
+from harness.models import gguf, joining, parts
+from harness.models.loading import load
+from scripts import train_smol_vlm
+from scripts.smol_vlm import learn, rows
+from scripts.smol_vlm.learn import Reader, Stage
+from scripts.smol_vlm.rows import Words
+from scripts.tiny_vlm.language import Pool
+from tests.installed import install
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
+
+from tiny_gguf import SPECIAL, write_llama
+
+CHAT = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' ' + message['content'] + "
+    "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>says\n' }}"
+    "{% endif %}"
+)
+BARES, WHOLES, SCENES = 3, 4, 2
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EVICTBENCH_CACHE", str(tmp_path / "cache"))
+    words = [*SPECIAL, joining.UNUSED]
+    file = write_llama(tmp_path / "text.gguf", template=CHAT, special=words)
+    install(tmp_path / "site", "tiny-text", {"text.gguf": file.read_bytes()})
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr(train_smol_vlm, "PACKAGE", "package:tiny-text")
+    monkeypatch.setattr(learn, "HINTED", 1)
+    found = gguf.unpacked("package:tiny-text")
+    assert found is not None
+    return found[0]
+
+
+def test_rows_behind_a_picture_are_read_as_whole_prompts_are(text: Path) -> None:
+    model = joining.untrained(text, TINY_VLM)
+    processor = joining.processor(text, TINY_VLM)
+    words, rng = Words(processor), Random(3)
+    pool = Pool.draw(model, rng, SCENES)
+    asked = [ask(scene, "color", rng) for scene in pool.scenes for _ in range(2)]
+    drawn = [rows.whole(question, words) for question in asked if question is not None]
+    batch = rows.collate(drawn, 2, words.stop)
+    reader = Reader(model, words, bf16=False)
+    with torch.no_grad():
+        states, cache = reader.states(reader.read(pool.hidden), batch, None)
+        away = reader.away(batch, cache)
+    model.model.language_model.set_attn_implementation("eager")
+    attention = []
+    for index, (row, question) in enumerate(zip(drawn, asked, strict=True)):
+        assert question is not None
+        content = [{"type": "image"}, {"type": "text", "text": prompt(question)}]
+        said = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        picture = render(pool.scenes[index // 2])
+        inputs = processor(text=[said], images=[picture], return_tensors="pt")
+        past = inputs["input_ids"].shape[1] - row.last - 1
+        assert inputs["input_ids"][0, past:].tolist() == row.ids[:-1]
+        with torch.no_grad():
+            found = model(**inputs, output_attentions=True)
+            own = reader.logits(states[index, : row.last + 1])
+        torch.testing.assert_close(own, found.logits[0, past:], rtol=1e-3, atol=1e-3)
+        heads = found.attentions[1][0, 2:, -1]  # the two query heads of the second KV head
+        attention.append(-heads[:, past + row.option].log())
+        assert processor.tokenizer.decode(row.ids[row.mark]) == "?"
+        until = processor.tokenizer.decode(row.ids[: row.option + 1])
+        letter = "ABCD"[question.options.index(question.answer)]
+        assert until.endswith(f"{letter}. {question.answer}")
+        assert processor.tokenizer.decode([row.letter]) == letter
+    torch.testing.assert_close(away, torch.stack(attention).mean(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_partial_view_hides_from_the_answer_alone(text: Path) -> None:
+    words, rng = Words(joining.processor(text, TINY_VLM)), Random(4)
+    drawn = [
+        row
+        for _ in range(40)
+        for row in rows.draw(world.sample_scene(rng), words, rng, 0, 1, dict.fromkeys(KINDS, 1.0))
+    ]
+    batch = rows.collate(drawn, 1, words.stop)
+    mask = learn.partial_view(batch, 5, torch.Generator().manual_seed(0))[:, 0]
+    width = batch.ids.shape[1]
+    causal = torch.ones(width, width + 5, dtype=torch.bool).tril(5)
+    shares = []
+    for one, row in zip(mask, drawn, strict=True):
+        assert torch.equal(one[: row.last], causal[: row.last])
+        assert one[row.last, row.last + 5]
+        assert not one[~causal].any()
+        shares.append(one[row.last, : row.last + 5].float().mean().item())
+    assert 10 < sum(share == 1 for share in shares) < 30
+    assert min(shares) < 0.3
+
+
+def test_a_short_training_writes_what_joins(text: Path, tmp_path: Path) -> None:
+    plan = train_smol_vlm.Plan(
+        projector_steps=2,
+        fitted=20,
+        pool=6,
+        held_out=2,
+        stages=(
+            Stage("content", 2, BARES, 0, SCENES),
+            Stage("letters", 3, BARES, WHOLES, SCENES, fall=0.5, partial=0.5),
+        ),
+    )
+    given = argparse.Namespace(seed=1, start=None, folder=tmp_path / "made", threads=1, port=0)
+    train_smol_vlm.work(0, 1, given, plan)
+    before = parts.joined(str(given.folder))
+    assert before is not None
+    loaded = load(str(given.folder), device="cpu", dtype="float32")
+    assert loaded.takes_images
+    plain = joining.untrained(text, TINY_VLM).state_dict()
+    trained = loaded.model.state_dict()
+    changed = {name for name in plain if not torch.equal(plain[name], trained[name])}
+    assert len(changed) == 7 * 2 + 4  # the projections of two layers, the projector
+    assert all("_proj." in name or "projector" in name for name in changed)
+    given.start, given.folder = given.folder, tmp_path / "more"
+    train_smol_vlm.work(0, 1, given, plan)
+    assert parts.joined(str(given.folder)) != before
