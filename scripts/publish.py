@@ -34,9 +34,9 @@ class Publication:
 
 
 PUBLICATIONS = (
-    Publication("ruler_mini", ("task=ruler_mini",)),
-    Publication("longbench_mini", ("task=longbench_mini",)),
-    Publication("needle_mini", ("task=needle_mini",)),
+    Publication("ruler_mini", ("task=ruler_mini", "protocol=replay")),
+    Publication("longbench_mini", ("task=longbench_mini", "protocol=replay")),
+    Publication("needle_mini", ("task=needle_mini", "protocol=replay")),
     Publication("smoothing", ("experiment=smoothing",)),
     Publication("smollm2", ("experiment=smollm2",)),
     Publication("embedded", page=True),

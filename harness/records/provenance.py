@@ -9,11 +9,10 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from harness.settings.grid import Cell
+from harness.settings.grid import Cell, described
 
 PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "evictbench")
 SOURCES = ("methods", "harness/engine", "harness/models")
@@ -46,7 +45,7 @@ def origin(context: Mapping[str, object]) -> dict[str, str]:
 
 def description(cell: Cell, context: Mapping[str, object]) -> dict[str, object]:
     """A cell and its settings as the store keeps them."""
-    return {"cell": asdict(cell), "context": dict(context)}
+    return {**described(cell, context)}
 
 
 def command() -> str:

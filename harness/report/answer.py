@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 
 from harness import stats
-from harness.report import answer_tables, honesty, summary, tables, verdict_tables
+from harness.report import answer_tables, honesty, protocols, summary, tables, verdict_tables
 from harness.report.headline import headline
 from harness.report.study import Study
 from harness.report.tables import escape
@@ -25,16 +25,28 @@ def limits(study: Study) -> Iterator[str]:
     """What the data does not say, and what weakens it, in sentences."""
     for key, group in tables.groups(study.cells):
         own = study.samples[(study.samples[stats.GROUP] == list(key)).all(axis=1)]
-        lead = f"{key[1]}: " if study.cells["task"].nunique() > 1 else ""
+        lead = f"{_name(study, key)}: " if _several(study) else ""
         for sentence in honesty.sentences(own, group, _computed(study)):
             yield lead + sentence
         yield lead + honesty.window(group)
-    if study.cells["protocol"].eq("replay").any():
+    if set(study.cells["protocol"]) == {"replay"}:
         yield (
             "Under replay the last prompt tokens have read the whole prompt before anything is "
             "evicted, so a method can keep an answer by keeping them; protocol=context is harder."
         )
     yield from study.told
+
+
+def _several(study: Study) -> bool:
+    """Whether there is more than one part to tell of."""
+    return len(study.cells[stats.GROUP].drop_duplicates()) > 1
+
+
+def _name(study: Study, key: tuple[str, str, str]) -> str:
+    """A part by what tells it from the others."""
+    differ = [name for name in ("task", "protocol") if study.cells[name].nunique() > 1]
+    named = dict(zip(stats.GROUP, key, strict=True))
+    return ", ".join(named[name] for name in differ) or key[1]
 
 
 def _computed(study: Study) -> dict[str, object]:
@@ -49,8 +61,10 @@ def text(study: Study, limited: Iterable[str] | None = None) -> str:
     lines += [f"*{escape(study.warning, 600)}*", ""] if study.warning else []
     lines += [" ".join([f"**{first}**", *others]), "", f"Run: {escape(study.name)}.", ""]
     lines += [*_plan(study), ""]
+    for side in protocols.side_by_side(study.cells):
+        lines += answer_tables.beside(side)
     for key, rows in tables.groups(study.comparisons):
-        if study.cells["task"].nunique() > 1:
+        if _several(study):
             lines += [f"## {escape(key[1])}, protocol {escape(key[2])}", ""]
         lines += list(_group(study, key, rows))
     lines += ["## What the data does not say", ""]
@@ -81,8 +95,8 @@ def _plan(study: Study) -> list[str]:
     plan = study.plan
     return [
         f"Plan: {escape(plan.method)} may lose {100 * plan.margin:g} points of the score "
-        f"(non-inferiority, one-sided level {plan.alpha:g}, Holm over the settings of a task that "
-        f"evict more than {100 * plan.above:g} %), and the unit is the "
+        f"(non-inferiority, one-sided level {plan.alpha:g}, Holm over the settings of a task and "
+        f"protocol that evict more than {100 * plan.above:g} %), and the unit is the "
         "question with all its rotations. "
         f"{escape(study.registration, 400)}"
     ]

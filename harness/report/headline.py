@@ -4,6 +4,7 @@ Says what the tables rule and adds nothing to it. Must not know files or how a p
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 
@@ -15,6 +16,12 @@ from harness.report.study import Study
 from harness.report.verdicts import READINGS
 from harness.stats.plan import Pair
 
+#: When a protocol evicts, as a sentence begins.
+WHEN = {
+    "replay": "Evicted after the question is read (replay)",
+    "context": "Evicted before the question is read (context)",
+    "paper": "Evicted after the whole prompt (paper)",
+}
 REASONS = 2  # that the headline gives one by one
 
 
@@ -23,8 +30,7 @@ def headline(study: Study) -> tuple[str, ...]:
 
     A plan with a question of its own is about its contrasts, which then come first.
     """
-    kept, effects = list(_kept(study)), list(_effects(study))
-    said = [*effects, *kept] if study.plan.question else [*kept, *effects]
+    said = [sentence for where, part in _apart(study) for sentence in _judged(part, where)]
     said += honesty.whole(study.cells)
     if not study.registered:
         said[0] = f"Exploratory: {said[0]}"
@@ -32,6 +38,31 @@ def headline(study: Study) -> tuple[str, ...]:
         done, total = map(sum, zip(*study.unfinished.values(), strict=True))
         said[0] = f"So far ({done:,} of {total:,} questions): {said[0]}"
     return tuple(map(_once, said))
+
+
+def _apart(study: Study) -> list[tuple[str, Study]]:
+    """Where the runs differ by their protocol alone, each with when it evicts; else the study."""
+    names = {name: list(study.cells[name].unique()) for name in stats.GROUP}
+    if [name for name, found in names.items() if len(found) > 1] != ["protocol"]:
+        return [("", study)]
+    frames = ("cells", "verdicts", "contrasts")
+    return [
+        (WHEN[protocol], replace(study, **{name: _under(study, name, protocol) for name in frames}))
+        for protocol in names["protocol"]
+    ]
+
+
+def _under(study: Study, name: str, protocol: str) -> pd.DataFrame:
+    frame: pd.DataFrame = getattr(study, name)
+    return frame[frame["protocol"] == protocol] if len(frame) else frame
+
+
+def _judged(study: Study, where: str) -> Iterator[str]:
+    """What is said of the score and of each contrast, the first with where that is."""
+    kept, effects = list(_kept(study)), list(_effects(study))
+    first, *others = [*effects, *kept] if study.plan.question else [*kept, *effects]
+    yield f"{where}: {first}" if where else first
+    yield from others
 
 
 def _once(sentence: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from harness.report import tables, verdict_tables, words
+from harness.report import protocols, tables, verdict_tables, words
 from harness.report.answer_tables import reading
 from harness.report.study import Study
 from harness.report.verdict_tables import Rows
@@ -57,6 +57,14 @@ def verdicts(study: Study) -> list[Ruled]:
     if not study.contrasts.empty:
         found.append(_ruled(verdict_tables.effects(study, study.contrasts)))
     return found
+
+
+def beside(cells: pd.DataFrame) -> list[Ruled]:
+    """Scores under several protocols, where there are several."""
+    return [
+        Ruled(Table(side.title, side.header, side.body), [side.note])
+        for side in protocols.side_by_side(cells)
+    ]
 
 
 def _ruled(rows: Rows) -> Ruled:

@@ -48,8 +48,8 @@ def kept(study: Study, rows: pd.DataFrame) -> Rows:
     margin = tables.margin(plan)
     notes = [
         f"Kept: a loss of {margin} or more is excluded (one-sided level {plan.alpha:g}, Holm's "
-        f"correction over the settings of a task), and {control} loses more than that. Lost: the "
-        f"whole interval is below {words.MINUS}{100 * plan.margin:g}."
+        f"correction over the settings of a task and protocol), and {control} loses more than "
+        f"that. Lost: the whole interval is below {words.MINUS}{100 * plan.margin:g}."
     ]
     return Rows(
         f"Does {_title(study, plan.method)} keep the score?",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.records.store import Store
 from harness.run.tasks import Task
-from harness.settings.grid import Cell
+from harness.settings.grid import Cell, full_cells
 
 if TYPE_CHECKING:
     from harness.scoring.benchmark import Benchmark
@@ -23,6 +23,11 @@ class Asked:
     benchmark: "Benchmark"
     context: Mapping[str, object]
     cells: Mapping[str, Cell]
+
+    @property
+    def full(self) -> dict[str, Cell]:
+        """The full cache's cells, one a protocol, by key."""
+        return full_cells(self.cells)
 
     def missing(self, store: Store) -> int:
         """Rows for which the store lacks some cell."""

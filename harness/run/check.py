@@ -65,7 +65,7 @@ def _tell_model(engine: "Bridge") -> None:
     family = f"{type(model).__name__} ({model.config.model_type})"
     line("model", f"{family}, {dtype} on {device(loaded.device)}")
     every = model.config.get_text_config(decoder=True).num_hidden_layers
-    layout = engine.engine.layout
+    layout = engine.layout
     line("layers", f"{len(layout.layers) + len(layout.shared)} of {every} can be evicted")
     line("weights", size(model.get_memory_footprint()))
 

@@ -56,8 +56,7 @@ def write(
     session = {"rows computed this time": computed, "seconds this time": round(seconds)}
     say("computing the statistics, then writing tables, pictures and the report")
     study = build.study(frame, facts, session)
-    names = {"model": config.model.name, "protocol": config.protocol.name}
-    traces.write(store, asked, names, job.folder, evidence.rows_shown(study))
+    traces.write(store, asked, config.model.name, job.folder, evidence.rows_shown(study))
     study = build.traced(study, facts, job.folder)
     paths = files.write(study, job.folder)
     with replacing(job.folder / build.MANIFEST) as part:  # last: it makes the run a finished one

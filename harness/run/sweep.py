@@ -91,7 +91,7 @@ def planned(job: Job, asked: Sequence[Asked]) -> plan.Asked:
 def load_benchmarks(job: Job) -> list[Asked]:
     """Say what is asked and load it, with lmms-eval's output kept in the run folder."""
     names = ", ".join(job.config.tasks)
-    count = len(job.cells(blank=False)) - 1
+    count = sum(cell.evicts for cell in job.cells(blank=False))
     say(f"{job.folder}: {count} compressed cells, loading {names} with lmms-eval")
     return benchmarks(job, job.folder / LOG)
 
@@ -128,7 +128,7 @@ def _asked(job: Job, task: Task) -> Asked:
 
 
 def settings_of(job: Job, lmms_task: str, benchmark: Any) -> dict[str, object]:
-    """Every setting that can change an answer, besides the cell itself.
+    """Every setting that can change an answer, besides the cell and its protocol.
 
     Library versions are left out on purpose: they go into the run's notes, and an upgrade does not
     throw away what was computed.
@@ -152,8 +152,6 @@ def settings_of(job: Job, lmms_task: str, benchmark: Any) -> dict[str, object]:
         "weights": job.weights,
         "data": benchmark.fingerprint,
         "task": lmms_task,
-        "protocol": config.protocol.name,
-        "tail": config.protocol.tail if config.protocol.name == "replay" else None,
         "generation": benchmark.generation,
         "device": kind,
         "dtype": dtype,
@@ -175,7 +173,6 @@ def score(job: Job, asked: Sequence[Asked], store: Store) -> "pd.DataFrame":
                 "model": job.config.model.name,
                 "task": one.task.name,
                 "group": one.task.group,
-                "protocol": job.config.protocol.name,
             }
             frame = samples.table(store, one.benchmark, one.cells, names)
             full = frame[frame["cell_key"] == next(iter(one.cells))]
@@ -190,11 +187,13 @@ def score(job: Job, asked: Sequence[Asked], store: Store) -> "pd.DataFrame":
 
 def submit(one: Asked, frame: "pd.DataFrame", folder: Path) -> None:
     """Write a file a cell for a task whose right answers only its server knows."""
+    several = len(one.full) > 1
     for key, cell in one.cells.items():
         texts = list(frame[frame["cell_key"] == key]["text"])
         amount = f"n{cell.budget}" if cell.ratio is None else f"{cell.ratio:g}"
         kept = f"-{amount}" if cell.evicts else ""
-        one.benchmark.submit(texts, folder / one.task.name / f"{cell.label}{kept}.xlsx")
+        under = f"-{cell.protocol}" if several else ""
+        one.benchmark.submit(texts, folder / one.task.name / f"{cell.label}{kept}{under}.xlsx")
 
 
 def show_config(job: Job) -> None:

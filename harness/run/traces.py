@@ -15,6 +15,7 @@ from PIL import Image
 from harness.records.atomic import replacing
 from harness.records.store import Store
 from harness.run.asked import Asked
+from harness.settings.grid import Cell
 
 FOLDER = "images"
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # of images that PNG holds as they are
@@ -50,7 +51,7 @@ KEPT = pa.schema(
 def write(
     store: Store,
     asked: Sequence[Asked],
-    names: Mapping[str, str],
+    model: str,
     folder: Path,
     more: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
@@ -63,7 +64,7 @@ def write(
     Args:
         store: holds the answers, and the traces of those that were recorded.
         asked: the tasks of the run.
-        names: the constant columns model and protocol.
+        model: its name.
         folder: the run folder.
         more: by task, rows whose images are wanted beside those of the shown rows.
 
@@ -72,8 +73,8 @@ def write(
     """
     wanted = more or {}
     images = {one.task.name: _images(one, folder, wanted.get(one.task.name, ())) for one in asked}
-    prompts = [row for one in asked for row in _prompts(store, one, names, images[one.task.name])]
-    kept = [row for one in asked for row in _kept(store, one, names)]
+    prompts = [row for one in asked for row in _prompts(store, one, model, images[one.task.name])]
+    kept = [row for one in asked for row in _kept(store, one, model)]
     for name, rows, schema in (("prompts", prompts, PROMPTS), ("kept", kept, KEPT)):
         frame = pd.DataFrame(rows, columns=schema.names)
         if "budget" in frame:
@@ -84,24 +85,27 @@ def write(
 
 
 def _prompts(
-    store: Store, one: Asked, names: Mapping[str, str], images: Mapping[int, str]
+    store: Store, one: Asked, model: str, images: Mapping[int, str]
 ) -> list[dict[str, object]]:
-    """The prompts of one task in the order of its rows."""
-    found = store.prompts(next(iter(one.cells)))
+    """The prompts of one task in the order of its rows, for each protocol."""
     nothing = {"segments": "[]", "tokens": None, "images": "[]"}
-    return [
-        {
-            **_named(one, names),
-            "row": row,
-            **found.get(row, nothing),
-            "image": images.get(row),
-        }
-        for row in one.benchmark.rows
-        if row in found or row in images
-    ]
+    rows: list[dict[str, object]] = []
+    for key, cell in one.full.items():
+        found = store.prompts(key)
+        rows += [
+            {
+                **_named(one, model, cell),
+                "row": row,
+                **found.get(row, nothing),
+                "image": images.get(row),
+            }
+            for row in one.benchmark.rows
+            if row in found or row in images
+        ]
+    return rows
 
 
-def _kept(store: Store, one: Asked, names: Mapping[str, str]) -> list[dict[str, object]]:
+def _kept(store: Store, one: Asked, model: str) -> list[dict[str, object]]:
     """What each cell of one task kept of each shown row."""
     rows: list[dict[str, object]] = []
     for key, cell in one.cells.items():
@@ -114,15 +118,15 @@ def _kept(store: Store, one: Asked, names: Mapping[str, str]) -> list[dict[str, 
         }
         found = store.kept(key)
         rows += [
-            {**_named(one, names), **about, "row": row, "shares": found[row]}
+            {**_named(one, model, cell), **about, "row": row, "shares": found[row]}
             for row in one.benchmark.shown
             if row in found
         ]
     return rows
 
 
-def _named(one: Asked, names: Mapping[str, str]) -> dict[str, str]:
-    return {"model": names["model"], "task": one.task.name, "protocol": names["protocol"]}
+def _named(one: Asked, model: str, cell: Cell) -> dict[str, str]:
+    return {"model": model, "task": one.task.name, "protocol": cell.protocol}
 
 
 def _images(one: Asked, folder: Path, more: Sequence[int]) -> dict[int, str]:

@@ -87,15 +87,17 @@ class Trial:
         worst = dict.fromkeys(cells, 0.0)
         batch = len(cells)
         for position in sorted(positions):
-            with self._at(position):
-                found = self.engine.compare(cells=cells, **self._request(position))
-                batch = found.batch
-                for cell, share in zip(cells, found.differences, strict=True):
-                    if share is None:
-                        worst.pop(cell, None)
-                        continue
-                    self._refuse(named(cell), share)
-                    worst[cell] = max(worst[cell], share)
+            for protocol in dict.fromkeys(cell.protocol for cell in cells):
+                part = [cell for cell in cells if cell.protocol == protocol]
+                with self._at(position):
+                    found = self.engine.compare(cells=part, **self._request(position))
+                    batch = min(batch, found.batch)
+                    for cell, share in zip(part, found.differences, strict=True):
+                        if share is None:
+                            worst.pop(cell, None)
+                            continue
+                        self._refuse(named(cell), share)
+                        worst[cell] = max(worst[cell], share)
         left_out = sorted({cell.label for cell in cells if cell not in worst})
         line(
             "masked",

@@ -43,7 +43,9 @@ class Job:
 
     def cells(self, blank: bool) -> list[Cell]:
         """The cells of a task, with the blank image or without."""
-        return expand(self.variants, self.ratios, self.budgets, blank)
+        each = self.config.protocol.each()
+        protocols = [(one.name, one.tail if one.name == "replay" else None) for one in each]
+        return expand(self.variants, self.ratios, self.budgets, blank, protocols)
 
 
 def validate(config: Config, here: bool = True) -> Job:
@@ -55,7 +57,7 @@ def validate(config: Config, here: bool = True) -> Job:
         check_machine(config)
     weights = identify(config.model.pretrained, config.model.revision)
     chosen = variants(config.methods, sweep_wide(config))
-    check_anchors(chosen, config.protocol)
+    check_anchors(chosen, config.protocol.each())
     effective = {one.label: {"method": one.method, **dict(one.params)} for one in chosen}
     config = replace(config, methods=effective)
     pairs, left_out = contrasts(chosen, config.analysis.contrasts)

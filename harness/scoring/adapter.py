@@ -15,7 +15,7 @@ from lmms_eval.api.model import lmms
 from harness.models.segments import Texts
 from harness.records.store import Store
 from harness.scoring.rows import Answered, Messages, Row
-from harness.settings.grid import Cell
+from harness.settings.grid import Cell, full_cells
 
 #: Told of each row that is done, with the texts that were computed here by cell key.
 Progress = Callable[[int, Mapping[str, str]], None]
@@ -51,7 +51,7 @@ class Plan:
 
     @property
     def full(self) -> str:
-        """The key of the full cache, the first cell."""
+        """The key of the full cache under the first protocol, the first cell."""
         return next(iter(self.cells))
 
     def row(
@@ -68,7 +68,7 @@ class Plan:
             self.turns[position] if self.turns else position,
             messages,
             missing,
-            (self.full, self.cells[self.full]),
+            full_cells(self.cells),
             generation,
             self.letters[position],
             self.texts(position),

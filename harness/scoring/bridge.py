@@ -21,6 +21,7 @@ from harness.engine import (
     masked,
 )
 from harness.engine.inputs import check_boundary
+from harness.engine.layout import Layout
 from harness.engine.masked import Compared
 from harness.errors import UserError
 from harness.models import devices, loading
@@ -61,15 +62,17 @@ class Bridge:
                 rehearse=True,
                 chat_template=template_of(model),
             )
-            tail = Protocol(protocol.name, protocol.tail)
-            self.engine = Engine(
-                self.loaded,
-                tail,
-                engine.cells_per_batch,
-                engine.kernels,
-                engine.cuda_graphs,
-                engine.share_prefixes,
-            )
+            self.engines = {
+                each.name: Engine(
+                    self.loaded,
+                    Protocol(each.name, each.tail),
+                    engine.cells_per_batch,
+                    engine.kernels,
+                    engine.cuda_graphs,
+                    engine.share_prefixes,
+                )
+                for each in protocol.each()
+            }
         except (OSError, ValueError) as error:
             raise UserError(f"model={model.name}: {error}") from error
         devices.use_threads(self.loaded, engine.threads)
@@ -101,7 +104,7 @@ class Bridge:
 
         Args:
             messages: the prompt in lmms-eval's protocol, or as `prompt` made it.
-            cells: what to decode.
+            cells: what to decode, all under one protocol.
             generation: lmms-eval's generation arguments.
             letters: whose logits at the first answer token are wanted.
             texts: what the prompt's segments tell apart.
@@ -119,11 +122,16 @@ class Bridge:
             )
             branches = [self._branch(cell) for cell in cells]
             stop = any(cell.control == "none" for cell in cells)
-            return self.engine.run(prompt, branches, wanted, letters, trace, stop)
+            return self._engine(cells).run(prompt, branches, wanted, letters, trace, stop)
+
+    @property
+    def layout(self) -> Layout:
+        """How the model's cache is laid out."""
+        return next(iter(self.engines.values())).layout
 
     def told(self) -> tuple[str, ...]:
         """What a person should know of how the answers so far were computed."""
-        return self.engine.told()
+        return tuple(dict.fromkeys(s for one in self.engines.values() for s in one.told()))
 
     def measure(
         self,
@@ -134,7 +142,8 @@ class Bridge:
         """Tokens of a prompt, and how many it lost to fit; arguments and errors as of `answer`."""
         with self._saying():
             prompt = self._prompt(messages, Generation.from_kwargs(generation), texts)
-            check_boundary(prompt.modality, self.engine.boundary(prompt))
+            for engine in self.engines.values():
+                check_boundary(prompt.modality, engine.boundary(prompt))
             return prompt.modality.shape[0], prompt.cut
 
     def compare(
@@ -149,7 +158,13 @@ class Bridge:
         """
         with self._saying():
             prompt = self._prompt(messages, Generation.from_kwargs(generation), texts)
-            return masked.compare(self.engine, prompt, [self._branch(cell) for cell in cells])
+            branches = [self._branch(cell) for cell in cells]
+            return masked.compare(self._engine(cells), prompt, branches)
+
+    def _engine(self, cells: Sequence[Cell]) -> Engine:
+        """The one that evicts when these cells say."""
+        (protocol,) = {cell.protocol for cell in cells}
+        return self.engines[protocol]
 
     def _prompt(
         self, messages: list[dict[str, Any]], wanted: Generation, texts: Texts | None

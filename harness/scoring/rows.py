@@ -55,9 +55,9 @@ class Row:
     """A row and the cells that lack an answer to it.
 
     number: in the data set. turn: of its question. messages: makes the prompt in lmms-eval's
-    protocol. cells: by key. full: the full cache and its key. generation: lmms-eval's arguments.
-    letters: whose logits are wanted. texts: what the prompt's segments tell apart. trace: also
-    record which tokens each cell keeps.
+    protocol. cells: by key. full: the full cache under each protocol, by key. generation:
+    lmms-eval's arguments. letters: whose logits are wanted. texts: what the prompt's segments tell
+    apart. trace: also record which tokens each cell keeps.
     """
 
     task: str
@@ -65,7 +65,7 @@ class Row:
     turn: int
     messages: Callable[[], Messages]
     cells: Mapping[str, Cell]
-    full: tuple[str, Cell]
+    full: Mapping[str, Cell]
     generation: Mapping[str, Any]
     letters: Sequence[str]
     texts: Texts
@@ -113,20 +113,24 @@ def ready(engine: Engine, row: Row) -> Ready:
 
 
 def results(engine: Engine, row: Row, made: Ready) -> dict[str, Any]:
-    """The engine's results by cell key: missing cells beside the full cache, blank images alone.
+    """The engine's results by cell key, protocol by protocol: missing cells beside the full cache,
+    blank images alone.
 
     The full cache is decoded along even when its answer is stored: in low precision an answer
     depends a little on its batch, so cells and baseline share one.
     """
-    key, full = row.full
-    blank = [name for name, cell in row.cells.items() if cell.control == BLANK_IMAGE]
-    others = {n: c for n, c in row.cells.items() if n != key and n not in blank}
-    together = {key: full, **others}
     how = (row.generation, row.letters, row.texts, row.trace)
-    answers = engine.answer(made.prompt, list(together.values()), *how)
-    found = dict(zip(together, answers, strict=True))
-    for name in blank:
-        found[name] = engine.answer(made.blank, [row.cells[name]], *how)[0]
+    found: dict[str, Any] = {}
+    for key, full in row.full.items():
+        asked = {n: cell for n, cell in row.cells.items() if cell.protocol == full.protocol}
+        blank = [name for name, cell in asked.items() if cell.control == BLANK_IMAGE]
+        others = {n: cell for n, cell in asked.items() if n != key and n not in blank}
+        if key in asked or others:
+            together = {key: full, **others}
+            answers = engine.answer(made.prompt, list(together.values()), *how)
+            found |= zip(together, answers, strict=True)
+        for name in blank:
+            found[name] = engine.answer(made.blank, [asked[name]], *how)[0]
     return found
 
 
@@ -146,7 +150,7 @@ def answered(engine: Engine, row: Row, made: Ready) -> Answered:
     shares = {key: result.kept_shares for key, result in found.items()}
     return Answered(
         {key: stored(result) for key, result in found.items()},
-        {row.full[0]: described(found[row.full[0]])},
+        {key: described(found[key]) for key in row.full if key in found},
         {key: each for key, each in shares.items() if each is not None},
         engine.told(),
     )

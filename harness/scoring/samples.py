@@ -39,7 +39,7 @@ def table(
         store: holds an answer for each cell and each of the benchmark's rows.
         benchmark: reads and scores the answers.
         cells: by cell key, in the order of the table.
-        names: the constant columns model, task, group and protocol.
+        names: the constant columns model, task and group.
 
     Returns:
         The columns `COLUMNS`, sorted by cell and row. ratio is 0 for the full cache and its
@@ -76,6 +76,7 @@ def _cell(
         ratio=float("nan") if ratio is None else ratio,
         budget=cell.budget,
         control=cell.control,
+        protocol=cell.protocol,
         cell_key=key,
         parsed=[_reading(j, text) for j, text in zip(judged, found["text"], strict=True)],
         unparsed=[judgement.unparsed for judgement in judged],

@@ -4,6 +4,7 @@ Knows lmms-eval's requests and one cell; must not know sweeps or the store.
 """
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
@@ -64,8 +65,11 @@ class EvictBench(lmms):
                 f"batch_size={batch_size} is not supported: prompts are prefilled one by one, "
                 "leave it at 1."
             )
+        if protocol == "both":
+            raise UserError("protocol=both is for sweeps: choose replay, context or paper.")
         self.told = False
-        self.cell = single_cell(method, ratio, budget, params, rule)
+        cell = single_cell(method, ratio, budget, params, rule)
+        self.cell = replace(cell, protocol=protocol)
         model = ModelConfig(pretrained, pretrained, revision, False, trust_remote_code)
         model.max_length, model.max_prompt = max_length, max_prompt
         rules, chosen = ProtocolConfig(protocol, tail), EngineConfig(kernels=kernels)

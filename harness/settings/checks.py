@@ -57,7 +57,7 @@ def check(config: Config) -> tuple[list[float], list[int]]:
         UserError: a value is outside what is allowed.
     """
     check_values(config)
-    one_of("protocol.name", config.protocol.name, PROTOCOLS)
+    one_of("protocol.name", config.protocol.name, ("both", *PROTOCOLS))
     one_of("protocol.tail", config.protocol.tail, TAILS)
     one_of("dtype", config.dtype, DTYPES)
     one_of("extraction", config.extraction, EXTRACTIONS)

@@ -13,6 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from harness.errors import UserError
 
 PROTOCOLS = ("replay", "context", "paper")
+BOTH = ("replay", "context")  # what protocol=both stands for
 TAILS = ("last_token", "suffix")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 KERNELS = ("auto", "triton", "torch")
@@ -76,10 +77,15 @@ class TaskConfig:
 
 @dataclass
 class ProtocolConfig:
-    """When the cache is compacted; `tail` matters for `replay` only."""
+    """When the cache is compacted: one of PROTOCOLS, or both; `tail` matters for `replay` only."""
 
     name: str = MISSING
     tail: str = "last_token"
+
+    def each(self) -> list["ProtocolConfig"]:
+        """The protocols by themselves."""
+        names = BOTH if self.name == "both" else (self.name,)
+        return [ProtocolConfig(name, self.tail) for name in names]
 
 
 @dataclass

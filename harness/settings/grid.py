@@ -6,7 +6,7 @@ Must not know models, tasks or tensors: what can change an answer arrives as a p
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 #: Raised by hand when a change of the code changes answers that earlier stores hold.
 ANSWERS_VERSION = 3
@@ -27,7 +27,8 @@ class Variant:
 @dataclass(frozen=True)
 class Cell:
     """One column of answers: a labelled method at one ratio (evicted fraction) or budget (kept
-    tokens a KV head); `control` is "none", or "blank_image" for the full cache on a grey image.
+    tokens a KV head) under one protocol; `control` is "none", or "blank_image" for the full cache
+    on a grey image. tail: of the protocol, null where it has none.
     """
 
     label: str
@@ -36,6 +37,8 @@ class Cell:
     ratio: float | None = None
     budget: int | None = None
     control: str = "none"
+    protocol: str = "replay"
+    tail: str | None = "last_token"
 
     @property
     def evicts(self) -> bool:
@@ -48,8 +51,11 @@ def expand(
     ratios: Sequence[float],
     budgets: Sequence[int],
     blank_image: bool = True,
+    protocols: Sequence[tuple[str, str | None]] = (("replay", "last_token"),),
 ) -> list[Cell]:
-    """All cells of a sweep: the full cache, the blank-image control, then method by method."""
+    """All cells of a sweep for each protocol and its tail: first the full cache and the blank-image
+    control, then method by method.
+    """
     cells = [Cell(FULL, FULL)]
     if blank_image:
         cells.append(Cell(BLANK_IMAGE, FULL, control=BLANK_IMAGE))
@@ -59,7 +65,21 @@ def expand(
         base = (variant.label, variant.method, variant.params)
         cells += [Cell(*base, ratio=ratio) for ratio in ratios]
         cells += [Cell(*base, budget=budget) for budget in budgets]
-    return cells
+    return [replace(cell, protocol=name, tail=tail) for name, tail in protocols for cell in cells]
+
+
+def full_cells(cells: Mapping[str, Cell]) -> dict[str, Cell]:
+    """Those of the full cache, one a protocol, by key."""
+    return {
+        key: cell for key, cell in cells.items() if not cell.evicts and cell.control != BLANK_IMAGE
+    }
+
+
+def described(cell: Cell, context: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """A cell and every setting that can change its answers, as JSON takes them."""
+    own = asdict(cell)
+    when = {name: own.pop(name) for name in ("protocol", "tail")}
+    return {"cell": own, "context": {**context, **when}}
 
 
 def cell_key(cell: Cell, context: Mapping[str, object]) -> str:
@@ -67,10 +87,10 @@ def cell_key(cell: Cell, context: Mapping[str, object]) -> str:
 
     Args:
         cell: its label is left out: renaming a variant keeps its answers.
-        context: weights and data fingerprints, task, protocol, generation, dtype, device, seed.
+        context: weights and data fingerprints, task, generation, dtype, device, seed.
     """
-    described = asdict(cell)
-    described.pop("label")
-    payload = {"cell": described, "context": dict(context), "version": ANSWERS_VERSION}
+    told = described(cell, context)
+    told["cell"].pop("label")
+    payload = {**told, "version": ANSWERS_VERSION}
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

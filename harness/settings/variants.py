@@ -87,14 +87,15 @@ def untouched(chosen: Sequence[Variant], wide: Mapping[str, object]) -> list[str
     return told
 
 
-def check_anchors(chosen: Sequence[Variant], protocol: ProtocolConfig) -> None:
+def check_anchors(chosen: Sequence[Variant], protocols: Sequence[ProtocolConfig]) -> None:
     """Raise UserError for a window on the question where that is read after the eviction."""
     for one in chosen:
-        if protocol.name == "context" and dict(one.params).get("window_anchor") == "question":
+        late = any(each.name == "context" for each in protocols)
+        if late and dict(one.params).get("window_anchor") == "question":
             raise UserError(
                 f"methods.{one.label}.window_anchor=question watches the question, which "
-                "protocol=context reads after the eviction: use window_anchor=end, or another "
-                "protocol."
+                "protocol=context reads after the eviction: use window_anchor=end, or "
+                "protocol=replay."
             )
 
 

@@ -37,6 +37,7 @@ def overrides(data: Path, weights: Path, tmp_path: Path) -> list[str]:
         "model.name=tiny_vlm",
         f"tasks.mmbench_mini.overrides.dataset_path={data}",
         "method=[random,restkv]",
+        "protocol=replay",
         "ratios=[0.9]",
         f"run.dir={tmp_path}",
         "run.name=run",

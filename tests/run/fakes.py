@@ -120,6 +120,7 @@ class FakeEngine:
 
     def _say(self, cell: Cell, text: str, letters: Sequence[str]) -> str:
         seed = repr((cell.method, cell.params, cell.ratio, cell.budget, cell.control, text))
+        seed += "" if cell.protocol == "replay" else cell.protocol
         digest = hashlib.sha256(seed.encode()).digest()
         letter = (letters or "ABCD")[digest[0] % len(letters or "ABCD")]
         styles = (letter, f"{letter}.", f"({letter})", "red", "it is green", "I do not know", "")

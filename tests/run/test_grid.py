@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 
-from harness.settings.grid import Cell, Variant, cell_key, expand
+from harness.settings.grid import Cell, Variant, cell_key, described, expand, full_cells
 
-CONTEXT = {"weights": "w", "data": "d", "protocol": "replay", "seed": 0, "generation": {"n": 8}}
+CONTEXT = {"weights": "w", "data": "d", "seed": 0, "generation": {"n": 8}}
 BASE = Cell("snapkv", "snapkv", (("kernel", 5), ("window", 32)), ratio=0.5)
 
 
@@ -20,6 +21,29 @@ def test_full_cache_and_control_come_first_then_method_by_method() -> None:
         ("b", 0.9, "none"),
     ]
     assert [c.evicts for c in cells] == [False, False, True, True, True, True]
+
+
+def test_every_protocol_has_all_cells_with_its_own_full_cache() -> None:
+    protocols = [("replay", "suffix"), ("context", None)]
+    cells = expand([Variant("a", "snapkv")], [0.5], [], True, protocols)
+    assert [(c.label, c.protocol, c.tail) for c in cells] == [
+        (label, *protocol) for protocol in protocols for label in ("full", "blank_image", "a")
+    ]
+    keys = {str(number): cell for number, cell in enumerate(cells)}
+    assert full_cells(keys) == {"0": cells[0], "3": cells[3]}
+
+
+def test_a_key_is_what_earlier_stores_hold() -> None:
+    """Made before cells knew their protocol; what is stored stays of use."""
+    context = {**CONTEXT, "task": "t", "device": "cpu", "dtype": "float32", "generation": {}}
+    late = Cell("a", "snapkv", (("window", 4),), 0.5, protocol="context", tail=None)
+    assert cell_key(late, context) == "e645b5f61e529242"
+    assert cell_key(replace(late, protocol="replay", tail="last_token"), context) == (
+        "884a09d404777fb8"
+    )
+    told = described(late, context)
+    assert told["context"] == {**context, "protocol": "context", "tail": None}
+    assert "protocol" not in told["cell"]
 
 
 def test_budgets_make_cells_too_and_the_control_can_be_left_out() -> None:
@@ -39,6 +63,8 @@ def test_budgets_make_cells_too_and_the_control_can_be_left_out() -> None:
         Cell("snapkv", "snapkv", BASE.params, ratio=0.6),
         Cell("snapkv", "snapkv", BASE.params, budget=5),
         Cell("snapkv", "snapkv", BASE.params, ratio=0.5, control="blank_image"),
+        Cell("snapkv", "snapkv", BASE.params, ratio=0.5, protocol="context", tail=None),
+        Cell("snapkv", "snapkv", BASE.params, ratio=0.5, tail="suffix"),
     ],
 )
 def test_every_field_of_a_cell_changes_its_key(other: Cell) -> None:

@@ -15,6 +15,7 @@ from harness.records import older
 from harness.records.store import Store
 from harness.report import evidence
 from harness.run import collect, traces
+from harness.run.asked import Asked
 from harness.settings.grid import BLANK_IMAGE, Cell
 from tests.run import old_stores
 from tests.run.conftest import Program, store_of
@@ -215,11 +216,10 @@ class Pictures:
 
 
 def _write(folder: Path, pictures: Pictures, more: dict | None = None, name: str = "t") -> None:
-    asked = SimpleNamespace(
-        task=SimpleNamespace(name=name), benchmark=pictures, cells={"f": Cell("full", "full")}
-    )
+    cells = {"f": Cell("full", "full")}
+    asked = Asked(SimpleNamespace(name=name), pictures, {}, cells)
     with Store(folder / "s.sqlite") as store:
-        traces.write(store, [asked], {"model": "m", "protocol": "p"}, folder, more)
+        traces.write(store, [asked], "m", folder, more)
 
 
 def _names(folder: Path) -> list[str]:

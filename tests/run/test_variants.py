@@ -25,7 +25,7 @@ def compose(
         monkeypatch.setattr(sweep, "run", lambda config: found.append(sweep.validate(config)))
         names = {one.split("=")[0] for one in typed}
         if "experiment" in names:
-            names |= {"method", "ratios", "run.name"}
+            names |= {"method", "ratios", "run.name", "protocol"}
         assert call(*[o for o in overrides if o.split("=")[0] not in names], *typed) == 0
         return found[0]
 

@@ -1,0 +1,67 @@
+"""Scores of the same cells under several protocols side by side, as rows of text.
+
+Knows the cells of a study and how numbers look; must not know Markdown or HTML.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness.report import tables
+from harness.report.tables import percent
+
+ARROW = "\N{RIGHTWARDS ARROW}"
+READ = {
+    "replay": "the question is read before the eviction (replay)",
+    "context": "the question is read after it (context)",
+    "paper": "the whole prompt and no more is read before it (paper)",
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model and task: a line a method, a column a setting, the scores under each protocol."""
+
+    title: str
+    header: list[str]
+    body: list[list[str]]
+    note: str
+
+
+def side_by_side(cells: pd.DataFrame) -> Iterator[Side]:
+    """A table for every model and task that was run under more than one protocol."""
+    several = cells.groupby(["model", "task"], sort=False)
+    for (model, task), part in several:
+        names = list(part["protocol"].unique())
+        if len(names) > 1:
+            yield _side(str(model), str(task), part, names)
+
+
+def _side(model: str, task: str, cells: pd.DataFrame, names: list[str]) -> Side:
+    groups = [cells[cells["protocol"] == name] for name in names]
+    header: list[str] = []
+    lines: dict[str, dict[str, list[str]]] = {}
+    for number, group in enumerate(groups):
+        columns, body = tables.grid(group, lambda cell: percent(cell["accuracy"]))
+        header += [column for column in columns if column not in header]
+        for label, *scores in body:
+            line = lines.setdefault(label, {})
+            for column, score in zip(columns, scores, strict=True):
+                line.setdefault(column, [""] * len(groups))[number] = score
+    body = [
+        [label, *(f" {ARROW} ".join(filled(line.get(column, []))) for column in header)]
+        for label, line in lines.items()
+    ]
+    said = f" {ARROW} ".join(READ[name] for name in names)
+    return Side(
+        f"{tables.short(model)} on {task}: what it is worth to read the question first",
+        ["Evicted", *header],
+        body,
+        f"Scores in %: {said}.",
+    )
+
+
+def filled(scores: list[str]) -> list[str]:
+    """Scores with a dash where a cell was not run under that protocol."""
+    return [score or "-" for score in scores]
