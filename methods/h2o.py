@@ -34,6 +34,7 @@ class H2O(ScoringPolicy):
 
     name: ClassVar[str] = "h2o"
     title: ClassVar[str] = "H2O"
+    spans_layers: ClassVar[bool] = True
     window: None = field(default=None, init=False)
     recent: int | None = None
     causal: bool = True
@@ -103,7 +104,8 @@ class H2O(ScoringPolicy):
         else:
             fits = step.budgets > self.recent
             recent = torch.where(fits, self.recent, step.budgets // 2)
-        return carried.masked_fill(step.positions >= step.seen - recent[..., None], torch.inf)
+        protected = step.positions >= step.seen - recent[..., None]
+        return torch.where(protected, torch.inf, carried)
 
     def rule(self, due: Due) -> Rule | None:
         """The same for sums and means of sums."""

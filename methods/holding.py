@@ -38,7 +38,8 @@ class Step:
     eviction. seen: tokens so far. attention float32 [C, H, new, n]: rows of the new tokens, None
     unless the policy observes. carried float32 [C, Hkv, n]: what `Policy.carry` gave at the last
     step, or the policy's Selection.carried at the first; 0 for new tokens; None if it carries
-    nothing. text bool [C, Hkv, n]: text of the prompt, None unless the policy spares it.
+    nothing. text bool [C, Hkv, n]: text of the prompt, None unless the policy spares it. layer: a
+    number; of a policy that spans layers also int64 [C, 1, 1], for cells of several.
     """
 
     held: Sequence[Held]
@@ -46,7 +47,7 @@ class Step:
     budgets: Tensor
     seen: int
     new: int
-    layer: int
+    layer: int | Tensor
     num_layers: int
     attention: Tensor | None = None
     carried: Tensor | None = None
@@ -86,7 +87,7 @@ def victims(standing: Tensor, positions: Tensor, count: int) -> Tensor:
 
     standing float32 and positions int64 [C, Hkv, n], positions -1 where there is no entry.
     """
-    standing = standing.masked_fill(positions < 0, torch.inf)
+    standing = torch.where(positions < 0, torch.inf, standing)
     if count == 1:
         lowest = standing == standing.amin(-1, keepdim=True)
         return torch.where(lowest, positions, -1).argmax(-1, keepdim=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from . import ladder
 from .checks import require, require_count
 from .holding import Due, Held, Rule, Step
-from .kernels import send
+from .kernels import send, shared
 from .kernels.lowest_entries import BY_PLACE
 from .policy import Plan, Policy, Scored, require_decode, require_positions
 from .streaming_llm import sinks_and_recent, sliding, sliding_rule
@@ -46,6 +46,7 @@ class LaCache(Policy):
 
     name: ClassVar[str] = "lacache"
     title: ClassVar[str] = "LaCache"
+    spans_layers: ClassVar[bool] = True
     span: int | None = None
     overlap: int = 0
     start: int = 4
@@ -102,8 +103,10 @@ class LaCache(Policy):
         if not any(self._climbs(held, step.num_layers) for held in step.held):
             return sliding(self.start, step)
         device = step.positions.device
-        every = _dropped(self, tuple(step.held), step.seen, step.num_layers, device)
-        index = every[step.layer]  # [C, width]
+        alike = {held: i for i, held in enumerate(dict.fromkeys(step.held))}
+        every = _dropped(self, tuple(alike), step.seen, step.num_layers, device)
+        layer = step.layer if isinstance(step.layer, int) else step.layer.flatten()
+        index = every[layer, shared(torch.tensor([alike[each] for each in step.held]), device)]
         table = torch.zeros(len(index), step.seen + 1, dtype=torch.bool, device=device)
         table = table.scatter_(1, index, True)[:, None].expand(-1, step.positions.shape[1], -1)
         lowest = table.gather(2, step.positions.clamp_min(0))

@@ -31,6 +31,7 @@ class Random(ScoringPolicy):
 
     name: ClassVar[str] = "random"
     title: ClassVar[str] = "random eviction"
+    spans_layers: ClassVar[bool] = True
     seed: int = 0
     decode: str = "grow"
 

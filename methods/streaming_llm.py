@@ -30,6 +30,7 @@ class StreamingLLM(Policy):
 
     name: ClassVar[str] = "streaming_llm"
     title: ClassVar[str] = "StreamingLLM"
+    spans_layers: ClassVar[bool] = True
     sinks: int = 4
     decode: str = "hold"
     positions: str = "original"
@@ -74,4 +75,4 @@ def sliding(sinks: int, step: Step) -> Tensor:
     """Standing by position with the sinks protected, by the same rule as in the prompt."""
     fits = step.budgets > sinks
     kept = torch.where(fits, sinks, step.budgets // 2)[..., None]
-    return step.positions.float().masked_fill(step.positions < kept, torch.inf)
+    return torch.where(step.positions < kept, torch.inf, step.positions.float())

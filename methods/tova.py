@@ -28,6 +28,7 @@ class TOVA(ScoringPolicy):
 
     name: ClassVar[str] = "tova"
     title: ClassVar[str] = "TOVA"
+    spans_layers: ClassVar[bool] = True
     window: int = field(default=1, init=False)
     protect_last: bool = False
     decode: str = "hold"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from harness.engine.hold import Holder, evict
+from harness.engine.hold import Holder, Shown, evict
 from harness.engine.rotary import Rotary
 from harness.engine.tiles import Tiles
 from harness.engine.views import View, joined
@@ -63,11 +63,18 @@ class CompactLayer(CacheLayerMixin):
         return key_states, value_states
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, last: bool = False
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scaling: float,
+        last: bool = False,
+        later: list[Shown] | None = None,
     ) -> Tensor:
         """Store new keys and values [cells, Hkv, q, d], and let query [cells, H, q, d] look.
 
-        Then holders evict, unless this is the last pass. Returns [cells, q, H, dv].
+        Then holders evict, unless this is the last pass; or they go to `later` and evict with those
+        of other layers, where that is faster. Returns [cells, q, H, dv].
         """
         self._wait_for_attention(False)
         new = query.shape[2]
@@ -92,7 +99,11 @@ class CompactLayer(CacheLayerMixin):
         self.token += new
         seen = joined(rows, 2).flatten(1, 2) if rows else None
         if self.holders and not last:
-            evict(self.holders, self.tiles, self.heads, seen, new, self.seen)
+            shown = Shown(self.holders, self.tiles, self.heads, seen, new, self.seen)
+            if later is not None and new == 1 and self.tiles.in_torch() and shown.spans():
+                later.append(shown)
+            else:
+                evict([shown])
         return joined(outputs, 1)
 
     def share(self, query: Tensor, scaling: float) -> Tensor:

@@ -13,11 +13,28 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 from harness.engine.cache import CompactLayer
+from harness.engine.hold import Shown, evict
 from methods.kernels import send
 
 
 class CellCache(Cache):
-    """The caches of a batch of cells: compact layers, and all other layers as they were."""
+    """The caches of a batch of cells: compact layers, and all other layers as they were.
+
+    later: layers that have attended and not evicted yet.
+    """
+
+    def __init__(self, layers: list[CacheLayerMixin]) -> None:
+        super().__init__(layers=layers)
+        self.later: list[Shown] = []
+
+    def evict(self) -> None:
+        """Let layers that wait evict, those that are alike together."""
+        alike: dict[object, list[Shown]] = {}
+        for shown in self.later:
+            alike.setdefault(shown.kind(), []).append(shown)
+        self.later.clear()
+        for layers in alike.values():
+            evict(layers)
 
     def select(self, rows: Tensor, device: torch.device) -> None:
         """Keep only these cells (int64 on the host), so that finished ones cost nothing."""

@@ -16,7 +16,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
 from harness.engine import graphs
 from harness.engine.attention import listening
@@ -29,11 +28,13 @@ from harness.engine.rotary import Rotary
 from harness.engine.settings import Generation
 from methods.kernels import send
 
+TOGETHER = 8  # layers that evict at once: few operations for all, few weights that wait
+
 
 class CompactAttention:
     """Listens to a decoding pass and answers for the compact layers."""
 
-    def __init__(self, layout: Layout, cache: Cache) -> None:
+    def __init__(self, layout: Layout, cache: CellCache) -> None:
         self.layout = layout
         self.cache = cache
         self.last = False  # no pass follows, so nothing needs to be evicted any more
@@ -53,10 +54,13 @@ class CompactAttention:
         layer = self.layout.find(module)
         if layer is not None:
             stored: CompactLayer = self.cache.layers[layer.index]
-            return stored.attend(query, key, value, scaling, self.last)
+            if len(self.cache.later) == TOGETHER:
+                self.cache.evict()
+            return stored.attend(query, key, value, scaling, self.last, self.cache.later)
         donor = self.layout.shared.get(id(module))
         if donor is None:
             return None
+        self.cache.evict()
         lent: CompactLayer = self.cache.layers[donor.index]
         return lent.share(query, scaling)
 
@@ -217,7 +221,9 @@ class Decoder:
             self.replays, self.failed = False, steps.failed
 
     def _step(self, cache: CellCache, ids: Tensor, positions: Tensor) -> Tensor:
-        return forward(self.model, self.layout, cache, positions, input_ids=ids)
+        logits = forward(self.model, self.layout, cache, positions, input_ids=ids)
+        cache.evict()
+        return logits
 
     def _choose(self, history: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """The highest score of each cell, NaN where any is NaN, and its token, both [cells]."""

@@ -9,6 +9,7 @@ import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,16 +49,15 @@ class Holder:
             _sequences={},
         )
 
-    def take(self, new: int, seen: int) -> list[Part]:
-        """Take `new` tokens in: cells that drop equally many entries, or none but look on."""
+    def take(self, new: int, seen: int) -> dict[int, list[int]]:
+        """Take `new` tokens in; the cells that drop so many entries."""
         drops: dict[int, list[int]] = {}
         for i, held in enumerate(self.held):
             grown = self.grown[i] + new
             count = self.policy.evictions(held, grown, seen, self.num_layers)
             self.grown[i] = grown - count
             drops.setdefault(count, []).append(i)
-        shown = self.policy.observes
-        return [Part(self, count, some) for count, some in drops.items() if count or shown]
+        return drops
 
     def sequences(self, some: Sequence[int], heads: int) -> Tensor:
         """Sequences of some of its cells, int64 [C * heads] on the host."""
@@ -68,21 +68,59 @@ class Holder:
         return self._sequences[key]
 
 
+class Shown(NamedTuple):
+    """A layer that has taken in `new` tokens, `seen` in all: who evicts from which tiles.
+
+    weights: of these tokens, [T, R, tile] or [S, R, n] as of ragged_attention; None unless a policy
+    observes.
+    """
+
+    holders: Sequence[Holder]
+    tiles: Tiles
+    heads: int
+    weights: Tensor | None
+    new: int
+    seen: int
+
+    def spans(self) -> bool:
+        """Whether its policies can look at several layers at once."""
+        return all(holder.policy.spans_layers for holder in self.holders)
+
+    def kind(self) -> object:
+        """Layers of one kind can evict together."""
+        shape = None
+        if self.weights is not None:
+            shape = (len(self.weights) == len(self.tiles.table), self.weights.shape[1:])
+        return self.heads, self.tiles.size, shape
+
+
 @dataclass
 class Part:
-    """Cells of a holder that drop `count` entries a head; some: which of its cells."""
+    """Cells that drop `count` entries a head; some: which cells of a holder.
 
-    holder: Holder
+    holders: those of one policy, a layer each.
+    """
+
+    holders: Sequence[Holder]
     count: int
     some: list[int]
 
+    @property
+    def policy(self) -> Policy:
+        """Whose cells they are."""
+        return self.holders[0].policy
+
+    def held(self) -> list[Held]:
+        """Its cells on one layer after the other."""
+        return [holder.held[i] for holder in self.holders for i in self.some]
+
     def rule(self, budgets: Tensor, seen: int, device: torch.device) -> Rule | None:
         """What goes of each head with these budgets [C, Hkv] (on the host), if a rule tells."""
-        holder = self.holder
+        holder = self.holders[0]
         if self.count > 1 or holder.text is not None:
             return None
-        held = [holder.held[i] for i in self.some]
-        return holder.policy.rule(Due(held, budgets, seen, holder.layer, holder.num_layers, device))
+        due = Due(self.held(), budgets, seen, holder.layer, holder.num_layers, device)
+        return self.policy.rule(due)
 
     def step(
         self,
@@ -94,16 +132,21 @@ class Part:
         carried: Tensor | None,
     ) -> Step:
         """What the policy sees of positions [s, n], budgets [s], rows [s, g * new, n] and so on."""
-        cells, holder, text = len(self.some), self.holder, self.holder.text
+        held, holder = self.held(), self.holders[0]
+        cells, text = len(held), holder.text
         shape = (cells, len(positions) // cells, -1)
         places = positions.view(shape)
+        layer: int | Tensor = holder.layer
+        if len(self.holders) > 1:
+            layers = [each.layer for each in self.holders for _ in self.some]
+            layer = torch.tensor(layers)[:, None, None]
         return Step(
-            held=[holder.held[i] for i in self.some],
+            held=held,
             positions=places,
             budgets=budgets.view(shape[:2]),
             seen=seen,
             new=new,
-            layer=holder.layer,
+            layer=layer,
             num_layers=holder.num_layers,
             attention=None if rows is None else rows.reshape(cells, -1, new, rows.shape[-1]),
             carried=None if carried is None else carried.view(shape),
@@ -111,63 +154,86 @@ class Part:
         )
 
 
-def evict(
-    holders: Sequence[Holder],
-    tiles: Tiles,
-    heads: int,
-    weights: Tensor | None,
-    new: int,
-    seen: int,
-) -> None:
-    """Show the policies `new` tokens, those that observe with weights [T, R, tile]; drop entries.
+def evict(layers: Sequence[Shown]) -> None:
+    """Show the policies the new tokens of layers of one kind; drop entries.
+
+    Several layers have the same holders, and are in plain torch.
+    """
+    first = layers[0]
+    parts = [
+        part
+        for holders in zip(*(each.holders for each in layers), strict=True)
+        for part in _take(holders, first.new, first.seen)
+    ]
+    if by_triton(first.tiles.keys, first.tiles.values):
+        parts = _evict_by_rules(parts, first)
+    if parts:
+        parts.sort(key=lambda part: not part.policy.observes)
+        _evict_by_standing(parts, layers)
+
+
+def _evict_by_standing(parts: Sequence[Part], layers: Sequence[Shown]) -> None:
+    """`evict` with what policies say of each entry.
 
     All cells are looked at together, and all that drop equally many entries drop them together.
     """
-    parts = [part for holder in holders for part in holder.take(new, seen)]
-    if by_triton(tiles.keys, tiles.values):
-        parts = _evict_by_rules(parts, tiles, heads, weights, new, seen)
-    if not parts:
-        return
-    parts.sort(key=lambda part: not part.holder.policy.observes)
-    sequences = [part.holder.sequences(part.some, heads) for part in parts]
-    sizes = [len(own) for own in sequences]
-    every = joined(sequences)
-    view = tiles.view(every)
+    tiles, first = [each.tiles for each in layers], layers[0]
+    sequences = [part.holders[0].sequences(part.some, first.heads) for part in parts]
+    view = Tiles.view_all(tiles, sequences)
+    sizes = [len(own) * len(layers) for own in sequences]
     positions = view.places.split(sizes)
     held = shared(view.counts, view.places.device).split(sizes)
-    carried = () if tiles.carried is None else view.pick(tiles.carried).split(sizes)
+    pools = [each.carried for each in tiles if each.carried is not None]
+    memory = joined(pools) if pools else None
+    carried = () if memory is None else view.pick(memory).split(sizes)
     remembered = list(carried)
-    rows = _rows(view, weights, parts, sizes)
+    rows = _rows(view, [each.weights for each in layers], parts, sizes)
     standing: dict[int, list[tuple[int, Tensor]]] = {}
     for i, part in enumerate(parts):
-        policy = part.holder.policy
         before = carried[i] if carried else None
-        step = part.step(positions[i], held[i] - part.count, seen, new, rows[i], before)
-        fresh = policy.carry(step)
+        budgets = held[i] - part.count
+        step = part.step(positions[i], budgets, first.seen, first.new, rows[i], before)
+        fresh = part.policy.carry(step)
         if fresh is not None and carried:
             remembered[i] = fresh.flatten(0, 1)
         if part.count:
-            ranked = policy.ranked(step, fresh).flatten(0, 1)
+            ranked = part.policy.ranked(step, fresh).flatten(0, 1)
             standing.setdefault(part.count, []).append((i, ranked))
-    if tiles.carried is not None and any(map(operator.is_not, remembered, carried)):
-        view.put(tiles.carried, joined(remembered))
+    if memory is not None and any(map(operator.is_not, remembered, carried)):
+        view.put(memory, joined(remembered))
+        for each, pool in zip(tiles, memory.split([len(pool) for pool in pools]), strict=True):
+            each.carried = pool
     for count, found in sorted(standing.items(), reverse=True):
         whole = len(found) == len(parts)
-        own = every if whole else joined([sequences[i] for i, _ in found])
         places = view.places if whole else joined([positions[i] for i, _ in found])
-        tiles.evict(own, victims(joined([ranked for _, ranked in found]), places, count))
+        gone = victims(joined([ranked for _, ranked in found]), places, count)
+        own = joined([sequences[i] for i, _ in found])
+        parted = gone.split([sizes[i] for i, _ in found])
+        order = joined([each.view(len(layers), -1, count) for each in parted], 1)
+        for each, orders in zip(tiles, order, strict=True):
+            each.evict(own, orders)
 
 
-def _evict_by_rules(
-    parts: Sequence[Part], tiles: Tiles, heads: int, weights: Tensor | None, new: int, seen: int
-) -> list[Part]:
+def _take(holders: Sequence[Holder], new: int, seen: int) -> list[Part]:
+    """Let the holders of a policy take `new` tokens in: cells that drop equally many entries, or
+    none but look on. Cells drop as many on each layer.
+    """
+    drops = holders[0].take(new, seen)
+    for other in holders[1:]:
+        other.grown = [*holders[0].grown]
+    shown = holders[0].policy.observes
+    return [Part(holders, count, some) for count, some in drops.items() if count or shown]
+
+
+def _evict_by_rules(parts: Sequence[Part], shown: Shown) -> list[Part]:
     """`evict` for those whose policies have a rule, by one kernel; the others are left."""
+    tiles, heads = shown.tiles, shown.heads
     left, listed, rules, dropping = [], [], [], []
     given: list[Tensor] = []
     for part in parts:
-        own = part.holder.sequences(part.some, heads)
+        own = part.holders[0].sequences(part.some, heads)
         budgets = (tiles.counts[own] - part.count).view(-1, heads)
-        rule = part.rule(budgets, seen, tiles.keys.device)
+        rule = part.rule(budgets, shown.seen, tiles.keys.device)
         if rule is None:
             left.append(part)
             continue
@@ -183,15 +249,15 @@ def _evict_by_rules(
     every, drops, device = joined(listed), joined(dropping), tiles.keys.device
     order = lowest_entries(
         tiles.places,
-        weights,
+        shown.weights,
         tiles.carried,
         tiles.device_table,
         tiles.device_counts,
         shared(every, device),
         shared(joined(rules), device),
         heads,
-        new,
-        seen,
+        shown.new,
+        shown.seen,
         joined(given) if given else None,
     )
     if not bool(drops.all()):
@@ -202,15 +268,15 @@ def _evict_by_rules(
 
 
 def _rows(
-    view: View, weights: Tensor | None, parts: Sequence[Part], sizes: Sequence[int]
+    view: View, weights: Sequence[Tensor | None], parts: Sequence[Part], sizes: Sequence[int]
 ) -> list[Tensor | None]:
     """Rows [s, R, n] of each part whose policy observes, which come first; None for the others."""
-    watched = [size for part, size in zip(parts, sizes, strict=True) if part.holder.policy.observes]
+    watched = [size for part, size in zip(parts, sizes, strict=True) if part.policy.observes]
     rest: list[Tensor | None] = [None] * (len(parts) - len(watched))
     if not watched:
         return rest
-    assert weights is not None  # the attention is computed with them where a policy observes
-    return [*view.rows(weights, sum(watched)).split(watched), *rest]
+    own = joined([each for each in weights if each is not None])  # all, where a policy observes
+    return [*view.rows(own, sum(watched)).split(watched), *rest]
 
 
 def _marked(text: Tensor, positions: Tensor) -> Tensor:

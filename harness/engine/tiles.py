@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from harness.engine.views import Look, View
+from harness.engine.tiling import index, pair, tile
+from harness.engine.views import Look, View, joined
 from methods.kernels import (
     Run,
     Unturning,
@@ -62,11 +61,11 @@ class Tiles:
 
     def _arrange(self, blocks: Tensor) -> None:
         """Give each sequence so many tiles."""
-        self.table, owner = _index(blocks)
+        self.table, owner = index(blocks)
         device = self.keys.device
         self.owner, self.device_table = shared(owner, device), shared(self.table.int(), device)
         self.starts = self.table[:, 0] * self.size
-        self._looks: dict[tuple[bytes, int], Look] = {}
+        self._looks: dict[tuple[object, ...], Look] = {}
         self._changed()
 
     def _changed(self) -> None:
@@ -103,7 +102,7 @@ class Tiles:
         entries = torch.tensor([list(each) for each in counts])  # [cells, heads]
         blocks = entries // size + 1  # room for the next token in every sequence
         blocks = blocks.flatten()
-        where = _tile(places, blocks, size, -1)
+        where = tile(places, blocks, size, -1)
         owner = torch.repeat_interleave(torch.arange(len(blocks)), blocks)
         if unturning is not None:
             own = torch.isin(owner // heads, torch.tensor(unturned))
@@ -116,7 +115,7 @@ class Tiles:
                 nothing[:, : own.shape[1]] if kept is None else kept
                 for own, kept in zip(places, carried, strict=True)
             ]
-            remembered = _tile(floats, blocks, size, 0)
+            remembered = tile(floats, blocks, size, 0)
         taken = gather_entries(keys, values, where, shared(owner, keys.device), unturning)
         return cls(*taken, where, entries.flatten(), blocks, remembered)
 
@@ -138,7 +137,7 @@ class Tiles:
         new = keys.shape[1]
         self.reserve(new)
         slot = None
-        if new == 1 and self._in_torch():
+        if new == 1 and self.in_torch():
             slot = self.starts + self.counts
             if self._gaps is not None:
                 slot.index_copy_(0, *self._gaps)
@@ -208,13 +207,22 @@ class Tiles:
 
     def view(self, sequences: Tensor) -> View:
         """A padded look at these sequences (int64 on the host)."""
-        self.close()
-        counts = self.counts[sequences]
-        blocks = -(-int(counts.max()) // self.size)
-        key = (sequences.numpy().tobytes(), blocks)
-        if key not in self._looks:
-            self._looks[key] = Look(self.table, sequences, blocks, self.keys.device)
-        return View(self.places, self._looks[key], counts)
+        return self.view_all([self], [sequences])
+
+    @staticmethod
+    def view_all(pools: Sequence[Tiles], parts: Sequence[Tensor]) -> View:
+        """The same of pools of one tile size: each part in one pool after the other, as of Look."""
+        first = pools[0]
+        for each in pools:
+            each.close()
+        tables = [each.table for each in pools]
+        key = (*(part.numpy().tobytes() for part in parts), *map(id, tables))
+        if key not in first._looks:
+            first._looks[key] = Look(tables, parts, first.keys.device)
+        look = first._looks[key]
+        counts = joined([each.counts for each in pools])[look.own]
+        look.reach(-(-int(counts.max()) // first.size))
+        return View(joined([each.places for each in pools]), look, counts)
 
     def evict(self, sequences: Tensor, order: Tensor) -> None:
         """Drop entries, int64 [s, m] by their order within each of the sequences.
@@ -225,16 +233,16 @@ class Tiles:
         self.close()
         m = order.shape[1]
         own = shared(sequences, order.device)
-        if m == 1 and self._in_torch():
-            slots = self.starts[sequences] + order[:, 0]
+        if m == 1 and self.in_torch():
+            slots = self.starts.index_select(0, sequences) + order[:, 0]
             self.places.view(-1).index_fill_(0, slots, -1)
             self._gaps = sequences, slots
         else:
             last = self.device_counts[own][:, None] - torch.arange(m, 0, -1, device=order.device)
-            movers, target = (last, order) if m == 1 else _pair(last, order)
+            movers, target = (last, order) if m == 1 else pair(last, order)
             self._move(own, movers, target, last)
-        self.device_counts[own] -= m
-        self.counts[sequences] -= m
+        self.device_counts.index_add_(0, own, torch.ones_like(own, dtype=torch.int32), alpha=-m)
+        self.counts.index_add_(0, sequences, torch.ones_like(sequences), alpha=-m)
         if self._runs:
             counts = self.counts.tolist()
             for run in self._runs:
@@ -252,13 +260,13 @@ class Tiles:
         pools = self.keys, self.values, self.places, self.carried
         move_entries(*pools, self.device_table, sequences, movers, targets, ends)
 
-    def _in_torch(self) -> bool:
+    def in_torch(self) -> bool:
         """Whether it is plain torch on the CPU that writes to the pool."""
         return not self.keys.is_cuda and not by_triton(self.keys, self.values)
 
     def runs(self) -> list[Run] | None:
         """Dense batches for plain torch; None where tiles are faster by themselves."""
-        if not self._in_torch():
+        if not self.in_torch():
             return None
         self.close()
         if self._runs is None:
@@ -267,44 +275,3 @@ class Tiles:
             self._runs = find_runs(*pools, self.counts.tolist(), blocks.tolist())
         few = len(self._runs) * TILES < len(self.owner)
         return self._runs if few else None
-
-
-def _pair(last: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of the `last` entries [s, m] move where, so that those in `order` [s, m] are gone.
-
-    The k-th gap before the last takes the k-th of the last that stays, and there are as many of
-    each; all others move to where they are.
-    """
-    gap = order < last[:, :1]
-    stays = (last[:, :, None] != order[:, None]).all(-1)
-    gaps = order.gather(1, (~gap).long().argsort(dim=1, stable=True))
-    movers = last.gather(1, (~stays).long().argsort(dim=1, stable=True))
-    paired = torch.arange(last.shape[1], device=last.device) < gap.sum(1, keepdim=True)
-    return movers, torch.where(paired, gaps, movers)
-
-
-def _index(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Table [S, widest] and owner [T] of tiles that lie in the order of their sequences."""
-    owner = torch.repeat_interleave(torch.arange(len(blocks)), blocks)
-    start = blocks.cumsum(0) - blocks
-    place = torch.arange(int(blocks.max()))
-    return torch.where(place < blocks[:, None], start[:, None] + place, -1), owner
-
-
-def _tile(rows: Sequence[Tensor], blocks: Tensor, size: int, fill: int) -> Tensor:
-    """Rows [heads, n] of each cell cut into the first `blocks` [cells * heads] tiles, [T, size]."""
-    parts, start = [], 0
-    for length, group in groupby(rows, lambda row: row.shape[1]):
-        own = torch.cat(list(group))  # [sequences, length]
-        need = blocks[start : start + len(own)]
-        start += len(own)
-        widest = int(need.max())
-        room = widest * size
-        padded = pad(own[:, :room], (0, max(0, room - length)), value=fill)
-        tiles = padded.unflatten(1, (widest, size))
-        if int(need.min()) == widest:
-            parts.append(tiles.flatten(0, 1))
-        else:
-            place = (torch.arange(widest) < need[:, None]).flatten().nonzero()[:, 0]
-            parts.append(tiles.flatten(0, 1).index_select(0, shared(place, own.device)))
-    return torch.cat(parts)

@@ -1,6 +1,6 @@
-"""Some sequences of a pool of tiles side by side, padded to the longest of them.
+"""Some sequences of pools of tiles side by side, padded to the longest of them.
 
-Must not know who owns the pool or why it is looked at.
+Must not know who owns the pools or why they are looked at.
 """
 
 from __future__ import annotations
@@ -9,23 +9,47 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from methods.kernels import shared
 
 
 class Look:
-    """Where the tiles of some sequences are, sent to the device once."""
+    """Where the tiles of some sequences of joined pools are, sent to the device once.
 
-    def __init__(self, table: Tensor, sequences: Tensor, blocks: int, device: torch.device) -> None:
-        """table int64 [S, n] on the host, the tiles of a sequence; of these, `blocks` at most."""
-        self.total = len(table)
-        table = table[sequences, :blocks]  # [s, blocks], -1 where a sequence is shorter
+    own: these sequences int64 [s] on the host, each part of them in one pool after the other.
+    """
+
+    def __init__(
+        self, tables: Sequence[Tensor], parts: Sequence[Tensor], device: torch.device
+    ) -> None:
+        """tables: of each pool, int64 [S, n] on the host, the tiles of a sequence; parts: int64
+        [s], the same sequences of each pool.
+        """
+        self.tables, self.device = tables, device
+        self.total = sum(map(len, tables))
+        widest, start, all_tiles = max(each.shape[1] for each in tables), 0, []
+        for table in tables:
+            moved = torch.where(table < 0, -1, table + start)
+            all_tiles.append(pad(moved, (0, widest - table.shape[1]), value=-1))
+            start += int(table.max()) + 1
+        size = len(tables[0])
+        self.own = torch.cat([own + size * i for own in parts for i in range(len(tables))])
+        self.sequences = shared(self.own, device)
+        self._table = torch.cat(all_tiles)[self.own]
+        self.blocks = 0
+
+    def reach(self, blocks: int) -> None:
+        """Look at the first `blocks` tiles of each."""
+        if blocks == self.blocks:
+            return
+        self.blocks, device = blocks, self.device
+        table = self._table[:, :blocks]  # [s, blocks], -1 where a sequence is shorter
         flat = table.flatten()
         present = (flat >= 0).nonzero()[:, 0]
         self.index = shared(table.clamp_min(0).flatten(), device)
         self.absent = shared(table < 0, device) if len(present) < len(flat) else None
         self.tiles, self.present = shared(flat[present], device), shared(present, device)
-        self.sequences = shared(sequences, device)
         self.shape = tuple(table.shape)
 
 
@@ -36,11 +60,11 @@ class View:
     """
 
     def __init__(self, places: Tensor, look: Look, counts: Tensor) -> None:
-        """places int64 [T, tile] of the pool."""
+        """places int64 [T, tile] of the joined pools."""
         self._look, self.counts = look, counts
         held = places.index_select(0, look.index).view(*look.shape, -1)
         if look.absent is not None:
-            held.masked_fill_(look.absent[..., None], -1)
+            held = torch.where(look.absent[..., None], -1, held)
         self.places = held.view(look.shape[0], -1)
 
     def pick(self, pool: Tensor) -> Tensor:
@@ -54,8 +78,8 @@ class View:
         """
         look = self._look
         if len(weights) == look.total:  # of sequences; with a tile each both are the same
-            own = weights.index_select(0, look.sequences[:count])
-            return own[..., : self.places.shape[1]]
+            own = weights[..., : self.places.shape[1]]
+            return own.index_select(0, look.sequences[:count])
         own = look.index if count is None else look.index[: count * look.shape[1]]
         picked = weights.index_select(0, own).unflatten(0, (-1, look.shape[1]))
         if look.absent is not None:

@@ -9,12 +9,18 @@ import pytest
 import torch
 from engine_helpers import Trace, run_with_logits, stop_some
 from tiny_models import CASES, KINDS, PROTOCOLS, make_prompt, random_ids, text, wrap
-from transformers import DiffLlamaConfig, DiffLlamaForCausalLM
+from transformers import (
+    DiffLlamaConfig,
+    DiffLlamaForCausalLM,
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
+)
 
 import harness
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol
 from harness.engine import cache as cache_module
+from harness.engine import decode as decode_module
 from harness.models.prompts import Prompt
 
 TOKENS = 9
@@ -229,6 +235,39 @@ def test_generate_inside_evict_holds_as_the_engine_does(loaded_models, variant, 
             **inputs, max_new_tokens=TOKENS, do_sample=False, eos_token_id=None
         )
     assert found[0, prompt.modality.shape[0] :].tolist() == wanted.token_ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_together_evict_what_each_evicts_alone(loaded_models, kind, monkeypatch):
+    loaded, prompt = loaded_models[kind], make_prompt(kind, seed=55)
+    branches = [Branch(build(v), budget=n) for v in (*HOLDING, "restkv") for n in (5, 12)]
+    found = []
+    for together in (8, 2, 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(decode_module, "TOGETHER", together)
+            found.append(run_traced(patch, Engine(loaded), prompt, branches)[0].passes)
+    assert len(found[0]) == TOKENS
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("variant", ["h2o", "tova", "streaming", "random"])
+def test_layers_that_share_keys_see_what_is_left(variant, monkeypatch):
+    """A shared layer looks behind its donor, which evicts at once inside `harness.evict`."""
+    torch.manual_seed(0)
+    config = Gemma3nTextConfig(
+        **text(num_hidden_layers=4, layer_types=["full_attention"] * 4),
+        head_dim=16, vocab_size_per_layer_input=text()["vocab_size"], num_kv_shared_layers=2,
+        hidden_size_per_layer_input=8, laurel_rank=4, activation_sparsity_pattern=[0.0] * 4,
+    )  # fmt: skip
+    loaded, prompt = wrap(Gemma3nForCausalLM(config)), make_prompt("llama", seed=56)
+    branches = [Branch(build(variant), budget=6)]
+    _, logits = run_with_logits(monkeypatch, Engine(loaded), prompt, branches, TOKENS)
+    with harness.evict(loaded.model, build(variant), budget=6):
+        found = loaded.model.generate(
+            **prompt.inputs, max_new_tokens=TOKENS, do_sample=False, eos_token_id=None,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    close(logits[:-1, 0], torch.stack(found.logits)[:-1, 0])  # the last pass evicts nothing
 
 
 def test_finished_cells_take_their_holders_along(loaded_models, monkeypatch):
