@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from harness.errors import UserError
 from harness.process.console import say
 from harness.records import older, places, plan
 from harness.records.atomic import replacing
@@ -124,6 +125,12 @@ def _asked(job: Job, task: Task) -> Asked:
     if blank is None:
         blank = job.config.blank_image
     cells = {cell_key(cell, context): cell for cell in job.cells(images and blank)}
+    late = any(cell.protocol == "context" for cell in cells.values())
+    if late and benchmark.rows and not benchmark.marks_context():
+        raise UserError(
+            f"task={task.name} has no image and no marked context before its question, and "
+            f"protocol={job.config.protocol.name} evicts behind one: give protocol=replay."
+        )
     return Asked(task, benchmark, context, cells)
 
 

@@ -142,6 +142,12 @@ class Benchmark:
             or media != self.task.dataset[self.split].column_names
         )
 
+    def marks_context(self) -> bool:
+        """Whether the first prompt has an image or a text marked as context before its question."""
+        parts = [part for said in self.messages(0) for part in said["content"]]
+        own = [part for part in parts if isinstance(part, dict)]
+        return any(part["type"] == "image" or part.get("context") for part in own)
+
     @property
     def generation(self) -> dict[str, Any]:
         """The generation arguments of every request, as lmms-eval passes them."""

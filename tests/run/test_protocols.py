@@ -5,6 +5,8 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from harness import stats
+from harness.run import collect
+from harness.scoring.benchmark import Benchmark
 from tests.run.conftest import Program, table
 from tests.run.fakes import FakeEngine
 
@@ -75,3 +77,16 @@ def test_an_observation_window_on_the_question_needs_replay(
     said = capsys.readouterr().err
     assert "protocol=context reads after the eviction" in said
     assert "protocol=replay" in said
+
+
+@pytest.mark.parametrize("protocol", ["both", "context"])
+def test_prompts_with_nothing_before_their_question_are_refused_before_a_model_loads(
+    call: Program, asked: list[str], protocol: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    bare = [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}]
+    monkeypatch.setattr(Benchmark, "messages", lambda self, position: bare)
+    monkeypatch.setattr(collect, "load_engine", None)
+    assert call(*asked, f"protocol={protocol}") == 2
+    said = capsys.readouterr().err
+    assert "task=mmbench_mini has no image and no marked context before its question" in said
+    assert "give protocol=replay" in said
