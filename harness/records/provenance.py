@@ -71,17 +71,25 @@ def facts(
         cells: of the run.
     """
     main = origins[0][0] if origins else {}
+    every = list(cells)
     return {
         "command": command,
-        "settings": _shared(contexts) | {"weights": weights[:16]},
+        "settings": _shared(contexts) | _when(every) | {"weights": weights[:16]},
         "tasks": {name: _own(context) for name, context in contexts.items()},
-        "methods": {cell.label: changes(cell) for cell in cells if cell.evicts},
+        "methods": {cell.label: changes(cell) for cell in every if cell.evicts},
         "software": {name: value for name, value in main.items() if name not in MACHINE},
         "computed on": ", ".join(
             filter(None, (main.get("device"), main.get("dtype"), main.get("machine")))
         ),
         **_others(main, origins[1:]),
     }
+
+
+def _when(cells: Sequence[Cell]) -> dict[str, str]:
+    """When the cells are evicted, and the tail of the protocol that has one."""
+    found = {"protocol": [one.protocol for one in cells], "tail": [one.tail or "" for one in cells]}
+    said = {name: ", ".join(filter(None, dict.fromkeys(each))) for name, each in found.items()}
+    return {name: each for name, each in said.items() if each}
 
 
 def _shared(contexts: Mapping[str, Mapping[str, object]]) -> dict[str, object]:

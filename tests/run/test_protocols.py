@@ -1,5 +1,7 @@
 """Both protocols in one run: the cells of each are those of a run of its own."""
 
+import json
+
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
@@ -90,3 +92,18 @@ def test_prompts_with_nothing_before_their_question_are_refused_before_a_model_l
     said = capsys.readouterr().err
     assert "task=mmbench_mini has no image and no marked context before its question" in said
     assert "give protocol=replay" in said
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        ("both", {"protocol": "replay, context", "tail": "last_token"}),
+        ("context", {"protocol": "context"}),
+    ],
+)
+def test_the_manifest_says_when_was_evicted(
+    call: Program, engine: FakeEngine, asked: list[str], tmp_path, protocol: str, said: dict
+) -> None:
+    assert call(*asked, f"protocol={protocol}", "run.name=a") == 0
+    told = json.loads((tmp_path / "a" / "manifest.json").read_text())["provenance"]["settings"]
+    assert {name: told[name] for name in ("protocol", "tail") if name in told} == said
