@@ -16,12 +16,12 @@ if not (folder / "cells.parquet").is_file():
 
 cells = pd.read_parquet(folder / "cells.parquet")
 amount = "budget" if cells["budget"].notna().any() else "ratio"
-whole = cells["method"].isin(["full", "blank_image"])
-for task, rows in cells[~whole].groupby("task", sort=False):
-    print(f"{task}: score in % by {amount}")
-    for _, cell in cells[whole & (cells["task"] == task)].iterrows():
+for (task, protocol), rows in cells.groupby(["task", "protocol"], sort=False):
+    whole = rows["method"].isin(["full", "blank_image"])
+    print(f"{task}, protocol {protocol}: score in % by {amount}")
+    for _, cell in rows[whole].iterrows():
         print(f"{cell['method']} {100 * cell['accuracy']:.1f}")
-    scores = 100 * rows.pivot_table("accuracy", "method", amount, sort=False)
+    scores = 100 * rows[~whole].pivot_table("accuracy", "method", amount, sort=False)
     print(scores.round(1).to_string(), "\n")
 
 found = {
@@ -34,4 +34,6 @@ for name, (label, points, said) in found.items():
         table[points] = (100 * table[points]).round(1)
         pair = [label, *(["against"] if "against" in table else [])]
         print(f"{name}: differences in points")
-        print(table[["task", *pair, amount, *points, said]].to_string(index=False), "\n")
+        print(
+            table[["task", "protocol", *pair, amount, *points, said]].to_string(index=False), "\n"
+        )

@@ -8,7 +8,7 @@ from harness.run import sweep
 from harness.settings.config import Config
 from tests.run.conftest import Program
 
-BASE = "tiny_vlm-mmbench_mini-replay-seed0"
+BASE, REPLAY = "tiny_vlm-mmbench_mini-both-seed0", "tiny_vlm-mmbench_mini-replay-seed0"
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def named(call: Program, monkeypatch: pytest.MonkeyPatch):
     ("typed", "expected"),
     [
         ([], BASE),
-        (["limit=null", "seed=0", "ratios=[0.5,0.7,0.8,0.9,0.95]", "protocol=replay"], BASE),
+        (["limit=null", "seed=0", "ratios=[0.5,0.7,0.8,0.9,0.95]", "protocol=both"], BASE),
         (["run.dir=/elsewhere", "wandb.mode=disabled", "engine.threads=2"], BASE),
         (["analysis.resamples=100", "store.repair=true"], BASE),
         (["workers=2"], BASE),
@@ -55,9 +55,9 @@ def named(call: Program, monkeypatch: pytest.MonkeyPatch):
         (["analysis.margin=5"], f"{BASE}-margin=5"),
         (["tasks.mmbench_mini.generation.max_new_tokens=4"], f"{BASE}-generation.max_new_tokens=4"),
         (["blank_image=false"], f"{BASE}-blank_image=False"),
-        (["experiment=smoothing"], f"smoothing-{BASE}"),
-        (["experiment=smoothing", "ratios=[0.9]"], f"smoothing-{BASE}-ratios=0.9"),
-        (["task=[needle_mini,mmbench_mini]"], "tiny_vlm-mmbench_mini+needle_mini-replay-seed0"),
+        (["experiment=smoothing"], f"smoothing-{REPLAY}"),
+        (["experiment=smoothing", "ratios=[0.9]"], f"smoothing-{REPLAY}-ratios=0.9"),
+        (["task=[needle_mini,mmbench_mini]"], "tiny_vlm-mmbench_mini+needle_mini-both-seed0"),
         (["run.name=mine", "limit=3"], "mine"),
     ],
 )
@@ -68,7 +68,7 @@ def test_a_name_says_what_differs(name, typed: list[str], expected: str) -> None
 def test_two_folders_of_weights_under_one_name_have_names_of_their_own(name) -> None:
     found = {name(f"model.pretrained=/models/{where}/best", "model.name=x") for where in "ab"}
     assert len(found) == 2
-    assert all(one.startswith("x-mmbench_mini-replay-seed0-pretrained=best-") for one in found)
+    assert all(one.startswith("x-mmbench_mini-both-seed0-pretrained=best-") for one in found)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_weights_alone_bring_their_own_name(named, pretrained: str, expected: st
     model, run = named(f"model.pretrained={pretrained}")
     assert model == expected
     assert re.fullmatch(
-        rf"{re.escape(expected.lstrip('.'))}-mmbench_mini-replay-seed0-[0-9a-f]{{8}}", run
+        rf"{re.escape(expected.lstrip('.'))}-mmbench_mini-both-seed0-[0-9a-f]{{8}}", run
     )
 
 

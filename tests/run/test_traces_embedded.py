@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = [
         "harness", "limit=3", "task=[mmbench_mini,longbench_mini]", "ratios=[0.9]",
         "method=[snapkv,restkv_adaptive,tova]", f"run.dir={folder}", "run.name=run",
-        "wandb.mode=disabled",
+        "wandb.mode=disabled", "protocol=replay",
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments)

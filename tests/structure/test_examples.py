@@ -78,8 +78,15 @@ def budgets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells = [("full", None, 0.75), ("snapkv", 128, 0.5), ("snapkv", 16, 0.125)]
     table = pd.DataFrame(cells, columns=["method", "budget", "accuracy"])
     table["budget"] = table["budget"].astype("Int64")
-    table.assign(task="t", ratio=0.0).to_parquet(folder / "cells.parquet")
-    pair = {"task": "t", "label": "left", "against": "right", "budget": 16, "effect": "costs"}
+    table.assign(task="t", protocol="context", ratio=0.0).to_parquet(folder / "cells.parquet")
+    pair = {
+        "task": "t",
+        "protocol": "context",
+        "label": "left",
+        "against": "right",
+        "budget": 16,
+        "effect": "costs",
+    }
     found = pd.DataFrame([pair | {"difference": -0.25, "low": -0.5, "high": -0.125}])
     found.reindex(columns=contrasts.COLUMNS).to_parquet(folder / "contrasts.parquet")
     return folder
@@ -195,12 +202,16 @@ def test_the_own_method_keeps_the_shortest_keys(
 def test_the_published_scores_are_read(ended: dict[str, Ended]) -> None:
     cells = pq.read_table(ROOT / "results" / "embedded" / "cells.parquet").to_pylist()
     out = ended["read_results.py"].out
-    for method in ("snapkv", "random"):
-        wanted = {one["ratio"]: one["accuracy"] for one in cells if one["method"] == method}
-        printed = re.search(rf"^{method} +([\d. ]+)$", out, re.MULTILINE)[1].split()
-        assert printed == [f"{100 * wanted[ratio]:.1f}" for ratio in sorted(wanted)]
-    (full,) = [one["accuracy"] for one in cells if one["method"] == "full"]
-    assert f"\nfull {100 * full:.1f}\n" in out
+    parts = re.split(r"^mmbench_mini, protocol (\w+): ", out, flags=re.MULTILINE)
+    for protocol, told in zip(parts[1::2], parts[2::2], strict=True):
+        own = [one for one in cells if one["protocol"] == protocol]
+        for method in ("snapkv", "random"):
+            wanted = {one["ratio"]: one["accuracy"] for one in own if one["method"] == method}
+            printed = re.search(rf"^{method} +([\d. ]+)$", told, re.MULTILINE)[1].split()
+            assert printed == [f"{100 * wanted[ratio]:.1f}" for ratio in sorted(wanted)]
+        (full,) = [one["accuracy"] for one in own if one["method"] == "full"]
+        assert f"\nfull {100 * full:.1f}\n" in told
+    assert parts[1::2] == ["replay", "context"]
     verdicts = pq.read_table(ROOT / "results" / "embedded" / "verdicts.parquet").to_pylist()
     told = out.partition("verdicts")[2]
     assert all(re.search(rf" {one['ratio']:g}0* .* {one['verdict']}\b", told) for one in verdicts)
@@ -208,9 +219,9 @@ def test_the_published_scores_are_read(ended: dict[str, Ended]) -> None:
 
 def test_budgets_and_pairs_are_read(ended: dict[str, Ended]) -> None:
     out = ended["budgets"].out
-    assert "t: score in % by budget\nfull 75.0\n" in out
+    assert "t, protocol context: score in % by budget\nfull 75.0\n" in out
     assert re.search(r"^snapkv +50\.0 +12\.5", out, re.MULTILINE)
-    assert re.search(r"left +right +16 +-25\.0 +-50\.0 +-12\.5 +costs", out)
+    assert re.search(r"context +left +right +16 +-25\.0 +-50\.0 +-12\.5 +costs", out)
     assert "verdicts" not in out
 
 
