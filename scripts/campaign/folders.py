@@ -50,6 +50,7 @@ def _ask(bench: Bench, folder: Path, runs: Path, dtype: str, *more: str) -> Outc
         f"model.pretrained='{folder}'",
         "method=[random,restkv]",
         "ratios=[0.9]",
+        "protocol=replay",
         "limit=2",
         f"dtype={dtype}",
         f"run.dir={runs}",

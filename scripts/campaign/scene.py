@@ -41,6 +41,7 @@ def settings(shared: Path, runs: Path, *more: str) -> list[str]:
         f"tasks.{TASK}.overrides.dataset_path={shared / 'data'}",
         f"method=[{','.join(METHODS)}]",
         f"ratios=[{RATIO}]",
+        "protocol=replay",
         f"run.dir={runs}",
         "wandb.mode=disabled",
         "analysis.resamples=100",

@@ -82,7 +82,7 @@ class FakeRay:
 
 def rows(questions: int, each: int = 3) -> list[Row]:
     return [
-        Row("t", n, n // each, list, {}, ("f", FULL), {}, (), Texts(), False)
+        Row("t", n, n // each, list, {}, {"f": FULL}, {}, (), Texts(), False)
         for n in range(questions * each)
     ]
 
