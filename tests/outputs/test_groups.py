@@ -127,6 +127,13 @@ def test_every_protocol_has_its_own_rows_and_pictures(make_sweep, tmp_path, writ
 
 
 @pytest.mark.usefixtures("whole_report")
+def test_means_on_the_page_name_their_protocol(make_sweep, tmp_path, write_report):
+    page = write_report(under_both(tasks(make_sweep)), tmp_path, {})["report"].read_text()
+    for protocol in ("replay", "context"):
+        assert f"<b>mean of the 2 tasks of both, protocol {protocol}: methods</b>" in page
+
+
+@pytest.mark.usefixtures("whole_report")
 def test_every_protocol_has_its_own_grid(make_sweep, tmp_path, write_report):
     text = write_report(under_both(by_place(make_sweep())), tmp_path, {})["summary"].read_text()
     for protocol in ("replay", "context"):
