@@ -33,6 +33,11 @@ def test_the_headline_tells_of_each_protocol(parts):
     )
 
 
+def test_a_plan_that_was_changed_makes_each_protocol_exploratory(parts):
+    said = headline(study(pd.concat(parts, ignore_index=True), registered=False))
+    assert [one[:22] for one in said[::2]] == ["Exploratory: Evicted a", "Exploratory: Evicted b"]
+
+
 def test_each_protocol_is_corrected_by_itself(parts):
     whole = study(pd.concat(parts, ignore_index=True))
     for part in parts:
