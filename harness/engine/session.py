@@ -260,6 +260,10 @@ class Engine:
     def did_not_fit(self, needs: Sequence[float]) -> None:
         """Take smaller batches from now on than one of these cells, and let go what is held."""
         self.most_bytes = sum(needs) / 2
+        self.forget()
+
+    def forget(self) -> None:
+        """Hold nothing of earlier prompts any more."""
         self.prefills.forget()
         self.batches.forget()
         if torch.cuda.is_available():

@@ -90,7 +90,6 @@ def rules(config: Config, asked: Asked) -> dict[str, Any]:
     analysis = {k: v for k, v in asdict(config.analysis).items() if k not in (*FREE, "method")}
     pairs = [(pair.label, pair.against) for pair in config.analysis.contrasts]
     tested = {config.analysis.method, config.analysis.control, *asked.compared, *sum(pairs, ())}
-    own = ("protocol", "tail", "seed")  # they are the subject's
     return {
         **analysis,
         "contrasts": sorted(" - ".join(pair) for pair in pairs),
@@ -101,7 +100,7 @@ def rules(config: Config, asked: Asked) -> dict[str, Any]:
             name: task.extraction or config.extraction for name, task in config.tasks.items()
         },
         "settings": {
-            task: {name: value for name, value in given.items() if name not in own}
+            task: {name: value for name, value in given.items() if name != "seed"}  # the subject's
             for task, given in asked.settings.items()
         },
         "parameters": {

@@ -63,8 +63,8 @@ def _write(study: Study, folder: Path) -> dict[str, Path]:
         abilities,
         _spoken(study),
         [f"{name}.png" for name in curves],
-        {rows["task"].iloc[0]: f"{name}.png" for name, rows in averages.items()},
-        {task: f"{name}.png" for name, rows in grids.items() for task in rows["task"].unique()},
+        _of_groups(averages),
+        _of_groups(grids),
     )
     frames = {"samples": samples, "cells": cells, "abilities": abilities}
     frames |= {"comparisons": study.comparisons, "ablation": study.ablation}
@@ -126,6 +126,11 @@ def _curves(cells: pd.DataFrame, stem: str) -> dict[str, pd.DataFrame]:
         twins = sum(other == name or other.startswith(f"{name}~") for other in names)
         names[f"{name}~{twins + 1}" if twins else name] = rows
     return names
+
+
+def _of_groups(pictures: Mapping[str, pd.DataFrame]) -> dict[tuple[str, str, str], str]:
+    """The file of each (model, task, protocol) that pictures show."""
+    return {key: f"{name}.png" for name, rows in pictures.items() for key, _ in tables.groups(rows)}
 
 
 def _grids(samples: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -32,8 +32,6 @@ def headline(study: Study) -> tuple[str, ...]:
     """
     said = [sentence for where, part in _apart(study) for sentence in _judged(part, where)]
     said += honesty.whole(study.cells)
-    if not study.registered:
-        said[0] = f"Exploratory: {said[0]}"
     if study.unfinished:
         done, total = map(sum, zip(*study.unfinished.values(), strict=True))
         said[0] = f"So far ({done:,} of {total:,} questions): {said[0]}"
@@ -58,10 +56,13 @@ def _under(study: Study, name: str, protocol: str) -> pd.DataFrame:
 
 
 def _judged(study: Study, where: str) -> Iterator[str]:
-    """What is said of the score and of each contrast, the first with where that is."""
+    """What is said of the score and of each contrast, the first with where that is, and with
+    whether it is exploratory.
+    """
     kept, effects = list(_kept(study)), list(_effects(study))
     first, *others = [*effects, *kept] if study.plan.question else [*kept, *effects]
-    yield f"{where}: {first}" if where else first
+    leads = ["" if study.registered else "Exploratory", where]
+    yield ": ".join([*filter(None, leads), first])
     yield from others
 
 

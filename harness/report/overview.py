@@ -1,4 +1,4 @@
-"""Several tasks at a glance: a row a task and a row for the mean of every group.
+"""Several tasks or protocols at a glance: a row each, and one for the mean of every group.
 
 Turns cells into Markdown; knows no samples, no files and draws nothing.
 """
@@ -17,40 +17,44 @@ MEAN = (
 
 
 def section(
-    cells: pd.DataFrame, means: pd.DataFrame, place: str, pictures: Mapping[str, str]
+    cells: pd.DataFrame,
+    means: pd.DataFrame,
+    place: str,
+    pictures: Mapping[tuple[str, str, str], str],
 ) -> Iterator[str]:
     """Tasks x methods at the setting `place`, and the means of groups at every ratio.
 
     Args:
-        cells: `stats.summarise(samples)`, several tasks.
+        cells: `stats.summarise(samples)`, several tasks or protocols.
         means: `stats.means(cells)`.
         place: a setting as `tables.setting` writes it.
-        pictures: file names of the means' curves by group.
+        pictures: file names of the means' curves by model, group and protocol.
     """
     yield from ("## All tasks", "", f"Scores in percent, methods at {place}.", "")
     yield from (*_tasks(cells, means, place), "")
     if means.empty:
         return
     yield from (MEAN, "")
-    for (model, group, protocol), rows in tables.groups(means):
+    for key, rows in tables.groups(means):
+        model, group, protocol = map(escape, key)
         size = f"{rows['n_tasks'].max()} tasks, {rows['n_rows'].max():,} rows"
-        title = (
-            f"### Mean of {escape(group)}: {escape(model)}, protocol {escape(protocol)} ({size})"
-        )
+        title = f"### Mean of {group}: {model}, protocol {protocol} ({size})"
         yield from (title, "", *markdown.scores(rows), "")
-        yield from (f"![mean score against compression]({pictures[group]})", "")
+        yield from (f"![mean score against compression]({pictures[key]})", "")
 
 
 def _tasks(cells: pd.DataFrame, means: pd.DataFrame, place: str) -> list[str]:
     lines = [(name, rows, _line(rows, place)) for name, rows in _with_means(cells, means)]
     order = [*tables.REFERENCES.values(), *tables.compressed(cells)["label"].unique()]
     labels = [label for label in order if any(label in line for _, _, line in lines)]
+    told = ["protocol", "metric"] if cells["protocol"].nunique() > 1 else ["metric"]
     body = [
-        [name, escape(rows["metric"].iloc[0]), f"{rows['n_rows'].max():,}"]
+        [name, *(escape(rows[column].iloc[0]) for column in told), f"{rows['n_rows'].max():,}"]
         + [line.get(label, "") for label in labels]
         for name, rows, line in lines
     ]
-    return markdown.table(["task", "metric", "rows", *map(escape, labels)], body, words=2)
+    header = ["task", *told, "rows", *map(escape, labels)]
+    return markdown.table(header, body, words=1 + len(told))
 
 
 def _with_means(cells: pd.DataFrame, means: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -178,8 +178,9 @@ def _part(
 def _means(rows: pd.DataFrame, scripts: Scripts) -> Iterator[Plot]:
     nothing = pd.DataFrame()
     for title, figure in figures.curves(rows, nothing):
-        name = f"mean of the {rows['n_tasks'].max()} tasks of {rows['task'].iloc[0]}"
-        yield scripts.plot(figure, f"{name}: {title}")
+        first = rows.iloc[0]
+        name = f"mean of the {rows['n_tasks'].max()} tasks of {first['task']}"
+        yield scripts.plot(figure, f"{name}, protocol {first['protocol']}: {title}")
 
 
 def _groups(frame: pd.DataFrame) -> list[pd.DataFrame]:

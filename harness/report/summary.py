@@ -27,8 +27,8 @@ def text(
     abilities: pd.DataFrame,
     meta: Mapping[str, object],
     curves: Iterable[str],
-    means: Mapping[str, str] | None = None,
-    grids: Mapping[str, str] | None = None,
+    means: Mapping[tuple[str, str, str], str] | None = None,
+    grids: Mapping[tuple[str, str, str], str] | None = None,
 ) -> str:
     """The whole summary.
 
@@ -40,8 +40,8 @@ def text(
             about the settings) are spoken; all other entries, nested ones with dotted names, are
             listed as provenance.
         curves: file names of the pictures, one a (model, task, protocol) group.
-        means: file name of the curve of each group of tasks.
-        grids: file name of the heatmap of each task that has one.
+        means: file name of the curve of each group of tasks, by model, group and protocol.
+        grids: file name of the heatmap of each (model, task, protocol) that has one.
     """
     lines = [f"# {escape(meta.get('name', 'Accuracy against cache compression'))}", ""]
     if "question" in meta:
@@ -61,8 +61,8 @@ def text(
         ]
         lines += [escape(honesty.window(group), SENTENCE), *_reading(group), ""]
         lines += [f"![score against compression]({picture})", ""]
-        if key[1] in (grids or {}):
-            lines += [f"![score by length and depth]({(grids or {})[key[1]]})", ""]
+        if key in (grids or {}):
+            lines += [f"![score by length and depth]({(grids or {})[key]})", ""]
         lines += list(_sections(own, group, kinds))
     return "\n".join([*lines, "## Provenance", "", *_provenance(meta), ""])
 

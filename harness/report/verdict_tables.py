@@ -76,7 +76,7 @@ def effects(study: Study, rows: pd.DataFrame) -> Rows:
     notes = [
         f"No difference: within {tables.margin(study.plan)} either way. Helps, costs: above "
         f"or below 0 (two-sided, level {study.plan.alpha:g}, Holm's correction over the lines of a "
-        "task)."
+        "task and protocol)."
     ]
     return Rows(
         f"What {called} does",

@@ -128,9 +128,14 @@ class Mean:
                 self._sums[key][1] += 1
 
     def items(self) -> Iterator[tuple[str, float]]:
-        """The name of each cell, such as "mini/restkv/0.9", and its mean."""
+        """The name of each cell, such as "mini/restkv/0.9", or "mini/restkv/0.9/context" of a run
+        under several protocols, and its mean.
+        """
+        several = len(self.one.full) > 1
         for key, (total, count) in self._sums.items():
-            yield f"{self.one.task.name}/{_name(self.one.cells[key])}", total / count
+            cell = self.one.cells[key]
+            under = f"/{cell.protocol}" if several else ""
+            yield f"{self.one.task.name}/{_name(cell)}{under}", total / count
 
 
 def _name(cell: Cell) -> str:

@@ -128,7 +128,7 @@ def _asked(job: Job, task: Task) -> Asked:
     late = any(cell.protocol == "context" for cell in cells.values())
     if late and benchmark.rows and not benchmark.marks_context():
         raise UserError(
-            f"task={task.name} has no image and no marked context before its question, and "
+            f"task={task.name} has no image, video or marked context before its question, and "
             f"protocol={job.config.protocol.name} evicts behind one: give protocol=replay."
         )
     return Asked(task, benchmark, context, cells)

@@ -143,10 +143,10 @@ class Benchmark:
         )
 
     def marks_context(self) -> bool:
-        """Whether the first prompt has an image or a text marked as context before its question."""
+        """Whether the first prompt has an image, a video or a text marked as context."""
         parts = [part for said in self.messages(0) for part in said["content"]]
         own = [part for part in parts if isinstance(part, dict)]
-        return any(part["type"] == "image" or part.get("context") for part in own)
+        return any(part["type"] in ("image", "video") or part.get("context") for part in own)
 
     @property
     def generation(self) -> dict[str, Any]:

@@ -122,7 +122,16 @@ class Bridge:
             )
             branches = [self._branch(cell) for cell in cells]
             stop = any(cell.control == "none" for cell in cells)
-            return self._engine(cells).run(prompt, branches, wanted, letters, trace, stop)
+            engine = self._engine(cells)
+            how = (prompt, branches, wanted, letters, trace, stop)
+            try:
+                return engine.run(*how)
+            except NoRoom:
+                if len(self.engines) == 1:
+                    raise
+            for other in self.engines.values():
+                other.forget()  # what it holds is on the same device
+            return engine.run(*how)
 
     @property
     def layout(self) -> Layout:

@@ -27,6 +27,13 @@ def tasks(make_sweep, **columns):
     return frame
 
 
+def by_place(frame):
+    """The kinds of its rows are a length and a depth."""
+    places = frame["row"].to_numpy()
+    kinds = np.where(places % 2, "256", "1024"), (places % 3 * 50).astype(str)
+    return frame.assign(category=kinds[0], l2_category=kinds[1])
+
+
 def test_the_mean_of_graded_scores_is_the_figure_of_a_cell(make_cell):
     scores = [0.25, 1.0, 0.5, 0.0, 0.75, 0.5]
     cell = stats.summarise(graded(make_cell, scores, metric="qa_f1")).iloc[0]
@@ -97,6 +104,44 @@ def test_a_run_of_several_tasks_shows_them_at_a_glance(make_sweep, tmp_path, wri
     assert not (tmp_path / "curve-mean.png").exists()
 
 
+def under_both(frame):
+    late = frame.assign(protocol="context", cell_key="late-" + frame["cell_key"])
+    return pd.concat([frame, late], ignore_index=True)
+
+
+def section(text, title):
+    return text.split(f"{title}\n")[1].split("\n## ")[0].split("\n### ")[0]
+
+
+def test_every_protocol_has_its_own_rows_and_pictures(make_sweep, tmp_path, write_report):
+    frame = under_both(tasks(make_sweep))
+    text = write_report(frame, tmp_path, {})["summary"].read_text()
+    rows = [line.split("|")[1:3] for line in section(text, "## All tasks").splitlines()]
+    named = [tuple(map(str.strip, row)) for row in rows if row]
+    assert named[0] == ("task", "protocol")
+    for name in ("one", "two", "alone", "**mean of both**"):
+        assert [row[1] for row in named if row[0] == name] == ["replay", "context"]
+    for protocol in ("replay", "context"):
+        title = f"### Mean of both: tiny, protocol {protocol} (2 tasks, 60 rows)"
+        assert f"](curve-mean-tiny-both-{protocol}.png)" in section(text, title)
+
+
+@pytest.mark.usefixtures("whole_report")
+def test_means_on_the_page_name_their_protocol(make_sweep, tmp_path, write_report):
+    page = write_report(under_both(tasks(make_sweep)), tmp_path, {})["report"].read_text()
+    for protocol in ("replay", "context"):
+        assert f"<b>mean of the 2 tasks of both, protocol {protocol}: methods</b>" in page
+
+
+@pytest.mark.usefixtures("whole_report")
+def test_every_protocol_has_its_own_grid(make_sweep, tmp_path, write_report):
+    text = write_report(under_both(by_place(make_sweep())), tmp_path, {})["summary"].read_text()
+    for protocol in ("replay", "context"):
+        own = text.split(f"## tiny on mini, protocol {protocol}\n")[1].split("\n## ")[0]
+        assert own.count("](heatmap-") == 1
+        assert f"](heatmap-tiny-mini-{protocol}.png)" in own
+
+
 def test_the_terminal_shows_a_group_by_its_mean(make_sweep):
     cells = stats.summarise(tasks(make_sweep))
     shown = tables.console_table(cells, stats.means(cells))
@@ -109,11 +154,7 @@ def test_the_terminal_shows_a_group_by_its_mean(make_sweep):
 @pytest.mark.usefixtures("whole_report")
 def test_rows_of_a_length_and_a_depth_are_drawn_as_a_grid(make_sweep, tmp_path, write_report):
     frame = make_sweep()
-    places = frame["row"].to_numpy()
-    grid = frame.assign(
-        category=np.where(places % 2, "256", "1024"), l2_category=(places % 3 * 50).astype(str)
-    )
-    paths = write_report(grid, tmp_path, {})
+    paths = write_report(by_place(frame), tmp_path, {})
     (name,) = [name for name in paths if name.startswith("heatmap")]
     assert f"]({name}.png)" in paths["summary"].read_text()
     assert not [n for n in write_report(frame, tmp_path, {}) if n.startswith("heatmap")]

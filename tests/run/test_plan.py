@@ -45,7 +45,7 @@ def asked(answered: int = 0, context: dict | None = None, **changed: object) -> 
     methods = {**METHODS, **changed}
     used = {name: params for name, params in methods.items() if params}
     settings = {"data": "d", "dtype": "float32", "generation": {"max_new_tokens": 1}}
-    settings |= {"weights": "w", "protocol": "replay", **(context or {})}
+    settings |= {"weights": "w", **(context or {})}
     questions = {"mini": (324, lambda store: answered)}
     return Asked({"mini": settings}, questions, used, ("restkv", "restkv_neither"))
 

@@ -90,8 +90,17 @@ def test_prompts_with_nothing_before_their_question_are_refused_before_a_model_l
     monkeypatch.setattr(collect, "load_engine", None)
     assert call(*asked, f"protocol={protocol}") == 2
     said = capsys.readouterr().err
-    assert "task=mmbench_mini has no image and no marked context before its question" in said
+    assert "task=mmbench_mini has no image, video or marked context before its question" in said
     assert "give protocol=replay" in said
+
+
+def test_a_video_is_something_before_the_question(
+    call: Program, engine: FakeEngine, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [{"type": "video", "url": "a.mp4"}, {"type": "text", "text": "Why?"}]
+    shown = [{"role": "user", "content": parts}]
+    monkeypatch.setattr(Benchmark, "messages", lambda self, position: shown)
+    assert call(*asked, "protocol=context", "run.name=a") == 0
 
 
 @pytest.mark.parametrize(
