@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness import stats
 from harness.report import answer_tables, honesty, protocols, summary, tables, verdict_tables
-from harness.report.headline import headline
+from harness.report.headline import headline, leads
 from harness.report.study import Study
 from harness.report.tables import escape
 
@@ -56,10 +56,13 @@ def _computed(study: Study) -> dict[str, object]:
 def text(study: Study, limited: Iterable[str] | None = None) -> str:
     """The whole of answer.md; `limited` is what `limits` says, where it is known already."""
     limited = limits(study) if limited is None else limited
-    first, *others = (escape(said, 1200) for said in headline(study))
+    said = [
+        f"**{escape(one, 1200)}**" if not number or leads(one) else escape(one, 1200)
+        for number, one in enumerate(headline(study))
+    ]
     lines = [f"# {escape(study.question, 400)}", ""]
     lines += [f"*{escape(study.warning, 600)}*", ""] if study.warning else []
-    lines += [" ".join([f"**{first}**", *others]), "", f"Run: {escape(study.name)}.", ""]
+    lines += [" ".join(said), "", f"Run: {escape(study.name)}.", ""]
     lines += [*_plan(study), ""]
     for side in protocols.side_by_side(study.cells):
         lines += answer_tables.beside(side)

@@ -38,6 +38,11 @@ def headline(study: Study) -> tuple[str, ...]:
     return tuple(map(_once, said))
 
 
+def leads(sentence: str) -> bool:
+    """Whether a sentence begins what is said of one of several protocols."""
+    return sentence.removeprefix("Exploratory: ").startswith(tuple(WHEN.values()))
+
+
 def _apart(study: Study) -> list[tuple[str, Study]]:
     """Where the runs differ by their protocol alone, each with when it evicts; else the study."""
     names = {name: list(study.cells[name].unique()) for name in stats.GROUP}

@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from harness.records.atomic import replacing
 from harness.report import charts, evidence, figures, page_tables, tables, words
+from harness.report.headline import leads
 from harness.report.study import Study
 
 HERE = Path(__file__).parent
@@ -136,6 +137,7 @@ def environment() -> jinja2.Environment:
         finalize=lambda value: value if isinstance(value, Markup) else words.visible(value),
     )
     environment.filters |= {"cut": words.cut, "percent": words.percent}
+    environment.tests["leading"] = leads
     environment.globals["whole"] = WHOLE
     return environment
 

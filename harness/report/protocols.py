@@ -56,10 +56,15 @@ def _side(model: str, task: str, cells: pd.DataFrame, names: list[str]) -> Side:
     said = f" {ARROW} ".join(READ[name] for name in names)
     return Side(
         f"{tables.short(model)} on {task}: what it is worth to read the question first",
-        ["Evicted", *header],
+        ["Method", *map(_evicted, header)],
         body,
-        f"Scores in %: {said}.",
+        f"Scores in % by the evicted share: {said}.",
     )
+
+
+def _evicted(setting: str) -> str:
+    """A setting as verdicts name it: "70 %", or "n=16" as it is."""
+    return setting if setting.startswith("n=") else f"{100 * float(setting):g} %"
 
 
 def filled(scores: list[str]) -> list[str]:

@@ -51,7 +51,7 @@ def test_each_protocol_is_corrected_by_itself(parts):
 def test_scores_stand_side_by_side(parts):
     whole = study(pd.concat(parts, ignore_index=True))
     (side,) = side_by_side(whole.cells)
-    assert side.header == ["Evicted", "0.7", "0.9"]
+    assert side.header == ["Method", "70 %", "90 %"]
     assert side.body == [  # 270 of 300 are right with the full cache
         ["random", "50.0 → 50.0", "23.3 → 23.3"],
         ["restkv", "90.0 → 80.0", "70.0 → 60.0"],
@@ -71,3 +71,10 @@ def test_limits_name_what_they_are_of(parts):
     leads = {said.split(": ")[0] for said in answer.limits(tasks)}
     assert {"mini, replay", "mini, context", "second, replay", "second, context"} <= leads
     assert headline(tasks)[0].startswith("Of 8 settings of task, protocol and eviction, ReST-KV ")
+
+
+def test_the_first_sentence_of_each_protocol_stands_out(parts):
+    for registered in (True, False):
+        whole = study(pd.concat(parts, ignore_index=True), registered=registered)
+        strong = [one for one in headline(whole) if f"**{one}**" in answer.text(whole)]
+        assert strong == list(headline(whole)[::2])
