@@ -45,9 +45,11 @@ class Watch:
         self._handle = engine.model.register_forward_hook(self._note, with_kwargs=True)
 
     def _note(self, _model: Any, _args: Any, kwargs: dict[str, Any], _output: Any) -> None:
-        layers = [kwargs["past_key_values"].layers[index] for index in self._layers]
+        cache = kwargs["past_key_values"]
+        layers = [cache.layers[index] for index in self._layers]
         if not hasattr(layers[0], "tiles"):
             return  # the prompt
+        cache.evict()  # layers that wait for the end of the step
         counts = torch.stack([x.tiles.counts.view(-1, x.heads).float().mean(1) for x in layers])
         self.entries.append(counts.mean(0).tolist())
         stored = sum(x.tiles.keys.nbytes + x.tiles.values.nbytes for x in layers)

@@ -26,8 +26,11 @@ def joined(pretrained: str) -> tuple[Path, str] | None:
     Raises:
         ValueError: one sentence: a part is absent or cannot be read.
     """
-    place = Path(pretrained).expanduser()
-    if not (place / PARTS).is_file():
+    try:
+        place = Path(pretrained).expanduser()
+        if not (place / PARTS).is_file():
+            return None
+    except (OSError, ValueError, RuntimeError):  # whoever opens it as a folder says what is wrong
         return None
     named = modelfiles.read(place / PARTS)
     missing = [key for key in ("text", "pictures") if not isinstance(named.get(key), str)]

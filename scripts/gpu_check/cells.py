@@ -1,4 +1,4 @@
-"""The cells of the default sweep: full cache, and eleven methods and variants at five ratios."""
+"""The cells of the default sweep: full cache, and twelve methods and variants at five ratios."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ RATIOS = (0.5, 0.7, 0.8, 0.9, 0.95)
 GROWING: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {}),
     "snapkv": ("snapkv", {}),
+    "keydiff": ("keydiff", {}),
     "restkv": ("restkv", {}),
     "restkv_mean": ("restkv", {"temporal": "mean"}),
     "restkv_nospatial": ("restkv", {"spatial": "none"}),
