@@ -5,4 +5,4 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parent
 TINY_VLM = HOME / "tiny_vlm"
 MMBENCH_MINI = HOME / "mmbench_mini"
-SMOL_VLM = HOME / "smol_vlm"  # an adapter, see harness/models/joined.py
+SMOL_VLM = HOME / "smol_vlm"  # an adapter, see harness/models/parts.py

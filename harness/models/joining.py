@@ -61,6 +61,8 @@ def untrained(text: Path, pictures: Path, seed: int = 0) -> LlavaForConditionalG
 def tokenizer(text: Path) -> Any:
     """SmolLM2's own tokenizer, in which one unused token is called `<image>`."""
     found = AutoTokenizer.from_pretrained(text)
+    if UNUSED not in found.get_vocab():
+        raise ValueError(f"the text model has no unused token {UNUSED} to stand for an image")
     backend = found.backend_tokenizer.to_str().replace(f'"{UNUSED}"', f'"{IMAGE}"')
     result = type(found)(
         tokenizer_object=type(found.backend_tokenizer).from_str(backend),

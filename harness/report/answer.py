@@ -25,7 +25,9 @@ def limits(study: Study) -> Iterator[str]:
     """What the data does not say, and what weakens it, in sentences."""
     for key, group in tables.groups(study.cells):
         own = study.samples[(study.samples[stats.GROUP] == list(key)).all(axis=1)]
-        lead = f"{_name(study, key)}: " if _several(study) else ""
+        named = dict(zip(stats.GROUP, key, strict=True))
+        place = ", ".join(tables.short(named[name]) for name in tables.differing(study.cells))
+        lead = f"{place}: " if place else ""
         for sentence in honesty.sentences(own, group, _computed(study)):
             yield lead + sentence
         yield lead + honesty.window(group)
@@ -35,18 +37,6 @@ def limits(study: Study) -> Iterator[str]:
             "evicted, so a method can keep an answer by keeping them; protocol=context is harder."
         )
     yield from study.told
-
-
-def _several(study: Study) -> bool:
-    """Whether there is more than one part to tell of."""
-    return len(study.cells[stats.GROUP].drop_duplicates()) > 1
-
-
-def _name(study: Study, key: tuple[str, str, str]) -> str:
-    """A part by what tells it from the others."""
-    differ = [name for name in ("task", "protocol") if study.cells[name].nunique() > 1]
-    named = dict(zip(stats.GROUP, key, strict=True))
-    return ", ".join(named[name] for name in differ) or key[1]
 
 
 def _computed(study: Study) -> dict[str, object]:
@@ -64,10 +54,10 @@ def text(study: Study, limited: Iterable[str] | None = None) -> str:
     lines += [f"*{escape(study.warning, 600)}*", ""] if study.warning else []
     lines += [" ".join(said), "", f"Run: {escape(study.name)}.", ""]
     lines += [*_plan(study), ""]
-    for side in protocols.side_by_side(study.cells):
-        lines += answer_tables.beside(side)
+    for rows in protocols.side_by_side(study.cells):
+        lines += answer_tables.beside(rows)
     for key, rows in tables.groups(study.comparisons):
-        if _several(study):
+        if tables.differing(study.cells):
             lines += [f"## {escape(key[1])}, protocol {escape(key[2])}", ""]
         lines += list(_group(study, key, rows))
     lines += ["## What the data does not say", ""]

@@ -6,7 +6,6 @@ Knows frames and how they look; must not know what an answer concludes from them
 import pandas as pd
 
 from harness.report import markdown, tables
-from harness.report.protocols import Side
 from harness.report.tables import escape, percent, points
 from harness.report.verdict_tables import Rows
 from harness.report.verdicts import equivalence
@@ -22,11 +21,12 @@ def ruled(rows: Rows) -> list[str]:
     return [f"### {escape(rows.title, 200)}", "", *table, "", *notes, ""]
 
 
-def beside(side: Side) -> list[str]:
+def beside(rows: Rows) -> list[str]:
     """Scores under several protocols."""
-    body = [list(map(cell, line)) for line in side.body]
-    table = markdown.table(list(map(escape, side.header)), body)
-    return [f"### {escape(side.title, 200)}", "", *table, "", f"- {escape(side.note, 400)}", ""]
+    body = [list(map(cell, line)) for line in rows.body]
+    table = markdown.table(list(map(escape, rows.header)), body)
+    notes = [f"- {escape(note, 400)}" for note in rows.notes]
+    return [f"### {escape(rows.title, 200)}", "", *table, "", *notes, ""]
 
 
 def cell(text: str) -> str:

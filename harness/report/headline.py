@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pandas as pd
 
-from harness import stats
 from harness.report import honesty, tables
 from harness.report.contrasts import COSTS, HELPS, SAME
 from harness.report.rulings import CANNOT_TELL, WORDS
@@ -16,11 +15,10 @@ from harness.report.study import Study
 from harness.report.verdicts import READINGS
 from harness.stats.plan import Pair
 
-#: When a protocol evicts, as a sentence begins.
+#: When each protocol of protocol=both evicts, as a sentence begins.
 WHEN = {
     "replay": "Evicted after the question is read (replay)",
     "context": "Evicted before the question is read (context)",
-    "paper": "Evicted after the whole prompt (paper)",
 }
 REASONS = 2  # that the headline gives one by one
 
@@ -45,13 +43,12 @@ def leads(sentence: str) -> bool:
 
 def _apart(study: Study) -> list[tuple[str, Study]]:
     """Where the runs differ by their protocol alone, each with when it evicts; else the study."""
-    names = {name: list(study.cells[name].unique()) for name in stats.GROUP}
-    if [name for name, found in names.items() if len(found) > 1] != ["protocol"]:
+    if tables.differing(study.cells) != ["protocol"]:
         return [("", study)]
     frames = ("cells", "verdicts", "contrasts")
     return [
         (WHEN[protocol], replace(study, **{name: _under(study, name, protocol) for name in frames}))
-        for protocol in names["protocol"]
+        for protocol in study.cells["protocol"].unique()
     ]
 
 
@@ -66,8 +63,8 @@ def _judged(study: Study, where: str) -> Iterator[str]:
     """
     kept, effects = list(_kept(study)), list(_effects(study))
     first, *others = [*effects, *kept] if study.plan.question else [*kept, *effects]
-    leads = ["" if study.registered else "Exploratory", where]
-    yield ": ".join([*filter(None, leads), first])
+    before = ["" if study.registered else "Exploratory", where]
+    yield ": ".join([*filter(None, before), first])
     yield from others
 
 
@@ -101,13 +98,12 @@ def _kept(study: Study) -> Iterator[str]:
 
 def _several(study: Study) -> bool:
     """Whether the study is of more than one model, task and protocol."""
-    return len(study.cells[stats.GROUP].drop_duplicates()) > 1
+    return bool(tables.differing(study.cells))
 
 
 def _kinds(study: Study) -> str:
     """What settings are of, such as "task and eviction"."""
-    kinds = [name for name in stats.GROUP if study.cells[name].nunique() > 1]
-    return tables.listed([*kinds, "eviction"])
+    return tables.listed([*tables.differing(study.cells), "eviction"])
 
 
 def _name(study: Study, label: str | None = None) -> str:
@@ -158,7 +154,7 @@ def _kept_in_many(study: Study) -> str:
     if len(lost):
         worst = lost.loc[lost["difference"].idxmin()]
         here = lost.loc[[worst.name]]
-        differ = [name for name in stats.GROUP if study.cells[name].nunique() > 1]
+        differ = tables.differing(study.cells)
         place = ", ".join(tables.short(worst[name]) for name in differ)
         most = f"{_points(here)} on {place} {settings(here)}"
         parts.append(f"loses more in {len(lost)} (the most: {most})")

@@ -62,8 +62,8 @@ def verdicts(study: Study) -> list[Ruled]:
 def beside(cells: pd.DataFrame) -> list[Ruled]:
     """Scores under several protocols, where there are several."""
     return [
-        Ruled(Table(side.title, side.header, side.body), [side.note])
-        for side in protocols.side_by_side(cells)
+        Ruled(Table(rows.title, rows.header, rows.body), rows.notes)
+        for rows in protocols.side_by_side(cells)
     ]
 
 

@@ -4,33 +4,24 @@ Knows the cells of a study and how numbers look; must not know Markdown or HTML.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pandas as pd
 
 from harness.report import tables
 from harness.report.tables import percent
+from harness.report.verdict_tables import Rows
 
 ARROW = "\N{RIGHTWARDS ARROW}"
 READ = {
     "replay": "the question is read before the eviction (replay)",
     "context": "the question is read after it (context)",
-    "paper": "the whole prompt and no more is read before it (paper)",
 }
 
 
-@dataclass(frozen=True)
-class Side:
-    """One model and task: a line a method, a column a setting, the scores under each protocol."""
-
-    title: str
-    header: list[str]
-    body: list[list[str]]
-    note: str
-
-
-def side_by_side(cells: pd.DataFrame) -> Iterator[Side]:
-    """A table for every model and task that was run under more than one protocol."""
+def side_by_side(cells: pd.DataFrame) -> Iterator[Rows]:
+    """A table for every model and task that was run under more than one protocol: a line a method,
+    a column a setting.
+    """
     several = cells.groupby(["model", "task"], sort=False)
     for (model, task), part in several:
         names = list(part["protocol"].unique())
@@ -38,7 +29,7 @@ def side_by_side(cells: pd.DataFrame) -> Iterator[Side]:
             yield _side(str(model), str(task), part, names)
 
 
-def _side(model: str, task: str, cells: pd.DataFrame, names: list[str]) -> Side:
+def _side(model: str, task: str, cells: pd.DataFrame, names: list[str]) -> Rows:
     groups = [cells[cells["protocol"] == name] for name in names]
     header: list[str] = []
     lines: dict[str, dict[str, list[str]]] = {}
@@ -54,11 +45,11 @@ def _side(model: str, task: str, cells: pd.DataFrame, names: list[str]) -> Side:
         for label, line in lines.items()
     ]
     said = f" {ARROW} ".join(READ[name] for name in names)
-    return Side(
+    return Rows(
         f"{tables.short(model)} on {task}: what it is worth to read the question first",
         ["Method", *map(_evicted, header)],
         body,
-        f"Scores in % by the evicted share: {said}.",
+        [f"Scores in % by the evicted share: {said}."],
     )
 
 

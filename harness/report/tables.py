@@ -29,6 +29,11 @@ def groups(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataF
     yield from frame.groupby(stats.GROUP, sort=False)
 
 
+def differing(cells: pd.DataFrame) -> list[str]:
+    """Which of model, task and protocol tell the groups of these cells apart."""
+    return [name for name in stats.GROUP if cells[name].nunique() > 1]
+
+
 def of(frame: pd.DataFrame, key: tuple[str, str, str]) -> pd.DataFrame:
     """The rows of one model, task and protocol; an empty frame has no columns to choose by."""
     return frame if frame.empty else frame[(frame[stats.GROUP] == list(key)).all(axis=1)]

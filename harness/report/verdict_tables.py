@@ -19,8 +19,8 @@ from harness.report.words import difference, percent, points, probability, span
 
 @dataclass(frozen=True)
 class Rows:
-    """A table: where a line stands, its figures, and its verdict in the last column. notes: what
-    the verdicts mean, and why there is none.
+    """A table: where a line stands, its figures, and its verdict in the last column if there are
+    any. notes: what the figures and the verdicts mean, and why there is none.
     """
 
     title: str
@@ -90,17 +90,12 @@ def _title(study: Study, label: str) -> str:
     return study.titles.get(label, label)
 
 
-def _differ(study: Study) -> list[str]:
-    """The columns that tell the groups of the study apart."""
-    return [name for name in stats.GROUP if study.cells[name].nunique() > 1]
-
-
 def _places(study: Study) -> list[str]:
-    return ["Where"] if _differ(study) else []
+    return ["Where"] if tables.differing(study.cells) else []
 
 
 def _where(study: Study, row: pd.Series) -> list[str]:
-    differ = _differ(study)
+    differ = tables.differing(study.cells)
     place = [", ".join(tables.short(row[name]) for name in differ)] if differ else []
     return [*place, evicted(row)]
 
@@ -131,7 +126,8 @@ def _unknown(study: Study, rows: pd.DataFrame, column: str) -> Iterator[str]:
 
 def _about(study: Study, rows: pd.DataFrame) -> str:
     """Which settings, of which tasks and pairs where there are several."""
-    named = [[tables.short(row[name]) for name in _differ(study)] for _, row in rows.iterrows()]
+    differ = tables.differing(study.cells)
+    named = [[tables.short(row[name]) for name in differ] for _, row in rows.iterrows()]
     groups = list(dict.fromkeys(", ".join(each) for each in named if each))
     pairs = []
     if "against" in rows and len(study.plan.contrasts) > 1:

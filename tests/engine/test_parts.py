@@ -153,3 +153,15 @@ def test_what_is_absent_or_does_not_fit_is_one_sentence(made: Path) -> None:
     refused(made, "names no pictures")
     (made / parts.PARTS).write_text('{"text": "package:absent-text", "pictures": "tower"}')
     refused(made, "pip install absent-text")
+
+
+def test_a_text_model_without_a_token_to_spare_is_refused(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(made)
+    file = write_llama(tmp_path / "other.gguf", template=CHAT)
+    install(tmp_path / "more", "other-text", {"other.gguf": file.read_bytes()})
+    monkeypatch.syspath_prepend(tmp_path / "more")
+    named = {"text": "package:other-text", "pictures": "tower"}
+    (made / parts.PARTS).write_text(json.dumps(named))
+    refused(made, f"no unused token {joining.UNUSED}")
