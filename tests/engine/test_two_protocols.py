@@ -57,3 +57,15 @@ def test_a_prompt_that_fits_under_no_circumstances_is_refused(bridge, monkeypatc
     monkeypatch.setattr(sharing, "prefill", never)
     with pytest.raises(NoRoom, match="does not fit into memory"):
         bridge.answer(MESSAGES, cells("replay"), *HOW)
+
+
+def test_each_cell_is_evicted_when_its_protocol_says(bridge):
+    prompt = bridge.prompt(MESSAGES, HOW[0])
+    length = prompt.inputs["input_ids"].shape[1]
+    evictable = {
+        protocol: {one.evictable_tokens for one in bridge.answer(prompt, cells(protocol), *HOW)}
+        for protocol in ("replay", "context")
+    }
+    assert prompt.context is not None
+    assert prompt.context < length - 1
+    assert evictable == {"replay": {length - 1}, "context": {prompt.context}}
