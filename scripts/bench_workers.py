@@ -1,4 +1,4 @@
-"""Time rows a second: prompts made one by one or ahead, and one or two workers of Ray's.
+"""Time rows a second: prompts made one by one or ahead, and in one or two processes.
 
 `make bench BENCH=workers`, or with settings of a run: ARGS="model=... task=... limit=20". Every
 way answers the same rows, in turns; a line of JSON has the medians and their ratios.
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from harness.run import collect, rays, sweep
+from harness.run import collect, spawned, sweep
 from harness.run.local import Local
 from harness.run.validate import validate
 from harness.scoring.adapter import Workers
@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for count in (1, 2):
             given = replace(config, workers=count)
             given.engine.threads = 1  # the same for one and for two
-            load = collect.load_engine
-            with rays.started(given, Path(folder), context, load, lambda origin: None) as pool:
+            how = (Path(folder), context, collect.load_engine, lambda origin: None)
+            with spawned.started(given, *how, count, count) as pool:
                 name = f"workers={count}"
                 speeds[name] = [timed(partial(drained, pool), rows) for _ in range(args.rounds + 1)]
     medians = {name: statistics.median(found[1:]) for name, found in speeds.items()}  # first: warm

@@ -41,6 +41,12 @@ class Source:
         """Whether nothing has to be downloaded."""
         return self.folder is not None
 
+    def size(self) -> int | None:
+        """Bytes of the weights' files; None where they are not here."""
+        if self.folder is None:
+            return None
+        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+
     def fingerprint(self) -> str:
         """The commit of a hub id; sha256 of a GGUF file, or over names and contents of a folder."""
         if known := self.commit or self.sha256:

@@ -3,6 +3,8 @@
 Knows the engine's bridge, lmms-eval's adapter and the store; must not score or report.
 """
 
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from harness.records.store import Store
 from harness.run.asked import Asked
 from harness.run.meanwhile import Told, meanwhile
 from harness.settings.config import Config
+from harness.settings.workers import AUTO, here, through_ray
 
 if TYPE_CHECKING:
     from harness.scoring.adapter import Plan, Progress, Workers
@@ -46,7 +49,7 @@ def collect(
         say("all answers are in the store, nothing to compute")
         return 0
     say(f"{total:,} rows to compute, loading {config.model.name}")
-    with workers(config, folder, asked[0].context, store) as ready:
+    with workers(config, folder, asked[0].context, store, total) as ready:
         starting()
         say("building the first requests with lmms-eval")
         return _all(config, asked, missing, store, folder, ready)
@@ -54,20 +57,52 @@ def collect(
 
 @contextmanager
 def workers(
-    config: Config, folder: Path, context: Mapping[str, object], store: Store
+    config: Config, folder: Path, context: Mapping[str, object], store: Store, rows: int
 ) -> Iterator["Workers"]:
-    """Who answers the rows: the model in this process, or in others where `workers` is set."""
-    if config.workers is None:
-        from harness.run.local import Local
+    """Who answers so many rows: the model in this process or in others, see `settings.workers`."""
+    given = (config, folder, context, load_engine, store.computed_by)
+    if through_ray(config.workers, config.ray.address, str(context["device"])):
+        from harness.run import rays  # late: Ray is needed for several devices only
 
-        engine = load_engine(config, folder / LOG, context)
-        store.computed_by(provenance.origin(context))
-        yield Local(engine)
+        with rays.started(*given) as pool:
+            yield pool
         return
-    from harness.run.rays import started  # late: Ray is needed for several devices only
+    cores = process_cpus()
+    count = processes(config, str(context["device"]), rows, cores)
+    if count > 1:
+        from harness.run import spawned
 
-    with started(config, folder, context, load_engine, store.computed_by) as pool:
-        yield pool
+        with spawned.started(*given, count, cores) as pool:
+            yield pool
+        return
+    from harness.run.local import Local
+
+    engine = load_engine(config, folder / LOG, context)
+    store.computed_by(provenance.origin(context))
+    yield Local(engine)
+
+
+def processes(config: Config, kind: str, rows: int, cores: int) -> int:
+    """How many processes of this machine answer so many rows."""
+    automatic = config.workers == AUTO and kind == "cpu" and config.shard is None
+    # A job that a launcher runs in a process of its own may not start further ones.
+    if not automatic or multiprocessing.current_process().daemon:
+        return here(config.workers, "", cores, rows, None, 0)
+    import torch  # late: most settings decide without it
+
+    from harness.models.hub import locate
+    from harness.models.memory import free_memory
+
+    threads = config.engine.threads
+    slots = cores if threads == "auto" else cores // int(threads)
+    weights = locate(config.model.pretrained, config.model.revision).size()
+    return here(AUTO, kind, slots, rows, weights, free_memory(torch.device("cpu")))
+
+
+def process_cpus() -> int:
+    """Cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not everywhere
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _all(

@@ -188,7 +188,7 @@ class Config:
     The names of SWEEP_WIDE are for every chosen method that has them and sets nothing else,
     `extraction` for every MMBench task that sets none. shard: which part of the questions this
     process answers, see `settings.shards`. workers: processes that answer it together, see
-    `settings.workers`; null: this one.
+    `settings.workers`; null or 1: this one.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -207,7 +207,7 @@ class Config:
     window_anchor: str | None = None
     seed: int = 0
     shard: str | None = None
-    workers: Any = None
+    workers: Any = "auto"
     device: str = "auto"
     dtype: str = "auto"
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -1,19 +1,18 @@
 """How rows are handed to workers, and what becomes of those that a dead one had in hand."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.errors import UserError
 from harness.models.segments import Texts
-from harness.run import rays
+from harness.run import pool as pools
 from harness.run.actor import Refused, Task
-from harness.run.rays import IN_HAND, Pool
+from harness.run.pool import IN_HAND, Pool
 from harness.scoring.rows import Row
 from harness.settings.config import Config
 from harness.settings.grid import Cell
@@ -36,39 +35,42 @@ class Reference:
 
 
 class Process:
-    """A worker that answers with the number of the row, unless `fate` says that it dies."""
-
     def __init__(self, number: int) -> None:
         self.number, self.dead, self.died = number, False, Died
-        self.begin = SimpleNamespace(remote=lambda: Reference(self, None))
-        self.answer = SimpleNamespace(remote=lambda row: Reference(self, row))
 
 
-class FakeRay:
-    """Ray's calls, in this process: what was asked first comes back first."""
+class Fake:
+    """A launcher in this process: what was asked first comes back first.
+
+    A worker answers with the number of the row, unless `fate` says that it dies.
+    """
+
+    deaths = (Died, Full)
+    watch = "a clock tells more"
+    logs = "logs"
 
     def __init__(self, fate: Callable[[Process, Row | None], object]) -> None:
         self.fate = fate
         self.started: list[Process] = []
         self.most: Counter[Process] = Counter()  # in hand at once
         self.asked: list[tuple[int, int]] = []  # worker and row
-        self.exceptions = SimpleNamespace(
-            RayActorError=Died, OutOfMemoryError=Full, NodeDiedError=Died
-        )
 
-    def remote(self, kind: type) -> Any:
-        def start(task: Task, number: int) -> Process:
-            self.started.append(Process(number))
-            return self.started[-1]
+    def start(self, task: Task, number: int) -> Process:
+        self.started.append(Process(number))
+        return self.started[-1]
 
-        return SimpleNamespace(options=lambda **how: SimpleNamespace(remote=start))
+    def begin(self, worker: Process) -> Reference:
+        return Reference(worker, None)
 
-    def wait(self, flying: list[Reference], num_returns: int, timeout: float) -> Any:
-        for worker, count in Counter(one.worker for one in flying if one.row).items():
+    def answer(self, worker: Process, row: Row) -> Reference:
+        return Reference(worker, row)
+
+    def ended(self, asked: Sequence[Reference], seconds: float) -> list[Reference]:
+        for worker, count in Counter(one.worker for one in asked if one.row).items():
             self.most[worker] = max(self.most[worker], count)
-        return flying[:1], flying[1:]
+        return list(asked[:1])
 
-    def get(self, reference: Reference) -> Any:
+    def result(self, reference: Reference) -> Any:
         worker, row = reference.worker, reference.row
         found = None if worker.dead else self.fate(worker, row)
         if isinstance(found, type):
@@ -87,13 +89,13 @@ def rows(questions: int, each: int = 3) -> list[Row]:
     ]
 
 
-def pool(ray: FakeRay, count: int, told: Callable = lambda origin: None) -> Pool:
+def pool(launcher: Fake, count: int, told: Callable = lambda origin: None) -> Pool:
     task = Task(Config(), Path(), {"device": "cpu"}, 1, lambda *_: None)
-    return Pool(ray, task, count, told)
+    return Pool(launcher, task, count, told)
 
 
 def test_whole_questions_go_to_a_worker_and_few_rows_are_in_hand() -> None:
-    ray, origins = FakeRay(lambda worker, row: None), []
+    ray, origins = Fake(lambda worker, row: None), []
     found = list(pool(ray, 3, origins.append).run(rows(7)))
     assert sorted((row.number, answer) for row, answer in found) == [(n, n) for n in range(21)]
     by = {question: {w for w, n in ray.asked if n // 3 == question} for question in range(7)}
@@ -114,7 +116,7 @@ def test_the_rows_of_a_dead_worker_are_answered_alone(death: type, capsys) -> No
             return death
         return None
 
-    ray = FakeRay(fate)
+    ray = Fake(fate)
     found = [row.number for row, _ in pool(ray, 2).run(rows(6))]
     assert sorted(found) == list(range(18))
     assert len(ray.started) == 3
@@ -123,7 +125,7 @@ def test_the_rows_of_a_dead_worker_are_answered_alone(death: type, capsys) -> No
 
 
 def test_a_row_that_ends_two_workers_fails_by_name_and_only_that() -> None:
-    ray = FakeRay(lambda worker, row: Died if row is not None and row.number == 4 else None)
+    ray = Fake(lambda worker, row: Died if row is not None and row.number == 4 else None)
     found: list[int] = []
     with pytest.raises(UserError, match=r"^2 workers died at task=t, row 4: all other"):
         found.extend(row.number for row, _ in pool(ray, 2).run(rows(6)))
@@ -132,23 +134,23 @@ def test_a_row_that_ends_two_workers_fails_by_name_and_only_that() -> None:
 
 
 def test_workers_that_die_while_they_load_end_the_run() -> None:
-    ray = FakeRay(lambda worker, row: Died if row is None else None)
+    ray = Fake(lambda worker, row: Died if row is None else None)
     with pytest.raises(UserError, match="2 workers died while they loaded"):
         list(pool(ray, 2).run(rows(2)))
-    one = FakeRay(lambda worker, row: Died if row is None and len(one.started) == 2 else None)
+    one = Fake(lambda worker, row: Died if row is None and len(one.started) == 2 else None)
     assert len(list(pool(one, 2).run(rows(2)))) == 6
 
 
 def test_what_a_worker_refuses_ends_the_run_in_its_sentence() -> None:
     said = Refused("row 3: a prompt is too long.")
-    ray = FakeRay(lambda worker, row: said if row is not None and row.number == 3 else None)
+    ray = Fake(lambda worker, row: said if row is not None and row.number == 3 else None)
     with pytest.raises(UserError, match=r"^row 3: a prompt is too long\.$"):
         list(pool(ray, 2).run(rows(3)))
 
 
 def test_a_row_that_fails_by_itself_ends_the_run_after_the_others() -> None:
     said = Refused("row 3: a prompt does not fit.", row=True)
-    ray = FakeRay(lambda worker, row: said if row is not None and row.number == 3 else None)
+    ray = Fake(lambda worker, row: said if row is not None and row.number == 3 else None)
     found: list[int] = []
     with pytest.raises(UserError, match=r"^row 3: a prompt does not fit\. All other answers"):
         found.extend(row.number for row, _ in pool(ray, 2).run(rows(3)))
@@ -156,7 +158,7 @@ def test_a_row_that_fails_by_itself_ends_the_run_after_the_others() -> None:
 
 
 def test_no_row_is_no_work_and_rows_may_come_again() -> None:
-    ray = FakeRay(lambda worker, row: None)
+    ray = Fake(lambda worker, row: None)
     workers = pool(ray, 2)
     assert list(workers.run([])) == []
     for _ in range(2):
@@ -165,6 +167,8 @@ def test_no_row_is_no_work_and_rows_may_come_again() -> None:
 
 
 def test_long_loading_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr(rays, "LONG", -1.0)
-    list(pool(FakeRay(lambda worker, row: None), 2).run(rows(2)))
-    assert capsys.readouterr().err.count("no worker has loaded its model yet") == 1
+    monkeypatch.setattr(pools, "LONG", -1.0)
+    list(pool(Fake(lambda worker, row: None), 2).run(rows(2)))
+    assert (
+        capsys.readouterr().err.count("no worker has loaded its model yet; a clock tells more") == 1
+    )

@@ -18,14 +18,17 @@ import pytest
 from harness.errors import UserError
 from harness.report import reading
 from harness.run import rays
+from harness.run.collect import processes
 from harness.run.local import ahead
-from harness.settings.config import Config, RayConfig
-from harness.settings.workers import check_workers, count_of, share_of
+from harness.settings.config import Config, EngineConfig, ModelConfig, RayConfig
+from harness.settings.workers import check_workers, count_of, here, share_of, through_ray
 from tests.run.conftest import Program, assert_same_tables, store_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 27  # of the fake MMBench
 SECONDS = 300
+RAY = ["workers=2", "ray.address=local", "device=cpu"]
+BOTH = pytest.mark.parametrize("two", [["workers=2"], RAY], ids=["processes", "ray"])
 
 
 def started(what: list[str], overrides: list[str], log: Path) -> "subprocess.Popen[bytes]":
@@ -60,12 +63,13 @@ def rows_in(store: Path) -> int:
             return 0
 
 
-@pytest.mark.slow  # test_pool.py tries the same without Ray
+@pytest.mark.slow  # test_pool.py tries the same without processes
+@BOTH
 def test_two_workers_of_which_one_dies_give_the_tables_of_one_process(
-    overrides: list[str], in_one: Path, tmp_path: Path
+    overrides: list[str], in_one: Path, tmp_path: Path, two: list[str]
 ) -> None:
     once = ["4", str(tmp_path / "died")]
-    code, told = ended(once, [*overrides, "workers=2"], tmp_path / "log")
+    code, told = ended(once, [*overrides, *two], tmp_path / "log")
     assert code == 0, told
     assert (tmp_path / "died").exists()
     assert re.search(r"worker \d died at task=mmbench_mini, row ", told)
@@ -73,10 +77,17 @@ def test_two_workers_of_which_one_dies_give_the_tables_of_one_process(
 
 
 @pytest.mark.slow
+@BOTH
 def test_a_row_that_ends_two_workers_fails_by_name_and_the_others_are_stored(
-    call: Program, overrides: list[str], in_one: Path, engine: object, tmp_path: Path, monkeypatch
+    call: Program,
+    overrides: list[str],
+    in_one: Path,
+    engine: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    two: list[str],
 ) -> None:
-    code, told = ended(["5", "-"], [*overrides, "workers=2"], tmp_path / "log")
+    code, told = ended(["5", "-"], [*overrides, *two], tmp_path / "log")
     assert code == 2
     (said,) = [line for line in told.splitlines() if line.startswith("error: ")]
     assert "2 workers died at task=mmbench_mini, row " in said
@@ -89,6 +100,7 @@ def test_a_row_that_ends_two_workers_fails_by_name_and_the_others_are_stored(
 
 
 @pytest.mark.slow
+@BOTH
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_leaves_its_answers_and_no_process(
     call: Program,
@@ -97,9 +109,10 @@ def test_a_stopped_run_leaves_its_answers_and_no_process(
     engine: object,
     tmp_path: Path,
     number: signal.Signals,
+    two: list[str],
 ) -> None:
     log = tmp_path / "log"
-    with running(["none", "-"], [*overrides, "workers=2"], log) as process:
+    with running(["none", "-"], [*overrides, *two], log) as process:
         for _ in range(SECONDS * 20):
             stores = list(tmp_path.glob("answers/*.sqlite"))
             if stores and rows_in(stores[0]) > 3:
@@ -107,7 +120,11 @@ def test_a_stopped_run_leaves_its_answers_and_no_process(
             time.sleep(0.05)
         # Ray's own agents outlive a run that is killed with -9; they hold no device.
         others = [one for one in process.children(recursive=True) if "Agent" not in one.name()]
-        assert sum(one.name().startswith("ray::Actor") for one in others) == 2
+        names = [one.name() for one in others]
+        if two is RAY:
+            assert sum(name.startswith("ray::Actor") for name in names) == 2
+        else:
+            assert sum("spawn_main" in "".join(one.cmdline()) for one in others) == 2
         process.send_signal(number)
         code = process.wait(60)
     assert code == (-number if number == signal.SIGKILL else 128 + number), log.read_text()
@@ -163,6 +180,51 @@ def test_workers_are_counted_by_devices() -> None:
     assert share_of(2, 10_000) == 1
     check_workers(None, None, "cuda:1")
     check_workers("ray", "head:6379", "cuda")
+
+
+def test_a_cpu_gets_the_processes_that_have_a_core_rows_and_memory_each() -> None:
+    gigabyte = 1 << 30
+    plenty = {"cores": 4, "rows": 1000, "weights": 5 << 20, "free": 16 * gigabyte}
+
+    def automatic(kind: str = "cpu", **other: int | None) -> int:
+        return here("auto", kind, **{**plenty, **other})
+
+    assert automatic() == 4
+    assert automatic(cores=1) == automatic(rows=79) == automatic(weights=None) == 1
+    assert automatic("cuda") == 1
+    assert automatic(rows=80) == 2
+    assert automatic(free=5 * gigabyte) == 2
+    assert automatic(weights=15 * gigabyte, free=100 * gigabyte) == 1
+    assert automatic(cores=64) == 7  # of 16 GiB
+    assert automatic(cores=64, free=10**13) == 8
+    assert here(3, "cpu", 1, 1, None, 0) == 3
+    assert here(None, "cpu", 8, 1000, 1, 10**13) == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "address", "kind", "ray"),
+    [
+        (None, None, "cuda", False),
+        ("auto", None, "cuda", False),
+        ("ray", None, "cpu", True),
+        (2, None, "cpu", False),
+        (2, None, "cuda", True),
+        (2, "local", "cpu", True),
+    ],
+)
+def test_ray_starts_workers_on_gpus_and_clusters(
+    workers: object, address: str | None, kind: str, ray: bool
+) -> None:
+    assert through_ray(workers, address, kind) is ray
+
+
+def test_a_part_of_a_run_and_many_threads_leave_no_core_for_others(weights: Path) -> None:
+    model = ModelConfig(pretrained=str(weights))
+    alone = Config(model=model, workers="auto", shard="0/2")
+    assert processes(alone, "cpu", 1000, 4) == 1
+    threaded = Config(model=model, workers="auto", engine=EngineConfig(threads=4))
+    assert processes(threaded, "cpu", 1000, 4) == 1
+    assert processes(Config(model=model, workers="auto"), "cpu", 1000, 2) == 2
 
 
 def test_prompts_are_made_ahead_in_order_and_few_at_a_time() -> None:
