@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any
+
+from tqdm import tqdm
 
 from harness.process import scratch
 from harness.process.console import say
@@ -165,6 +167,7 @@ class Spawned:
 def serve(pipe: Connection, task: Task, number: int) -> None:
     """What such a process does: answer calls until nobody is there to hear."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells all: the run ends its workers
+    tqdm.set_lock(RLock())  # its own would be a semaphore, which is left behind at the end
     if task.folder.is_dir():
         _write_to(task.folder / f"worker-{number}.log")
     actor, sending = Actor(task, number), Lock()
