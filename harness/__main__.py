@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "harness.run.report",
     "compare": "harness.run.compare",
     "merge": "harness.run.merge",
+    "published": "harness.run.published",
 }
 
 

@@ -10,7 +10,15 @@ from dataclasses import replace
 import pandas as pd
 
 from harness import stats
-from harness.report import answer_tables, honesty, protocols, summary, tables, verdict_tables
+from harness.report import (
+    answer_tables,
+    honesty,
+    protocols,
+    published,
+    summary,
+    tables,
+    verdict_tables,
+)
 from harness.report.headline import headline, leads
 from harness.report.study import Study
 from harness.report.tables import escape
@@ -54,7 +62,7 @@ def text(study: Study, limited: Iterable[str] | None = None) -> str:
     lines += [f"*{escape(study.warning, 600)}*", ""] if study.warning else []
     lines += [" ".join(said), "", f"Run: {escape(study.name)}.", ""]
     lines += [*_plan(study), ""]
-    for rows in protocols.side_by_side(study.cells):
+    for rows in [*protocols.side_by_side(study.cells), *published.of(study)]:
         lines += answer_tables.beside(rows)
     for key, rows in tables.groups(study.comparisons):
         if tables.differing(study.cells):

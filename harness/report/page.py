@@ -112,7 +112,7 @@ def render(
             headline=[re.sub(r"(?<=\d) %", f"{words.SPACE}%", text) for text in headline],
             verdicts=page_tables.verdicts(study),
             parts=parts,
-            beside=page_tables.beside(study.cells),
+            beside=page_tables.beside(study),
             means=[plot for rows in _groups(study.means) for plot in _means(rows, scripts)],
             claims=None if study.claims.empty else page_tables.claims(study.claims),
             limits=[sentence for sentence in said if sentence],

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from harness.report import protocols, tables, verdict_tables, words
+from harness.report import protocols, published, tables, verdict_tables, words
 from harness.report.answer_tables import reading
 from harness.report.study import Study
 from harness.report.verdict_tables import Rows
@@ -59,11 +59,11 @@ def verdicts(study: Study) -> list[Ruled]:
     return found
 
 
-def beside(cells: pd.DataFrame) -> list[Ruled]:
-    """Scores under several protocols, where there are several."""
+def beside(study: Study) -> list[Ruled]:
+    """Scores under several protocols, where there are several, and published ones."""
     return [
         Ruled(Table(rows.title, rows.header, rows.body), rows.notes)
-        for rows in protocols.side_by_side(cells)
+        for rows in [*protocols.side_by_side(study.cells), *published.of(study)]
     ]
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.report import tables
+from harness.report import published, tables
 
 # Okabe and Ito's colour-blind-safe palette, its yellow darkened to show on white; black and grey
 # are kept for the two references. A method has a colour; its variants share it, each with a dash.
@@ -27,6 +27,7 @@ HOLLOW = (
     "Hollow = vacuous: no scored token came from a compacted cache,\n"
     "so the cell repeats the full cache and says nothing about its method."
 )
+STARS = "Star = the score that others published of this cell."
 REFERENCE = {"full cache": ("#000000", (0, (6, 3))), "blank image": ("#777777", (0, (2, 2)))}
 
 
@@ -77,8 +78,10 @@ def figure(cells: pd.DataFrame) -> Figure:
             metric = cells["metric"].iloc[0]
             axis.set_ylabel(f"{metric} (%), 95 % interval over questions", parse_math=False)
     picture.suptitle(_title(cells), x=0.01, ha="left", fontsize=11, parse_math=False)
-    if rows["vacuous"].any():
-        picture.supxlabel(HOLLOW, x=0.01, ha="left", fontsize=9)
+    stars = published.beside(rows, pd.DataFrame())
+    notes = [HOLLOW] * bool(rows["vacuous"].any()) + [STARS] * bool(len(stars))
+    if notes:
+        picture.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=9)
     return picture
 
 
@@ -156,6 +159,7 @@ def _panel(
     for label, offset in zip(reversed(labels), offsets, strict=True):
         line = rows[rows["label"] == label].sort_values("x")
         ends += _line(axis, line, offset, style[label])
+    _stars(axis, rows[rows["label"].isin(labels)], style)
     _ticks(axis, rows)
     bottom, top = axis.get_ylim()
     axis.set_ylim(max(bottom, -2), min(top, 102))
@@ -190,6 +194,14 @@ def _line(axis: Axes, line: pd.DataFrame, offset: float, style: Style) -> list[_
     known = np.flatnonzero(~np.isnan(y))[-1:]
     label = str(line["label"].iloc[0])
     return [_End(float(y[i]), label, colour, marker, str(faces[i])) for i in known]
+
+
+def _stars(axis: Axes, rows: pd.DataFrame, style: dict[str, Style]) -> None:
+    """Published scores of these cells, hollow, in the colour of their method."""
+    found = published.beside(rows, pd.DataFrame())[["cell_key", "published"]]
+    for _, star in rows[["cell_key", "label", "x"]].merge(found, on="cell_key").iterrows():
+        axis.plot(star["x"], 100 * star["published"], ls="", marker="*", ms=11, mew=1.2,
+                  mec=style[star["label"]].colour, mfc="none", zorder=5)  # fmt: skip
 
 
 def _ticks(axis: Axes, rows: pd.DataFrame) -> None:
