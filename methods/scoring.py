@@ -59,7 +59,7 @@ class ScoringPolicy(Policy):
         if step.text is None:
             return standing
         # What else is protected goes by age once nothing unprotected is left.
-        aged = _LARGEST * (step.positions + 1) / (step.seen + 1)
+        aged = _LARGEST * ((step.positions + 1) / (step.seen + 1))
         return torch.where(standing.isinf(), aged, standing).masked_fill(step.text, torch.inf)
 
     def _share(self, view: LayerView, count: int) -> tuple[int, Plan]:
