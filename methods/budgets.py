@@ -43,6 +43,16 @@ def protected_window(window: int, count: int) -> int:
     return window if count > window else count // 2
 
 
+def boundary(count: int, share: float) -> int:
+    """Tokens protected at each end of the prompt: that share of the `count` that are kept.
+
+    The share is read as the decimal that was meant and rounded down; at least one token is
+    protected, and both ends together never exceed the count: of one token, neither is.
+    """
+    tokens = math.floor(Fraction(share).limit_denominator(10**6) * count)
+    return min(max(1, tokens), count // 2)
+
+
 @lru_cache(maxsize=1024)
 def pyramid(
     count: int, room: int, num_layers: int, beta: int = 20, length: int | None = None

@@ -54,7 +54,7 @@ class CriticalKV(SnapKV):
 
     def plan(self, view: LayerView, count: int) -> Plan:
         """The window is protected; the first stage takes its share of what is kept besides."""
-        plan = super().plan(view, count)
+        plan = self.bounded(super().plan(view, count), count)
         return plan._replace(past=max(0, count - self.fixed(view, plan)))
 
     def rescore(self, view: LayerView, measured: Tensor, plans: Sequence[Plan]) -> Scored:

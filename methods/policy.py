@@ -24,7 +24,7 @@ from .view import LayerView
 
 _SHARED = {
     *("window_anchor", "budget", "pyramid_beta", "adaptive_floor", "protect"),
-    *("decode", "positions"),
+    *("boundary_share", "decode", "positions"),
 }
 
 
@@ -101,6 +101,11 @@ class Policy(ABC):
     @property
     def observes(self) -> bool:
         """Whether decoding must show it the attention of new tokens."""
+        return False
+
+    @property
+    def spares(self) -> bool:
+        """Whether some of the prompt outlives all else while decoding, of which no rule tells."""
         return False
 
     @property

@@ -20,7 +20,7 @@ from .windowed import WindowPolicy
 # Variants that differ only in these share a measurement.
 _SMOOTHING = {
     *("spatial", "kernel", "scale", "relative_scale"),
-    *("budget", "pyramid_beta", "adaptive_floor", "protect"),
+    *("budget", "pyramid_beta", "adaptive_floor", "protect", "boundary_share"),
 }
 
 

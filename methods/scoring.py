@@ -1,4 +1,4 @@
-"""What methods share whose scores can be compared: budgets by layer and head, and spared text.
+"""What methods share whose scores can be compared: budgets by layer and head, and spared tokens.
 
 Knows policies and budget rules; must not know any one method.
 """
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .budgets import RULES, adaptive, pyramid
+from .budgets import RULES, adaptive, boundary, pyramid
 from .checks import require_choice, require_count, require_number
 from .holding import Step
+from .kernels import shared
 from .policy import Chosen, Plan, Policy
 from .view import LayerView
 
@@ -30,41 +31,75 @@ class ScoringPolicy(Policy):
     is the same.
     protect: text = of the prompt, only image tokens are evicted; where there is more text than
     budget, all of it is kept and Selection.fallback is "all_text". While a budget is held, new
-    tokens compete with what is left of the images.
+    tokens compete with what is left of the images. boundary = the first and the last tokens of the
+    prompt stay (arXiv 2605.18053), boundary_share of the layer's budget at each end, at least one;
+    a window of last tokens of the method's own holds the last ones, and gives way to the first
+    where the budget is too small for both. Both ends stay while a budget is held.
     """
 
     budget: str = "uniform"
     pyramid_beta: int = 20
     adaptive_floor: float = 0.2
     protect: str = "none"
+    boundary_share: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse values that no method has a meaning for."""
         require_choice(self.name, "budget", self.budget, RULES)
         require_count(self.name, "pyramid_beta", self.pyramid_beta, 1, 1_000_000)
         require_number(self.name, "adaptive_floor", self.adaptive_floor, 0, 1)
-        require_choice(self.name, "protect", self.protect, ("none", "text"))
+        require_choice(self.name, "protect", self.protect, ("none", "text", "boundary"))
+        require_number(self.name, "boundary_share", self.boundary_share, 1e-6, 0.5)
+
+    @property
+    def spares(self) -> bool:
+        """Whether text or the ends of the prompt outlive all else."""
+        return self.protect != "none"
+
+    def bounded(self, plan: Plan, count: int) -> Plan:
+        """The plan with both ends of the prompt protected if they are to be; of its own result,
+        the same.
+        """
+        if self.protect != "boundary":
+            return plan
+        ends = boundary(count, self.boundary_share)
+        window = max(ends, min(plan.window, count - ends))
+        return plan._replace(sinks=max(ends, plan.sinks), window=window)
 
     def fixed(self, view: LayerView, plan: Plan) -> int:
         """How many tokens are protected."""
-        if self.protect == "none":
+        if self.protect != "text":
             return plan.sinks + plan.window
         mask = self._protection(view, [plan])
         assert mask is not None  # there is a text mask
         return int(mask[0, 0, 0].sum())
 
     def ranked(self, step: Step, carried: Tensor | None) -> Tensor:
-        """As for every policy, with the prompt's text above all else where it is protected."""
+        """As for every policy, with what is spared of the prompt above all else."""
         standing = super().ranked(step, carried)
-        if step.text is None:
+        spared = self._spared(step)
+        if spared is None:
             return standing
         # What else is protected goes by age once nothing unprotected is left.
         aged = _LARGEST * ((step.positions + 1) / (step.seen + 1))
-        return torch.where(standing.isinf(), aged, standing).masked_fill(step.text, torch.inf)
+        return torch.where(standing.isinf(), aged, standing).masked_fill(spared, torch.inf)
+
+    def _spared(self, step: Step) -> Tensor | None:
+        """Entries of the prompt that stay whatever comes, bool [C, Hkv, n], or None."""
+        if self.protect != "boundary":
+            return step.text
+        told = [[held.prompt, boundary(held.kept, self.boundary_share)] for held in step.held]
+        cells = shared(torch.tensor(told), step.positions.device)[..., None, None]
+        prompt, ends = cells.unbind(1)  # [C, 1, 1]
+        last = (step.positions >= prompt - ends) & (step.positions < prompt)
+        return (step.positions < ends) | last
+
+    def _planned(self, view: LayerView, count: int) -> Plan:
+        return self.bounded(self.plan(view, count), count)
 
     def _share(self, view: LayerView, count: int) -> tuple[int, Plan]:
-        plan = self.plan(view, count)
-        if self.budget != "pyramid" and self.protect == "none":
+        plan = self._planned(view, count)
+        if self.budget != "pyramid" and self.protect != "text":
             return count, plan
         fixed = self.fixed(view, plan)
         if count < fixed:
@@ -74,14 +109,14 @@ class ScoringPolicy(Policy):
                 count - fixed, view.length - fixed, view.num_layers, self.pyramid_beta, view.length
             )
             count = fixed + line[view.layer]
-            plan = self._of_layer(view, plan, self.plan(view, count))
+            plan = self._of_layer(view, plan, self._planned(view, count))
             if len(set(line)) == 1 and view.num_layers > 1 and count < view.length:
                 plan = plan._replace(fallback="uniform")
         return count, plan
 
     def _of_layer(self, view: LayerView, nominal: Plan, own: Plan) -> Plan:
         """The plan of a layer's own count; protected text is the same on all layers."""
-        if self.protect == "none":
+        if self.protect != "text":
             return own
         freed = self.fixed(view, own) - self.fixed(view, nominal)
         past = own.past + freed if own.past else 0
@@ -108,7 +143,7 @@ class ScoringPolicy(Policy):
 
     def _protection(self, view: LayerView, plans: Sequence[Plan]) -> Tensor | None:
         ranges = super()._protection(view, plans)
-        if self.protect == "none":
+        if self.protect != "text":
             return ranges
         if view.modality is None:
             raise ValueError(

@@ -8,7 +8,13 @@ import torch
 import methods
 from tests.methods.views import random_view
 
-SCORING = {"budget": "uniform", "pyramid_beta": 20, "adaptive_floor": 0.2, "protect": "none"}
+SCORING = {
+    "budget": "uniform",
+    "pyramid_beta": 20,
+    "adaptive_floor": 0.2,
+    "protect": "none",
+    "boundary_share": 0.1,
+}
 WINDOW = {"window": 32, "window_anchor": "end", **SCORING}
 DEFAULTS = {
     "full": {},
