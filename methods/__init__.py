@@ -12,7 +12,7 @@ from .h2o import H2O
 from .holding import Due, Held, Rule, Step, victims
 from .keydiff import KeyDiff
 from .lacache import LaCache
-from .policy import Policy, Selection
+from .policy import Policy, Rated, Selection
 from .random import Random
 from .restkv import RestKV
 from .snapkv import SnapKV
@@ -25,6 +25,7 @@ __all__ = [
     "Held",
     "LayerView",
     "Policy",
+    "Rated",
     "Rule",
     "Selection",
     "Step",

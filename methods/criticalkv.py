@@ -36,6 +36,7 @@ class CriticalKV(SnapKV):
 
     name: ClassVar[str] = "criticalkv"
     title: ClassVar[str] = "CriticalKV"
+    comparable_if: ClassVar[str] = ""
     value_norm: bool = field(default=False, init=False)
     first_stage: float = 0.5
     epsilon: float = 1e-4
@@ -47,6 +48,11 @@ class CriticalKV(SnapKV):
         require_number(self.name, "epsilon", self.epsilon, 1e-12, 1)
         allowed = "uniform or pyramid, as scores of two stages cannot be pooled across heads"
         require(self.budget != "adaptive", self.name, "budget", self.budget, allowed)
+
+    @property
+    def comparable(self) -> bool:
+        """Scores of two stages are not, and projected values have the scale of their layer."""
+        return False
 
     def measure(self, view: LayerView) -> Tensor:
         """Column means of the window's attention rows, one for each KV head."""

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .budgets import RULES, adaptive, boundary, pyramid
-from .checks import require_choice, require_count, require_number
-from .holding import Step
+from .budgets import GLOBAL, RULES, adaptive, boundary, pooled, pyramid
+from .checks import require, require_choice, require_count, require_number
+from .holding import Held, Step
 from .kernels import shared
-from .policy import Chosen, Plan, Policy
+from .policy import Chosen, Plan, Policy, Rated, Selection
 from .view import LayerView
 
 _LARGEST = torch.finfo(torch.float32).max
@@ -27,8 +28,10 @@ class ScoringPolicy(Policy):
 
     budget: uniform = every head of every layer keeps as many; pyramid = fewer from layer to layer
     (budgets.pyramid, with pyramid_beta); adaptive = heads of a layer share its budget by their
-    pooled scores (budgets.adaptive, with adaptive_floor), none of which may be negative. The total
-    is the same.
+    pooled scores (budgets.adaptive, with adaptive_floor), none of which may be negative; global =
+    the best tokens of all heads of all layers stay, and of each head those protected and the best
+    one (budgets.pooled), where scores of different layers are in one unit: shares of attention, or
+    of the layer's output. The total is the same.
     protect: text = of the prompt, only image tokens are evicted; where there is more text than
     budget, all of it is kept and Selection.fallback is "all_text". While a budget is held, new
     tokens compete with what is left of the images. boundary = the first and the last tokens of the
@@ -36,6 +39,8 @@ class ScoringPolicy(Policy):
     a window of last tokens of the method's own holds the last ones, and gives way to the first
     where the budget is too small for both. Both ends stay while a budget is held.
     """
+
+    comparable_if: ClassVar[str] = ""  # what lets scores of different layers be compared
 
     budget: str = "uniform"
     pyramid_beta: int = 20
@@ -45,11 +50,28 @@ class ScoringPolicy(Policy):
 
     def __post_init__(self) -> None:
         """Refuse values that no method has a meaning for."""
-        require_choice(self.name, "budget", self.budget, RULES)
+        require_choice(self.name, "budget", self.budget, (*RULES, GLOBAL))
+        if self.waits and not self.comparable:
+            allowed = (
+                "a rule for each layer by itself, as scores of different layers are not in one unit"
+            )
+            if self.comparable_if:
+                allowed += f", or {self.comparable_if}"
+            require(False, self.name, "budget", self.budget, allowed)
         require_count(self.name, "pyramid_beta", self.pyramid_beta, 1, 1_000_000)
         require_number(self.name, "adaptive_floor", self.adaptive_floor, 0, 1)
         require_choice(self.name, "protect", self.protect, ("none", "text", "boundary"))
         require_number(self.name, "boundary_share", self.boundary_share, 1e-6, 0.5)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether scores of different layers are in one unit, as shares of attention are."""
+        return False
+
+    @property
+    def waits(self) -> bool:
+        """With budget=global."""
+        return self.budget == GLOBAL
 
     @property
     def spares(self) -> bool:
@@ -88,11 +110,16 @@ class ScoringPolicy(Policy):
         """Entries of the prompt that stay whatever comes, bool [C, Hkv, n], or None."""
         if self.protect != "boundary":
             return step.text
-        told = [[held.prompt, boundary(held.kept, self.boundary_share)] for held in step.held]
+        told = [[held.prompt, self._ends(held)] for held in step.held]
         cells = shared(torch.tensor(told), step.positions.device)[..., None, None]
         prompt, ends = cells.unbind(1)  # [C, 1, 1]
         last = (step.positions >= prompt - ends) & (step.positions < prompt)
         return (step.positions < ends) | last
+
+    def _ends(self, held: Held) -> int:
+        """How many tokens were protected at each end: one number for all layers if all waited."""
+        count = held.count if self.waits else None
+        return boundary(held.kept if count is None else count, self.boundary_share)
 
     def _planned(self, view: LayerView, count: int) -> Plan:
         return self.bounded(self.plan(view, count), count)
@@ -122,6 +149,32 @@ class ScoringPolicy(Policy):
         past = own.past + freed if own.past else 0
         return own._replace(sinks=nominal.sinks, window=nominal.window, past=past)
 
+    def select_many(self, view: LayerView, budgets: Sequence[int]) -> list[Selection]:
+        """As for every policy; with budget=global of a model that has one layer."""
+        if not self.waits or not budgets:
+            return super().select_many(view, budgets)
+        if view.num_layers > 1:
+            raise ValueError(
+                f"{self.name}: budget=global chooses from all layers at once and this is one of "
+                f"{view.num_layers}; `rate` each, and give what comes of it to `select_layers`."
+            )
+        return self.select_layers([self.rate(view, budgets)])[0]
+
+    @torch.no_grad()
+    def select_layers(self, rated: Sequence[Rated]) -> list[list[Selection]]:
+        """A Selection for each layer and budget, with budget=global."""
+        found: list[list[Selection]] = [[] for _ in rated]
+        heads = [one.scored.scores.shape[2] for one in rated]
+        for index, (count, plan) in enumerate(rated[0].shares):
+            every = torch.cat([one.scored.scores[one.row(index)] for one in rated], 1)
+            scores, order = every.sort(dim=-1, descending=True, stable=True)
+            counts = pooled(scores, count)
+            parts = zip(rated, order.split(heads, 1), counts.split(heads, 1), strict=True)
+            for layer, (one, best, own) in enumerate(parts):
+                chosen = Chosen(_ascending(best, own), own, plan.fallback)
+                found[layer].append(one.selection(index, chosen))
+        return found
+
     def _choose(
         self, view: LayerView, plan: Plan, count: int, scores: Tensor, order: Tensor
     ) -> Chosen:
@@ -135,11 +188,7 @@ class ScoringPolicy(Policy):
             )
         free = adaptive(scores[..., fixed:], count - fixed, self.adaptive_floor)
         counts = fixed + free
-        best = order[..., : int(counts.max())]
-        place = torch.arange(best.shape[-1], device=best.device)
-        kept = torch.where(place < counts[..., None], best, view.length).sort(dim=-1).values
-        positions = kept.masked_fill(kept == view.length, -1)
-        return Chosen(positions, counts, plan.fallback)
+        return Chosen(_ascending(order, counts), counts, plan.fallback)
 
     def _protection(self, view: LayerView, plans: Sequence[Plan]) -> Tensor | None:
         ranges = super()._protection(view, plans)
@@ -156,3 +205,14 @@ class ScoringPolicy(Policy):
             )
         text = (view.modality == 0)[None, :, None]  # [1, B, 1, L]
         return text if ranges is None else text | ranges
+
+
+def _ascending(order: Tensor, counts: Tensor) -> Tensor:
+    """The first `counts` [B, Hkv] positions of each head's ranking [B, Hkv, L], ascending, with -1
+    at the ends of heads that keep fewer.
+    """
+    length = order.shape[-1]
+    best = order[..., : int(counts.max())]
+    place = torch.arange(best.shape[-1], device=best.device)
+    kept = torch.where(place < counts[..., None], best, length).sort(dim=-1).values
+    return kept.masked_fill(kept == length, -1)
