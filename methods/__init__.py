@@ -18,6 +18,7 @@ from .restkv import RestKV
 from .snapkv import SnapKV
 from .streaming_llm import StreamingLLM
 from .tova import TOVA
+from .trimkv import TrimKV
 from .view import LayerView
 
 __all__ = [
@@ -50,6 +51,7 @@ _POLICIES: dict[str, type[Policy]] = {
         RestKV,
         KeyDiff,
         CriticalKV,
+        TrimKV,
     )
 }
 
@@ -65,13 +67,18 @@ def title(name: str) -> str:
 
 
 def build(name: str, **params: object) -> Policy:
-    """The policy with these parameters. ValueError for an unknown name, parameter or value."""
+    """The policy with these parameters, ready to look at views.
+
+    ValueError for an unknown name, parameter or value, and for files that are not there.
+    """
     known = parameters(name)
     for parameter in params:
         if parameter not in known:
             takes = "it takes " + ", ".join(known) if known else "it takes none"
             raise ValueError(f"{name} has no parameter {parameter!r}; {takes}.")
-    return _POLICIES[name](**params)
+    policy = _POLICIES[name](**params)
+    policy.ready()
+    return policy
 
 
 def parameters(name: str) -> dict[str, object]:

@@ -72,11 +72,19 @@ class Policy(ABC):
         return False
 
     @property
+    def sees_hidden(self) -> bool:
+        """Whether the view must hold the hidden states that enter attention."""
+        return False
+
+    @property
     def adds(self) -> bool:
         """Whether a method that needs all queries adds their causal attention up, so that
         `LayerView.earlier` may stand for the first of them.
         """
         return False
+
+    def ready(self) -> None:  # noqa: B027, most methods need nothing
+        """ValueError, one sentence, where what the method reads besides a view is not there."""
 
     @abstractmethod
     def measure(self, view: LayerView) -> Tensor:

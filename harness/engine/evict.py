@@ -164,7 +164,7 @@ def _generate(
     forget_lengths(model)
     check_split(model, layout, tensors, positions, kinds, boundary, generate)
     forget_lengths(model)
-    with torch.no_grad(), listening(evictor), following:
+    with torch.no_grad(), listening(evictor), capture.hearing(), following:
         kwargs["position_ids"] = positions
         if boundary < ids.shape[1]:
             part = first_part(tensors, boundary)

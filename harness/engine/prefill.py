@@ -6,10 +6,10 @@ must not know how cells are decoded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,27 @@ class Capture:
         self._bidirectional = False
         self._asked: list[_Asked] = []
         self._waiting: dict[int, _Waiting] = {}  # by id of the policy
+        self._hidden: Tensor | None = None  # what entered the attention module that runs
+
+    @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Note what enters attention where a policy asks for hidden states."""
+        wanted = any(policy.sees_hidden for policy, _ in self.requests)
+        assert not wanted or self.prefix is None  # such prompts are not cut
+
+        def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            self._hidden = named["hidden_states"] if "hidden_states" in named else given[0]
+
+        hooks = [
+            layer.module.register_forward_pre_hook(note, with_kwargs=True)
+            for layer in (self.layout.layers if wanted else ())
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self._hidden = None
 
     def attend(
         self,
@@ -147,6 +168,7 @@ class Capture:
             mask=mask[:, :, first:] if mask is not None and self._bidirectional else None,
             suffix=self.suffix,
             earlier=earlier,
+            hidden=self._hidden,
         )
         for policy, budgets in self.requests:
             numbers = policy.asks(view)
@@ -215,7 +237,8 @@ def prefill(
         start, cache = prefix.tokens, branch(prefix.cache, {}, 1)
         part = {"input_ids": inputs["input_ids"][:, start:boundary]}
     started = clock(positions.device)
-    with listening(capture), rotary.following() if rotary else nullcontext():
+    following = rotary.following() if rotary else nullcontext()
+    with listening(capture), capture.hearing(), following:
         logits = forward(model, layout, cache, positions[..., start:boundary], **part)
         turns = rotary.now if rotary else None
     capture.finish()

@@ -27,6 +27,7 @@ class Scatter:
     params: dict[str, object] = field(default_factory=dict)
     adds: bool = False
     waits: bool = False
+    sees_hidden: bool = False
 
     def asks(self, view: LayerView) -> None:
         return None
