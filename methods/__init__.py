@@ -76,9 +76,7 @@ def build(name: str, **params: object) -> Policy:
         if parameter not in known:
             takes = "it takes " + ", ".join(known) if known else "it takes none"
             raise ValueError(f"{name} has no parameter {parameter!r}; {takes}.")
-    policy = _POLICIES[name](**params)
-    policy.ready()
-    return policy
+    return _POLICIES[name](**params).ready()
 
 
 def parameters(name: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ Read from safetensors alone. Must not know what is done with what they say.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import linear, logsigmoid, silu
 
+PIN = "@sha256:"
 _NAME = re.compile(r"(?:^|\.)layers\.(\d+)\.(?:self_attn\.)?retention_gate\.(.+)$")
 
 
@@ -56,11 +58,34 @@ class Gate:
 def load(place: str) -> tuple[Gate, ...]:
     """The gates of a file, or of a folder's *.safetensors, by layer, float32 on the CPU.
 
-    ValueError, one sentence, where there are none or they do not fit together.
+    place: may end as `pinned` makes it. ValueError, one sentence, where there are none, where they
+    do not fit together, and where they are others than the pinned ones.
     """
-    files = _files(Path(place).expanduser())
-    stamps = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-    return _load(place, stamps)
+    where, _, wanted = place.partition(PIN)
+    stamps = _stamps(where)
+    if wanted and wanted != _digest(stamps):
+        raise ValueError(f"gates={where} has changed since it was chosen; give the command again.")
+    return _load(where, stamps)
+
+
+def pinned(place: str) -> str:
+    """The place with the start of sha256 over what lies there, so that its name tells of it."""
+    where = place.partition(PIN)[0]
+    return f"{where}{PIN}{_digest(_stamps(where))}"
+
+
+def _stamps(where: str) -> tuple[tuple[str, int, int], ...]:
+    files = _files(Path(where).expanduser())
+    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
+@lru_cache(maxsize=16)
+def _digest(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    found = hashlib.sha256()
+    for file, _, _ in stamps:
+        with open(file, "rb") as opened:
+            found.update(hashlib.file_digest(opened, "sha256").digest())
+    return found.hexdigest()[:16]
 
 
 def _files(place: Path) -> list[Path]:

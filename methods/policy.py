@@ -83,8 +83,12 @@ class Policy(ABC):
         """
         return False
 
-    def ready(self) -> None:  # noqa: B027, most methods need nothing
-        """ValueError, one sentence, where what the method reads besides a view is not there."""
+    def ready(self) -> Policy:
+        """The policy tied to the files that it reads besides views.
+
+        ValueError, one sentence, where they are not there.
+        """
+        return self
 
     @abstractmethod
     def measure(self, view: LayerView) -> Tensor:

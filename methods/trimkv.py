@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .checks import require, require_choice
-from .gates import Gate, load
+from .gates import Gate, load, pinned
 from .scoring import ScoringPolicy
 from .view import LayerView
 
@@ -53,9 +53,10 @@ class TrimKV(ScoringPolicy):
         """Every score is the log of a share that is left."""
         return True
 
-    def ready(self) -> None:
-        """ValueError where the gates are not there or cannot be read."""
+    def ready(self) -> TrimKV:
+        """The same with the digest of its gates behind their place."""
         self._gates()
+        return replace(self, gates=pinned(str(self.gates)))
 
     def measure(self, view: LayerView) -> Tensor:
         """(L + 1 - i) log beta_i, float32 [B, Hkv, L]."""

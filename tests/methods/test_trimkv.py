@@ -186,3 +186,18 @@ def test_gates_and_views_must_fit(gates: str) -> None:
         policy.keep(view, 4)
     with pytest.raises(ValueError, match="hidden has shape"):
         methods.LayerView(view.keys, view.values, view.queries, 1.0, hidden=torch.ones(1, 3, 16))
+
+
+def test_the_digest_of_the_gates_is_part_of_the_parameters(gates: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(Path(gates).read_bytes())
+    ends = [str(methods.build("trimkv", gates=p).params["gates"])[-24:] for p in (gates, str(copy))]
+    assert ends[0] == ends[1]
+    assert ends[0].startswith("@sha256:")
+    policy = methods.build("trimkv", gates=str(copy))
+    assert methods.build("trimkv", **policy.params) == policy
+    changed = {name: 2 * tensor for name, tensor in load_file(copy).items()}
+    save_file(changed, copy)
+    assert methods.build("trimkv", gates=str(copy)) != policy
+    with pytest.raises(ValueError, match="has changed since it was chosen"):
+        policy.keep(golden_views()[0], 4)
