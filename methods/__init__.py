@@ -12,12 +12,13 @@ from .h2o import H2O
 from .holding import Due, Held, Rule, Step, victims
 from .keydiff import KeyDiff
 from .lacache import LaCache
-from .policy import Policy, Selection
+from .policy import Policy, Rated, Selection
 from .random import Random
 from .restkv import RestKV
 from .snapkv import SnapKV
 from .streaming_llm import StreamingLLM
 from .tova import TOVA
+from .trimkv import TrimKV
 from .view import LayerView
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Held",
     "LayerView",
     "Policy",
+    "Rated",
     "Rule",
     "Selection",
     "Step",
@@ -49,6 +51,7 @@ _POLICIES: dict[str, type[Policy]] = {
         RestKV,
         KeyDiff,
         CriticalKV,
+        TrimKV,
     )
 }
 
@@ -64,13 +67,16 @@ def title(name: str) -> str:
 
 
 def build(name: str, **params: object) -> Policy:
-    """The policy with these parameters. ValueError for an unknown name, parameter or value."""
+    """The policy with these parameters, ready to look at views.
+
+    ValueError for an unknown name, parameter or value, and for files that are not there.
+    """
     known = parameters(name)
     for parameter in params:
         if parameter not in known:
             takes = "it takes " + ", ".join(known) if known else "it takes none"
             raise ValueError(f"{name} has no parameter {parameter!r}; {takes}.")
-    return _POLICIES[name](**params)
+    return _POLICIES[name](**params).ready()
 
 
 def parameters(name: str) -> dict[str, object]:

@@ -12,7 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-RULES = ("uniform", "pyramid", "adaptive")
+RULES = ("uniform", "pyramid", "adaptive")  # a layer by itself
+GLOBAL = "global"  # all layers at once
 
 
 def budget(length: int, ratio: float) -> int:
@@ -41,6 +42,16 @@ def kept_count(length: int, budget: int) -> int:
 def protected_window(window: int, count: int) -> int:
     """Protected last tokens when `count` are kept: the window where it fits, else half of them."""
     return window if count > window else count // 2
+
+
+def boundary(count: int, share: float) -> int:
+    """Tokens protected at each end of the prompt: that share of the `count` that are kept.
+
+    The share is read as the decimal that was meant and rounded down; at least one token is
+    protected, and both ends together never exceed the count: of one token, neither is.
+    """
+    tokens = math.floor(Fraction(share).limit_denominator(10**6) * count)
+    return min(max(1, tokens), count // 2)
 
 
 @lru_cache(maxsize=1024)
@@ -99,3 +110,18 @@ def adaptive(scores: Tensor, count: int, floor: float = 0.2, normalize: bool = T
     rest = heads * count - whole.sum(-1, keepdim=True)
     rank = (share - whole).sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
     return (whole + (rank < rest)).long()
+
+
+def pooled(scores: Tensor, count: int) -> Tensor:
+    """Tokens each head keeps if the best H * count of all heads stay, int64 [B, H].
+
+    scores [B, H, N], each head's in descending order. Each head keeps its best one. Equal scores of
+    different heads are taken in turn, best rank first.
+    """
+    batch, heads = scores.shape[:2]
+    first = torch.zeros_like(scores, dtype=torch.bool)
+    first[..., 0] = True
+    by_rank = scores.masked_fill(first, torch.inf).transpose(1, 2).reshape(batch, -1)  # [B, N * H]
+    order = by_rank.sort(dim=-1, descending=True, stable=True).indices[:, : heads * count]
+    counts = torch.zeros(batch, heads, dtype=torch.int64, device=scores.device)
+    return counts.scatter_add_(1, order % heads, torch.ones_like(order))

@@ -36,6 +36,7 @@ class CriticalKV(SnapKV):
 
     name: ClassVar[str] = "criticalkv"
     title: ClassVar[str] = "CriticalKV"
+    comparable_if: ClassVar[str] = ""
     value_norm: bool = field(default=False, init=False)
     first_stage: float = 0.5
     epsilon: float = 1e-4
@@ -48,13 +49,18 @@ class CriticalKV(SnapKV):
         allowed = "uniform or pyramid, as scores of two stages cannot be pooled across heads"
         require(self.budget != "adaptive", self.name, "budget", self.budget, allowed)
 
+    @property
+    def comparable(self) -> bool:
+        """Scores of two stages are not, and projected values have the scale of their layer."""
+        return False
+
     def measure(self, view: LayerView) -> Tensor:
         """Column means of the window's attention rows, one for each KV head."""
         return super().measure(view) / self.rows(view)
 
     def plan(self, view: LayerView, count: int) -> Plan:
         """The window is protected; the first stage takes its share of what is kept besides."""
-        plan = super().plan(view, count)
+        plan = self.bounded(super().plan(view, count), count)
         return plan._replace(past=max(0, count - self.fixed(view, plan)))
 
     def rescore(self, view: LayerView, measured: Tensor, plans: Sequence[Plan]) -> Scored:

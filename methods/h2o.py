@@ -72,6 +72,11 @@ class H2O(ScoringPolicy):
         return Plan(0, protected_window(self.recent, count))
 
     @property
+    def comparable(self) -> bool:
+        """Every query shares out as much attention on each layer."""
+        return True
+
+    @property
     def adds(self) -> bool:
         """Sums of causal attention, unless all but the last queries see the future."""
         return self.causal

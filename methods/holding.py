@@ -20,13 +20,15 @@ class Held:
     prompt: tokens in the cache when it was evicted; kept: how many of them stayed; limit: most
     entries after a step, not below `kept`. tail: prompt tokens that were read after the eviction,
     in one forward pass; then tokens come one by one. Where heads keep different numbers, kept and
-    limit are their mean, and every head may grow by limit - kept.
+    limit are their mean, and every head may grow by limit - kept. count: tokens of the prompt that
+    were to be kept on average over the layers; None: as many as here.
     """
 
     prompt: int
     kept: int
     limit: int
     tail: int
+    count: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,59 +20,17 @@ from .budgets import kept_count, protected_window
 from .checks import require_choice
 from .holding import Due, Held, Rule, Step, victims
 from .kernels import send
+from .selection import Chosen as Chosen
+from .selection import Plan as Plan
+from .selection import Rated as Rated
+from .selection import Scored as Scored
+from .selection import Selection as Selection
 from .view import LayerView
 
 _SHARED = {
     *("window_anchor", "budget", "pyramid_beta", "adaptive_floor", "protect"),
-    *("decode", "positions"),
+    *("boundary_share", "decode", "positions"),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """What one policy keeps of one layer at one budget.
-
-    positions: int64 [B, Hkv, n], ascending; where heads keep different numbers, -1 fills the ends.
-    counts: int64 [B, Hkv], entries of each head; None: all n. window: number of last tokens that
-    were protected. adaptive: share of KV heads whose ReST-KV window differed from the fixed pool, a
-    scalar; None for methods without an adaptive window. fallback: what was done where the method's
-    own pattern does not fit, or None. carried: float32 [B, Hkv, n], what a policy that holds its
-    budget remembers of each kept token, or None. peak: the largest score by absolute value of the
-    tokens among which the policy chose, a scalar: no finite number where any score is none, and
-    then the choice means nothing; None where there was no choice.
-    """
-
-    positions: Tensor
-    window: int
-    adaptive: float | Tensor | None = None
-    fallback: str | None = None
-    counts: Tensor | None = None
-    carried: Tensor | None = None
-    peak: Tensor | None = None
-
-
-class Plan(NamedTuple):
-    """What scores depend on besides the measurement; budgets with equal plans share them."""
-
-    sinks: int  # first tokens always kept
-    window: int  # last tokens always kept
-    past: int = 0  # kept tokens outside the window, where the score depends on it
-    fallback: str | None = None
-
-
-class Chosen(NamedTuple):
-    """Positions, counts and fallback as in Selection."""
-
-    positions: Tensor
-    counts: Tensor | None
-    fallback: str | None
-
-
-class Scored(NamedTuple):
-    """Scores of several plans, float32 [plans, B, Hkv, L], and the adaptive share of each plan."""
-
-    scores: Tensor
-    adaptive: Sequence[float | Tensor | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +62,33 @@ class Policy(ABC):
         return False
 
     @property
+    def spares(self) -> bool:
+        """Whether some of the prompt outlives all else while decoding, of which no rule tells."""
+        return False
+
+    @property
+    def waits(self) -> bool:
+        """Whether it selects from all layers at once, by `select_layers`, when each was rated."""
+        return False
+
+    @property
+    def sees_hidden(self) -> bool:
+        """Whether the view must hold the hidden states that enter attention."""
+        return False
+
+    @property
     def adds(self) -> bool:
         """Whether a method that needs all queries adds their causal attention up, so that
         `LayerView.earlier` may stand for the first of them.
         """
         return False
+
+    def ready(self) -> Policy:
+        """The policy tied to the files that it reads besides views.
+
+        ValueError, one sentence, where they are not there.
+        """
+        return self
 
     @abstractmethod
     def measure(self, view: LayerView) -> Tensor:
@@ -191,29 +171,28 @@ class Policy(ABC):
     @torch.no_grad()
     def select_many(self, view: LayerView, budgets: Sequence[int]) -> list[Selection]:
         """A Selection for each budget. ValueError for a budget that is not a whole number >= 1."""
-        shares = [self._share(view, kept_count(view.length, budget)) for budget in budgets]
-        if not shares:
+        if not budgets:
             return []
-        distinct = list(dict.fromkeys(plan for _, plan in shares))
-        scored, peaks, remembered = self._protected_scores(view, distinct)
+        rated = self.rate(view, budgets)
         # A stable sort is what sends ties to the lower position.
-        ranked = scored.scores.sort(dim=-1, descending=True, stable=True)
+        ranked = rated.scored.scores.sort(dim=-1, descending=True, stable=True)
         selections = []
-        for count, plan in shares:
-            row = distinct.index(plan)
+        for index, (count, plan) in enumerate(rated.shares):
+            row = rated.row(index)
             chosen = self._choose(view, plan, count, ranked.values[row], ranked.indices[row])
-            selections.append(
-                Selection(
-                    chosen.positions,
-                    plan.window,
-                    scored.adaptive[row],
-                    chosen.fallback,
-                    chosen.counts,
-                    _carried(remembered, chosen.positions),
-                    peaks[row] if count < view.length else None,
-                )
-            )
+            selections.append(rated.selection(index, chosen))
         return selections
+
+    @torch.no_grad()
+    def rate(self, view: LayerView, budgets: Sequence[int]) -> Rated:
+        """What a selection for each budget follows from. ValueError as in `select_many`."""
+        shares = [self._share(view, kept_count(view.length, budget)) for budget in budgets]
+        plans = list(dict.fromkeys(plan for _, plan in shares))
+        return Rated(view.length, shares, plans, *self._protected_scores(view, plans))
+
+    def select_layers(self, rated: Sequence[Rated]) -> list[list[Selection]]:
+        """A Selection for each layer and budget, where these were rated for the same budgets."""
+        raise AssertionError(f"{self.name} selects from each layer by itself")
 
     def _choose(
         self, view: LayerView, plan: Plan, count: int, scores: Tensor, order: Tensor
@@ -245,10 +224,6 @@ class Policy(ABC):
         if not any(sinks or window for sinks, window in ranges):
             return None
         return _range_mask(view.length, ranges, view.keys.device)
-
-
-def _carried(remembered: Tensor | None, positions: Tensor) -> Tensor | None:
-    return None if remembered is None else remembered.gather(-1, positions.clamp_min(0))
 
 
 def over_group(scores: Tensor, kv_heads: int, how: str) -> Tensor:

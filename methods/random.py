@@ -41,6 +41,11 @@ class Random(ScoringPolicy):
         require_decode(self)
         require_count(self.name, "seed", self.seed, 0, 2**32 - 1)
 
+    @property
+    def comparable(self) -> bool:
+        """All draws are alike."""
+        return True
+
     def asks(self, view: LayerView) -> Tensor:
         """The norm of the layer's keys, float64 [B]."""
         return view.keys.double().square().sum((1, 2, 3)).sqrt()

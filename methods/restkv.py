@@ -20,7 +20,7 @@ from .windowed import WindowPolicy
 # Variants that differ only in these share a measurement.
 _SMOOTHING = {
     *("spatial", "kernel", "scale", "relative_scale"),
-    *("budget", "pyramid_beta", "adaptive_floor", "protect"),
+    *("budget", "pyramid_beta", "adaptive_floor", "protect", "boundary_share"),
 }
 
 
@@ -53,6 +53,7 @@ class RestKV(WindowPolicy):
 
     name: ClassVar[str] = "restkv"
     title: ClassVar[str] = "ReST-KV"
+    comparable_if: ClassVar[str] = "normalize=true with official=false"
     temporal: str = "ema"
     alpha: float = 0.3
     metric: str = "after"
@@ -85,6 +86,11 @@ class RestKV(WindowPolicy):
         plain = self.tau == 1.0 and not self.normalize
         allowed = "mean or max, or tau=1 and normalize=false with joint"
         require(self.group != "joint" or plain, self.name, "group", self.group, allowed)
+
+    @property
+    def comparable(self) -> bool:
+        """Only as shares of the layer's own output; the released code does not always take them."""
+        return self.normalize and not self.official
 
     def measure(self, view: LayerView) -> Tensor:
         """Importance before spatial smoothing; variants that differ only in that share it."""

@@ -29,6 +29,7 @@ class SnapKV(WindowPolicy):
 
     name: ClassVar[str] = "snapkv"
     title: ClassVar[str] = "SnapKV"
+    comparable_if: ClassVar[str] = "value_norm=false"
     pool: str = "avg"
     kernel: int = 5
     group: str = "mean"
@@ -42,6 +43,11 @@ class SnapKV(WindowPolicy):
         require(self.kernel % 2 == 1, self.name, "kernel", self.kernel, "an odd number")
         require_choice(self.name, "group", self.group, ("mean", "max", "sum"))
         require_flag(self.name, "value_norm", self.value_norm)
+
+    @property
+    def comparable(self) -> bool:
+        """Attention is, the length of values is not."""
+        return not self.value_norm
 
     def measure(self, view: LayerView) -> Tensor:
         """Column sums of the window's attention rows, one for each KV head."""

@@ -49,13 +49,18 @@ class TOVA(ScoringPolicy):
         return Plan(0, protected_window(1, count) if self.protect_last else 0)
 
     @property
+    def comparable(self) -> bool:
+        """Scores are shares of one query's attention."""
+        return True
+
+    @property
     def observes(self) -> bool:
         """Every new query ranks the cache anew."""
         return self.decode == "hold"
 
     def rule(self, due: Due) -> Rule | None:
         """The same, where all heads hold one set."""
-        if self.budget == "adaptive":
+        if self.budget in ("adaptive", "global"):
             return None
         nothing = torch.zeros_like(due.budgets)
         return Rule(nothing + BY_ROW, nothing, nothing + int(self.protect_last))

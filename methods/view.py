@@ -31,7 +31,8 @@ class LayerView:
     None means causal, query i of the last Wq sitting at position L - Wq + i. earlier: float32
     [B, H, n], what the first n keys collected from the first n queries, for methods that sum the
     attention of all queries where the view holds the last L - n of them only. answers: what
-    the policy that looks `asks` of the layer, where somebody has read it already.
+    the policy that looks `asks` of the layer, where somebody has read it already. hidden [B, L, C]:
+    the hidden states that enter the attention module, where a policy `sees_hidden`.
 
     ValueError when the shapes disagree or a mask hides every key from a query.
     """
@@ -48,6 +49,7 @@ class LayerView:
     suffix: int = 0
     earlier: Tensor | None = None
     answers: Sequence[float] | None = None
+    hidden: Tensor | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +89,11 @@ class LayerView:
             raise ValueError(
                 f"modality has shape {tuple(self.modality.shape)}; give one mark for each token, "
                 f"[{self.batch}, {self.length}]."
+            )
+        if self.hidden is not None and self.hidden.shape[:-1] != (self.batch, self.length):
+            raise ValueError(
+                f"hidden has shape {tuple(self.hidden.shape)}; give one state for each token, "
+                f"[{self.batch}, {self.length}, C]."
             )
         self._check_earlier(heads)
         if self.mask is None:

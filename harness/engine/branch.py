@@ -90,7 +90,7 @@ def build(
     modality = sequel.modality
     compact: dict[int, CompactLayer] = {}
     stored = [0] * len(cells)
-    tokens = torch.zeros(len(cells))
+    tokens = torch.zeros(len(cells), dtype=torch.float64)  # of a layer it may be no whole number
     images = torch.zeros(len(cells), device=modality.device)
     shares = modality.new_zeros(len(cells), len(modality), dtype=torch.float32) if trace else None
     full = 0
@@ -102,7 +102,7 @@ def build(
         made = compact_layer(source, chosen, cells, layer, layout, sequel)
         compact[layer.index] = made
         totals = made.tiles.counts.view(-1, heads).sum(1)
-        tokens += totals / heads
+        tokens += totals.double() / heads
         stored = [sum(pair) for pair in zip(stored, (totals * token_bytes).tolist(), strict=True)]
         images += _images(made.tiles, modality, len(cells), heads)
         if shares is not None:
@@ -200,7 +200,7 @@ def _holders(
         kept = round(sum(each) / len(each))
         limit = kept + cell.slack + sequel.extra
         holder.cells.append(i)
-        holder.held.append(Held(len(text), kept, limit, sequel.tail))
+        holder.held.append(Held(len(text), kept, limit, sequel.tail, cell.count))
         holder.grown.append(0)
     return list(found.values())
 

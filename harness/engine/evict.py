@@ -7,31 +7,26 @@ once, then transformers decodes as always. It must not know prompts' messages, t
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import Cache
 
 import methods
 from harness.engine.attention import listening
-from harness.engine.branch import Sequel, compact_layer
-from harness.engine.cache import CompactLayer
-from harness.engine.cells import Cell, on_top, plan
+from harness.engine.branch import Sequel
+from harness.engine.cells import on_top, plan
+from harness.engine.evictor import Evictor
 from harness.engine.inputs import check, check_boundary, first_part, position_ids
 from harness.engine.layout import Layout, prepare
 from harness.engine.passes import forward
 from harness.engine.prefill import Capture
 from harness.engine.rotary import Rotary, forget_lengths
 from harness.engine.selfcheck import check_split
-from harness.engine.settings import PROTOCOLS, Branch, NotFinite
-from harness.models.precision import rerun
+from harness.engine.settings import PROTOCOLS, Branch
 from harness.models.prompts import told
 from harness.settings import labels
 from methods.kernels import require, using
@@ -41,80 +36,6 @@ _REFUSED = (
     "assistant_early_exit", "cache_implementation", "cache_config", "custom_generate",
     "negative_prompt_ids",
 )  # fmt: skip
-
-
-class Evictor:
-    """Listens to one generate call: captures the first `boundary` tokens, evicts, then attends."""
-
-    def __init__(
-        self, layout: Layout, cache: Cache, cell: Cell, capture: Capture, sequel: Sequel
-    ) -> None:
-        self.layout = layout
-        self.cache = cache
-        self.cell = cell
-        self.capture = capture
-        self.sequel = sequel
-        self.told = False
-        self.fresh: set[int] = set()  # layers from which this pass evicted
-        self.peaks: list[Tensor] = []  # what has to be numbers for the answer to mean anything
-
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        scaling: float,
-    ) -> Tensor | None:
-        """During prefill measure and evict, afterwards attend to what is left; [1, q, H, dv]."""
-        layer = self.layout.find(module)
-        if layer is None:
-            return self._share(module, query, scaling)
-        stored = self.cache.layers[layer.index]
-        if isinstance(stored, CompactLayer):
-            self.fresh.discard(layer.index)
-            return stored.attend(query, key, value, scaling)
-        self.capture.attend(module, query, key, value, mask, scaling)
-        self.capture.finish()
-        (chosen,) = self.capture.selections[layer.rank].values()
-        self._tell(chosen[self.cell.count].fallback)
-        peak = chosen[self.cell.count].peak
-        self.peaks += [] if peak is None else [peak]
-        rotary = self.sequel.rotary
-        sequel = replace(self.sequel, turns=rotary.now) if rotary else self.sequel
-        self.cache.layers[layer.index] = compact_layer(
-            stored, [chosen[self.cell.count]], [self.cell], layer, self.layout, sequel
-        )
-        self.fresh.add(layer.index)
-        return None
-
-    def _share(self, module: nn.Module, query: Tensor, scaling: float) -> Tensor | None:
-        """Queries of a layer that shares the keys of another; in the pass that evicts from that
-        one they still see all of them.
-        """
-        donor = self.layout.shared.get(id(module))
-        if donor is None or donor.index in self.fresh:
-            return None
-        stored = self.cache.layers[donor.index]
-        assert isinstance(stored, CompactLayer)
-        return stored.share(query, scaling)
-
-    def _tell(self, fallback: str | None) -> None:
-        """Warn, once a call, that the method's own pattern did not fit."""
-        if fallback and not self.told:
-            self.told = True
-            name = getattr(self.cell.branch.policy, "name", "the method")
-            warnings.warn(f"{name} did not fit this prompt and budget: {fallback}", stacklevel=2)
-
-    def check(self, model: PreTrainedModel) -> None:
-        """NotFinite unless the prompt's logits and the scores of its tokens are numbers."""
-        if self.peaks and not all(map(isfinite, torch.stack(self.peaks).tolist())):
-            dtype = str(model.dtype).removeprefix("torch.")
-            raise NotFinite(
-                f"the prompt's logits or the scores of its tokens are not finite (NaN or infinite) "
-                f"in {dtype}, so what is kept of it means nothing: {rerun(dtype)}."
-            )
 
 
 @contextmanager
@@ -133,15 +54,14 @@ def evict(
     """Compress the prompt's cache in every `model.generate` call inside the block.
 
     method: a name with its parameters, a label of conf/method such as restkv_nospatial, or a
-    policy. ratio: fraction of the prompt's entries
-    evicted; budget: entries kept instead. protocol: `replay` (evict after all prompt tokens but
-    the last), `context` (after the last image, or the first `context` tokens of the prompt) or
-    `paper` (after the whole prompt). rule: the method's parameter `budget` (uniform, pyramid or
-    adaptive), whose name is taken here. kernels: auto, triton or torch, see methods.kernels.using.
-    One prompt at a time, no beams. ValueError, one sentence, for what does not fit, for a plain
-    call of the model, which would keep everything, and where the scores that decide what is kept
-    are not finite. The logits of new tokens, and what is done with a NaN among them, are generate's
-    affair.
+    policy. ratio: fraction of the prompt's entries evicted; budget: entries kept instead. protocol:
+    `replay` (evict after all prompt tokens but the last), `context` (after the last image, or the
+    first `context` tokens of the prompt) or `paper` (after the whole prompt). rule: the method's
+    parameter `budget` (uniform, pyramid, adaptive or global), whose name is taken here. kernels:
+    auto, triton or torch, see methods.kernels.using. One prompt at a time, no beams. ValueError,
+    one sentence, for what does not fit, for a plain call of the model, which would keep everything,
+    and where the scores that decide what is kept are not finite. The logits of new tokens, and what
+    is done with a NaN among them, are generate's affair.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
@@ -164,6 +84,11 @@ def evict(
         raise ValueError(
             "window_anchor=question needs to know where the question ends, which generate is not "
             "told; use window_anchor=end."
+        )
+    if policy.waits and protocol == "paper":
+        raise ValueError(
+            "budget=global chooses when every layer has read the prompt, and under protocol=paper "
+            "generate reads its last token and answers in one go; use protocol=replay or context."
         )
     require(kernels, model.device)
     branch = Branch(policy, ratio, budget)
@@ -239,11 +164,12 @@ def _generate(
     forget_lengths(model)
     check_split(model, layout, tensors, positions, kinds, boundary, generate)
     forget_lengths(model)
-    with torch.no_grad(), listening(evictor), following:
+    with torch.no_grad(), listening(evictor), capture.hearing(), following:
         kwargs["position_ids"] = positions
         if boundary < ids.shape[1]:
             part = first_part(tensors, boundary)
             logits = forward(model, layout, cache, kwargs["position_ids"][..., :boundary], **part)
+            evictor.settle()
             evictor.peaks.append(logits.amax())
             evictor.check(model)
             kept = ("input_ids", "attention_mask", "position_ids")

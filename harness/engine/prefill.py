@@ -6,10 +6,10 @@ must not know how cells are decoded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.passes import Stopwatch, clock, forward, sees_later
 from harness.engine.prefixes import Prefix, Requests
 from harness.engine.rotary import Rotary, Turns
-from methods import LayerView, Policy, Selection
+from methods import LayerView, Policy, Rated, Selection
 
 Selections = dict[int, dict[int, Selection]]  # by id of the policy, then by budget
 
@@ -58,6 +58,15 @@ class _Asked(NamedTuple):
     numbers: Tensor
 
 
+@dataclass
+class _Waiting:
+    """A policy that selects when it has rated all layers, and what it has so far, by layer."""
+
+    policy: Policy
+    budgets: Sequence[int]
+    rated: dict[int, Rated] = field(default_factory=dict)
+
+
 class Capture:
     """Listens to a prefill and lets the policies select from each compressible layer.
 
@@ -85,6 +94,28 @@ class Capture:
         self._checked_mask: Tensor | None = None
         self._bidirectional = False
         self._asked: list[_Asked] = []
+        self._waiting: dict[int, _Waiting] = {}  # by id of the policy
+        self._hidden: Tensor | None = None  # what entered the attention module that runs
+
+    @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Note what enters attention where a policy asks for hidden states."""
+        wanted = any(policy.sees_hidden for policy, _ in self.requests)
+        assert not wanted or self.prefix is None  # such prompts are not cut
+
+        def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            self._hidden = named["hidden_states"] if "hidden_states" in named else given[0]
+
+        hooks = [
+            layer.module.register_forward_pre_hook(note, with_kwargs=True)
+            for layer in (self.layout.layers if wanted else ())
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self._hidden = None
 
     def attend(
         self,
@@ -137,17 +168,33 @@ class Capture:
             mask=mask[:, :, first:] if mask is not None and self._bidirectional else None,
             suffix=self.suffix,
             earlier=earlier,
+            hidden=self._hidden,
         )
         for policy, budgets in self.requests:
             numbers = policy.asks(view)
             if numbers is None:
                 self._choose(policy, budgets, view)
             else:
-                keys_alone = replace(view, queries=query[:, :, :0], mask=None, earlier=None)
+                none = query.new_empty(*query.shape[:2], 0, query.shape[3])  # a slice holds all
+                keys_alone = replace(view, queries=none, mask=None, earlier=None)
                 self._asked.append(_Asked(policy, budgets, keys_alone, numbers))
 
     def finish(self) -> None:
-        """Let policies select that asked for numbers of the layers, which are read all at once."""
+        """When every layer was shown: let policies select that asked for numbers of the layers,
+        which are read all at once, and those that waited for all layers.
+        """
+        self.read()
+        waiting, self._waiting = self._waiting, {}
+        if not waiting:
+            return
+        with self.scoring.running(self.modality.device):
+            for each in waiting.values():
+                chosen = each.policy.select_layers(list(each.rated.values()))
+                for layer, selections in zip(each.rated, chosen, strict=True):
+                    self._note(layer, each.policy, each.budgets, selections)
+
+    def read(self) -> None:
+        """Read what policies asked for, and let them go on."""
         asked, self._asked = self._asked, []
         if not asked:
             return
@@ -157,8 +204,16 @@ class Capture:
                 self._choose(each.policy, each.budgets, replace(each.view, answers=numbers))
 
     def _choose(self, policy: Policy, budgets: Sequence[int], view: LayerView) -> None:
-        chosen = policy.select_many(view, budgets)
-        self.selections[view.layer][id(policy)] = dict(zip(budgets, chosen, strict=True))
+        if policy.waits:
+            waiting = self._waiting.setdefault(id(policy), _Waiting(policy, budgets))
+            waiting.rated[view.layer] = policy.rate(view, budgets)
+        else:
+            self._note(view.layer, policy, budgets, policy.select_many(view, budgets))
+
+    def _note(
+        self, layer: int, policy: Policy, budgets: Sequence[int], chosen: Sequence[Selection]
+    ) -> None:
+        self.selections[layer][id(policy)] = dict(zip(budgets, chosen, strict=True))
 
 
 def prefill(
@@ -182,7 +237,8 @@ def prefill(
         start, cache = prefix.tokens, branch(prefix.cache, {}, 1)
         part = {"input_ids": inputs["input_ids"][:, start:boundary]}
     started = clock(positions.device)
-    with listening(capture), rotary.following() if rotary else nullcontext():
+    following = rotary.following() if rotary else nullcontext()
+    with listening(capture), capture.hearing(), following:
         logits = forward(model, layout, cache, positions[..., start:boundary], **part)
         turns = rotary.now if rotary else None
     capture.finish()

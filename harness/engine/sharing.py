@@ -26,6 +26,7 @@ from harness.engine.prefixes import Prefix, Requests, read
 from harness.engine.rotary import Rotary, depends_on_length, forget_lengths
 from harness.engine.selfcheck import check_split
 from harness.models.memory import ran_out
+from methods import Policy
 
 if TYPE_CHECKING:
     from harness.models.prompts import Prompt
@@ -101,7 +102,7 @@ class Prefills:
             return tokens
         if tokens < LEAST or 2 * tokens < asked.boundary or depends_on_length(self.model):
             return 0
-        if any(p.queries(asked.behind) is None and not p.adds for p, _ in asked.requests):
+        if any(_whole_prompt(policy, asked.behind) for policy, _ in asked.requests):
             return 0
         forget_lengths(self.model)
         inputs, kinds = asked.prompt.inputs, asked.modality
@@ -167,6 +168,11 @@ class Prefills:
         size = sum(each.nbytes for layer in cache.layers for each in tensors(layer))
         if fits(size, self.model.device):
             self._held.append((begins, what))
+
+
+def _whole_prompt(policy: Policy, behind: int) -> bool:
+    """Whether a policy must be shown all of a prompt in one pass."""
+    return policy.sees_hidden or (policy.queries(behind) is None and not policy.adds)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from harness.engine import Branch, BranchResult, Engine, Generation, NotFinite, 
 from harness.engine.prefill import _finite
 from harness.engine.settings import PROTOCOLS
 from methods.policy import Policy
+from tests.methods import matrix
 
 __all__ = ["replayed"]  # a fixture
 TOKENS = 6
@@ -185,7 +186,7 @@ def test_scores_that_overflow_fail_the_cell(llama):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS[::2])
 def test_every_method_is_sound_where_the_model_is(llama, protocol):
-    cells = branches(*methods.names())
+    cells = branches(*matrix.NAMES)
     for name in ("restkv", "snapkv", "h2o"):
         for rule in ("pyramid", "adaptive"):
             cells.append(Branch(methods.build(name, budget=rule), ratio=0.7))

@@ -21,6 +21,7 @@ import methods
 from harness.engine import Branch, Engine, Generation, Protocol
 from harness.engine import cache as cache_module
 from harness.engine import decode as decode_module
+from harness.engine.hold import Holder, Part
 from harness.models.prompts import Prompt
 
 TOKENS = 9
@@ -39,6 +40,9 @@ HOLDING = {
     "random": ("random", {"decode": "hold"}),
     "pyramid": ("h2o", {"budget": "pyramid"}),
     "adaptive": ("h2o", {"budget": "adaptive", "recent": 2}),
+    "boundary": ("tova", {"protect": "boundary", "boundary_share": 0.25}),
+    "global": ("h2o", {"budget": "global", "recent": 2}),
+    "global_tova": ("tova", {"budget": "global"}),
 }
 GROWING = {
     "restkv": ("restkv", {"window": 8, "budget": "adaptive"}),
@@ -227,6 +231,8 @@ def test_a_holding_cell_alone_equals_the_cell_among_thirty(loaded_models, kind, 
 def test_generate_inside_evict_holds_as_the_engine_does(loaded_models, variant, protocol):
     loaded, prompt = loaded_models["llava"], make_prompt("llava", seed=48)
     policy = build(variant)
+    if policy.waits and protocol == "paper":
+        return  # refused, see test_global
     branch = Branch(policy, ratio=0.6)
     wanted = Engine(loaded, Protocol(protocol)).run(prompt, [branch], Generation(TOKENS))[0]
     with harness.evict(loaded.model, policy, ratio=0.6, protocol=protocol):
@@ -295,6 +301,40 @@ def test_protected_text_of_the_prompt_outlives_all_images(loaded_models, name, b
     assert sizes == {max(budget, len(text))}
     last = [head for cells in trace.passes[-1][0].values() for head in cells[0]]
     assert any(len(image) < max(head) for head in last) or budget == 4  # answers stay as well
+
+
+@pytest.mark.parametrize("name", ["h2o", "tova", "random"])
+@pytest.mark.parametrize("rule", ["uniform", "pyramid", "adaptive"])
+def test_both_ends_of_the_prompt_outlive_the_rest(loaded_models, name, rule, monkeypatch):
+    """In one batch with other budgets; each layer has its own share of its own budget."""
+    loaded, prompt = loaded_models["llava"], make_prompt("llava", seed=51)
+    shape = {"decode": "hold", "budget": rule, "protect": "boundary", "boundary_share": 0.2}
+    policy, engine = methods.build(name, **shape), Engine(loaded)
+    branches = [Branch(policy, budget=budget) for budget in (20, 13, 5)]
+    trace, _, _, row = run_traced(monkeypatch, engine, prompt, branches, 24)
+    length = engine.boundary(prompt)
+    for layer, cells in trace.passes[0][0].items():
+        for cell in range(len(branches)):
+            start = cells[row[cell]]
+            ends = sum(map(len, start)) // len(start) // 5
+            must = {*range(ends), *range(length - ends, length)}
+            for layers, _ in trace.passes:
+                for head, first in zip(layers[layer][row[cell]], start, strict=True):
+                    assert must <= set(head)
+                    assert len(head) == len(first)
+            if max(map(len, start)) > 2 * ends:
+                assert any(place > length for head in layers[layer][row[cell]] for place in head)
+
+
+@pytest.mark.parametrize("protect", ["text", "boundary"])
+def test_a_rule_says_nothing_where_some_of_the_prompt_is_spared(protect):
+    held = [methods.Held(41, 10, 10, 1)]
+    for name in ("h2o", "tova"):
+        for how, told in (("none", True), (protect, False)):
+            policy = methods.build(name, protect=how)
+            part = Part([Holder(policy, 0, 4, [0], held, [0])], 1, [0])
+            rule = part.rule(torch.tensor([[10, 10]]), 42, torch.device("cpu"))
+            assert (rule is not None) == told
 
 
 def test_layers_that_attend_twice_an_update_are_refused():

@@ -13,8 +13,9 @@ from tiny_models import IMAGE, PROTOCOLS, make_prompt, random_ids, wrap
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol, batches, sharing
 from harness.models.prompts import Prompt
+from tests.methods import matrix
 
-NAMES = tuple(name for name in methods.names() if name != "full")
+NAMES = tuple(name for name in matrix.NAMES if name != "full")
 TAIL = 9  # tokens of a question
 
 

@@ -23,6 +23,7 @@ POLICIES = [
     ("streaming_llm", {"sinks": 2}),
     ("lacache", {"start": 2}),
     ("random", {"protect": "text"}),
+    ("snapkv", {"window": 4, "budget": "adaptive", "protect": "boundary"}),
 ]
 
 

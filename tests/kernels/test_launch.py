@@ -74,8 +74,9 @@ import sys
 sys.modules["triton"] = None  # as if it were not installed
 import torch, methods
 from methods import kernels
+from tests.methods import matrix
 view = methods.LayerView(*(torch.randn(1, 2, 40, 8) for _ in range(3)), 0.3, torch.randn(16, 16))
-for name in methods.names():
+for name in matrix.NAMES:
     assert methods.build(name).keep(view, 9).shape[-1] in (9, 40)
 try:
     with kernels.using("triton"):

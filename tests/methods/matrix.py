@@ -32,6 +32,9 @@ VARIANTS = {
     "restkv_values": ("restkv", {"window": 8, "project": False, "group": "max", "spatial": "avg"}),
 }
 
+# What needs no file; tests/methods/test_trimkv.py has the method that does.
+NAMES = tuple(name for name in methods.names() if "gates" not in methods.parameters(name))
+
 MATRIX = [
     (variant, rule)
     for variant, (name, params) in VARIANTS.items()

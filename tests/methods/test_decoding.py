@@ -224,6 +224,19 @@ def test_h2o_adds_up_what_every_query_paid():
         assert found == pytest.approx(own, rel=1e-5)
 
 
+def test_of_what_a_method_protects_the_oldest_goes_where_only_text_is_left_beside_it():
+    """Text may not go, and nothing else is left: H2O's recent tokens slide on."""
+    policy = methods.build("h2o", protect="text", recent=8)
+    positions = torch.tensor([[[*range(6), 40, 41, 42, 43]]])
+    step = methods.Step(
+        held=[methods.Held(30, 9, 9, 1)], positions=positions, budgets=torch.tensor([[9]]),
+        seen=44, new=1, layer=0, num_layers=1, attention=torch.rand(1, 2, 1, 10),
+        carried=torch.rand(1, 1, 10), text=positions < 6,
+    )  # fmt: skip
+    assert policy.drop(step, step.carried, 1).tolist() == [[[6]]]  # position 40
+    assert policy.drop(step, step.carried, 2).tolist() == [[[6, 7]]]
+
+
 def test_random_victims_are_spread_and_do_not_depend_on_the_batch():
     policy = methods.build("random", decode="hold", seed=3)
     positions = torch.arange(40).repeat(2, 3, 1)

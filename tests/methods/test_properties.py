@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import methods
+from tests.methods import matrix
 from tests.methods.matrix import build, every_row, heads
 from tests.methods.views import random_view
 
@@ -258,12 +259,12 @@ def test_full_keeps_everything_at_any_budget():
 
 
 def test_a_budget_above_the_length_keeps_everything():
-    for name in methods.names():
+    for name in matrix.NAMES:
         assert methods.build(name).keep(random_view(), 1000).shape == (1, 2, 41)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.5, True, None])
 def test_a_budget_that_is_no_count_is_refused(wrong):
-    for name in methods.names():
+    for name in matrix.NAMES:
         with pytest.raises(ValueError, match="budget"):
             methods.build(name).keep(random_view(), wrong)

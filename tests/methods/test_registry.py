@@ -6,9 +6,16 @@ import pytest
 import torch
 
 import methods
+from tests.methods import matrix
 from tests.methods.views import random_view
 
-SCORING = {"budget": "uniform", "pyramid_beta": 20, "adaptive_floor": 0.2, "protect": "none"}
+SCORING = {
+    "budget": "uniform",
+    "pyramid_beta": 20,
+    "adaptive_floor": 0.2,
+    "protect": "none",
+    "boundary_share": 0.1,
+}
 WINDOW = {"window": 32, "window_anchor": "end", **SCORING}
 DEFAULTS = {
     "full": {},
@@ -33,6 +40,7 @@ DEFAULTS = {
         **WINDOW,
     },
     "keydiff": SCORING,
+    "trimkv": {"gates": None, "strategy": "alpha", **SCORING},
     "lacache": {
         "span": None,
         "overlap": 0,
@@ -62,13 +70,14 @@ def test_names_and_defaults_are_the_published_setting():
     assert set(methods.names()) == set(DEFAULTS)
     for name, params in DEFAULTS.items():
         assert methods.parameters(name) == params
+    for name in matrix.NAMES:
         policy = methods.build(name)
         assert policy.name == name
-        assert policy.params == params
+        assert policy.params == DEFAULTS[name]
 
 
 def test_how_many_queries_each_method_needs():
-    windows = {name: methods.build(name).window for name in methods.names()}
+    windows = {name: methods.build(name).window for name in matrix.NAMES}
     assert windows.pop("h2o") is None
     assert {windows.pop(name) for name in ("snapkv", "restkv", "criticalkv")} == {32}
     assert windows.pop("tova") == 1

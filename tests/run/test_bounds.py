@@ -95,6 +95,7 @@ ABSURD: list[tuple[str, Any, str]] = [
     ("methods.restkv.group", ["mean"], "joint"),
     ("methods.restkv.pyramid_beta", 10**30, "1,000,000"),
     ("methods.restkv.adaptive_floor", float("nan"), "at most 1"),
+    ("methods.restkv.boundary_share", 0.6, "at most 0.5"),
     ("methods.snapkv.kernel", 10**9 + 1, "65,536"),
     ("methods.snapkv.window", True, "65,536"),
     ("methods.h2o.recent", -1, "0 or more"),

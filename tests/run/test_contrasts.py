@@ -97,7 +97,9 @@ def test_a_run_writes_its_contrasts_and_may_gain_one(
     assert manifest["titles"] == {"random": "random eviction", "restkv": "ReST-KV"}
 
 
-@pytest.mark.parametrize("experiment", ["smoothing", "budgets", "decoding", "paper_protocol"])
+@pytest.mark.parametrize(
+    "experiment", ["smoothing", "budgets", "boundary", "decoding", "paper_protocol"]
+)
 def test_every_experiment_asks_its_own_question(
     call: Program, overrides: list[str], engine: FakeEngine, tmp_path: Path, experiment: str
 ) -> None:
@@ -107,6 +109,7 @@ def test_every_experiment_asks_its_own_question(
     asked = {
         "smoothing": "spatial-temporal smoothing keep",
         "budgets": "share the kept tokens unevenly",
+        "boundary": "keep both ends of the prompt",
         "decoding": "hold the cache's budget while it generates",
         "paper_protocol": "if tiny_vlm's cache is evicted after the prompt",
     }

@@ -1,0 +1,152 @@
+"""Retention gates: small networks that say how long a token's entry is worth keeping.
+
+Read from safetensors alone. Must not know what is done with what they say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn.functional import linear, logsigmoid, silu
+
+PIN = "@sha256:"
+_NAME = re.compile(r"(?:^|\.)layers\.(\d+)\.(?:self_attn\.)?retention_gate\.(.+)$")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The gate of a layer: linear maps (weight [out, in], bias [out] or None), SiLU between them.
+
+    bias [Hkv] is added at the end.
+    """
+
+    maps: tuple[tuple[Tensor, Tensor | None], ...]
+    bias: Tensor
+
+    @property
+    def width(self) -> int:
+        """Size of the hidden states that it reads."""
+        return self.maps[0][0].shape[1]
+
+    @property
+    def heads(self) -> int:
+        """Number of KV heads that it speaks of."""
+        return self.maps[-1][0].shape[0]
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """log beta, at most 0, float32 [B, Hkv, L], of hidden states [B, L, width]."""
+        found = hidden.float()
+        for place, (weight, bias) in enumerate(self.maps):
+            found = linear(silu(found) if place else found, weight, bias)
+        return logsigmoid(found + self.bias).transpose(1, 2)
+
+    def to(self, device: torch.device) -> Gate:
+        """The same gate on a device."""
+        maps = tuple((w.to(device), None if b is None else b.to(device)) for w, b in self.maps)
+        return Gate(maps, self.bias.to(device))
+
+
+def load(place: str) -> tuple[Gate, ...]:
+    """The gates of a file, or of a folder's *.safetensors, by layer, float32 on the CPU.
+
+    place: may end as `pinned` makes it. ValueError, one sentence, where there are none, where they
+    do not fit together, and where they are others than the pinned ones.
+    """
+    where, _, wanted = place.partition(PIN)
+    stamps = _stamps(where)
+    if wanted and wanted != _digest(stamps):
+        raise ValueError(f"gates={where} has changed since it was chosen; give the command again.")
+    return _load(where, stamps)
+
+
+def pinned(place: str) -> str:
+    """The place with the start of sha256 over what lies there, so that its name tells of it."""
+    where = place.partition(PIN)[0]
+    return f"{where}{PIN}{_digest(_stamps(where))}"
+
+
+def _stamps(where: str) -> tuple[tuple[str, int, int], ...]:
+    files = _files(Path(where).expanduser())
+    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
+@lru_cache(maxsize=16)
+def _digest(stamps: tuple[tuple[str, int, int], ...]) -> str:
+    found = hashlib.sha256()
+    for file, _, _ in stamps:
+        with open(file, "rb") as opened:
+            found.update(hashlib.file_digest(opened, "sha256").digest())
+    return found.hexdigest()[:16]
+
+
+def _files(place: Path) -> list[Path]:
+    try:
+        found = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+        if found and all(file.is_file() for file in found):
+            return found
+    except OSError:
+        pass
+    raise ValueError(
+        f"gates={place} is no safetensors file and no folder with one; name the gates that were "
+        "trained for this model."
+    )
+
+
+@lru_cache(maxsize=4)
+def _load(place: str, stamps: tuple[tuple[str, int, int], ...]) -> tuple[Gate, ...]:
+    layers: dict[int, dict[str, Tensor]] = {}
+    for file, _, _ in stamps:
+        try:
+            for layer, part, tensor in _tensors(file):
+                layers.setdefault(layer, {})[part] = tensor
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"gates={place}: {file} cannot be read as safetensors ({error}); download or train "
+                "the gates again."
+            ) from error
+    if sorted(layers) != list(range(len(layers))) or not layers:
+        raise ValueError(
+            f"gates={place} holds gates of {len(layers)} layers that are not 0, 1, 2 and so on; "
+            "give a file with tensors named layers.<n>.self_attn.retention_gate.*."
+        )
+    return tuple(_gate(place, number, layers[number]) for number in range(len(layers)))
+
+
+def _tensors(file: str) -> Iterator[tuple[int, str, Tensor]]:
+    with safe_open(file, "pt") as opened:
+        for name in opened.keys():  # noqa: SIM118, it is no mapping
+            if found := _NAME.search(name):
+                yield int(found[1]), found[2], opened.get_tensor(name).float()
+
+
+def _gate(place: str, layer: int, parts: dict[str, Tensor]) -> Gate:
+    names = [f"linear{n}" for n in range(1, len(parts) + 1) if f"linear{n}.weight" in parts]
+    maps = tuple((parts[f"{name}.weight"], parts.get(f"{name}.bias")) for name in names)
+    used = {f"{name}.weight" for name in names} | {f"{name}.bias" for name in names} | {"bias"}
+    if not names or set(parts) - used or not _fits(maps, parts.get("bias")):
+        raise ValueError(
+            f"gates={place}: the gate of layer {layer} ({', '.join(sorted(parts))}) is no chain of "
+            "linear maps of numbers; download or train the gates again."
+        )
+    return Gate(maps, parts.get("bias", torch.zeros(maps[-1][0].shape[0])))
+
+
+def _fits(maps: tuple[tuple[Tensor, Tensor | None], ...], last: Tensor | None) -> bool:
+    """Whether each map takes what the one before it gives, and all of them are numbers."""
+    if any(weight.dim() != 2 for weight, _ in maps):
+        return False
+    biases = [*maps, (maps[-1][0], last)]
+    return (
+        all(one.shape[0] == other.shape[1] for (one, _), (other, _) in pairwise(maps))
+        and all(bias is None or bias.shape == weight.shape[:1] for weight, bias in biases)
+        and all(bool(t.isfinite().all()) for pair in biases for t in pair if t is not None)
+    )
