@@ -6,7 +6,7 @@ Torch only; it must not know models, configurations or the harness.
 from __future__ import annotations
 
 from .budgets import budget
-from .criticalkv import CriticalKV
+from .criticalkv import CriticalH2O, CriticalKV, CriticalTOVA
 from .full import Full
 from .h2o import H2O
 from .holding import Due, Held, Rule, Step, victims
@@ -51,6 +51,8 @@ _POLICIES: dict[str, type[Policy]] = {
         RestKV,
         KeyDiff,
         CriticalKV,
+        CriticalH2O,
+        CriticalTOVA,
         TrimKV,
     )
 }

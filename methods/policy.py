@@ -179,7 +179,9 @@ class Policy(ABC):
         selections = []
         for index, (count, plan) in enumerate(rated.shares):
             row = rated.row(index)
-            chosen = self._choose(view, plan, count, ranked.values[row], ranked.indices[row])
+            free = None if rated.scored.free is None else rated.scored.free[row]
+            own = ranked.values[row], ranked.indices[row], free
+            chosen = self._choose(view, plan, count, *own)
             selections.append(rated.selection(index, chosen))
         return selections
 
@@ -195,9 +197,17 @@ class Policy(ABC):
         raise AssertionError(f"{self.name} selects from each layer by itself")
 
     def _choose(
-        self, view: LayerView, plan: Plan, count: int, scores: Tensor, order: Tensor
+        self,
+        view: LayerView,
+        plan: Plan,
+        count: int,
+        scores: Tensor,
+        order: Tensor,
+        free: Tensor | None,
     ) -> Chosen:
-        """The first `count` of each head's ranking; scores and order [B, Hkv, L]."""
+        """The first `count` of each head's ranking; scores and order [B, Hkv, L], free as in
+        Scored.
+        """
         return Chosen(order[..., :count].sort(dim=-1).values, None, plan.fallback)
 
     def _share(self, view: LayerView, count: int) -> tuple[int, Plan]:
@@ -209,14 +219,15 @@ class Policy(ABC):
     ) -> tuple[Scored, Sequence[Tensor], Tensor | None]:
         """Scores, the largest by absolute value that is not protected, and what is remembered."""
         measured = self.measure(view)
-        scores, adaptive = self.rescore(view, measured, plans)
+        scored = self.rescore(view, measured, plans)
+        scores = scored.scores
         protected = self._protection(view, plans)
         free = scores if protected is None else scores.masked_fill(protected, 0.0)
         peaks = vector_norm(free, torch.inf, (1, 2, 3)).unbind()
         if protected is not None:
             scores = scores.masked_fill(protected, torch.inf)
         remembered = self.remember(view, measured) if self.decode == "hold" else None
-        return Scored(scores, adaptive), peaks, remembered
+        return scored._replace(scores=scores), peaks, remembered
 
     def _protection(self, view: LayerView, plans: Sequence[Plan]) -> Tensor | None:
         """True for protected tokens, broadcastable to [plans, B, Hkv, L]; None: there are none."""

@@ -176,19 +176,30 @@ class ScoringPolicy(Policy):
         return found
 
     def _choose(
-        self, view: LayerView, plan: Plan, count: int, scores: Tensor, order: Tensor
+        self,
+        view: LayerView,
+        plan: Plan,
+        count: int,
+        scores: Tensor,
+        order: Tensor,
+        free: Tensor | None,
     ) -> Chosen:
         if self.budget != "adaptive" or count == view.length:
-            return super()._choose(view, plan, count, scores, order)
+            return super()._choose(view, plan, count, scores, order, free)
         fixed = self.fixed(view, plan)
+        if free is None:
+            free = self._by_scores(scores[..., fixed:], count - fixed)
+        counts = fixed + free
+        return Chosen(_ascending(order, counts), counts, plan.fallback)
+
+    def _by_scores(self, scores: Tensor, count: int) -> Tensor:
+        """How many each head keeps of its candidates [B, Hkv, N], which are in descending order."""
         if bool((scores[..., -1:] < 0).any()):
             raise ValueError(
                 f"{self.name}: budget=adaptive pools scores that are shares of something, and some "
                 "are negative; give non-negative scores or another budget."
             )
-        free = adaptive(scores[..., fixed:], count - fixed, self.adaptive_floor)
-        counts = fixed + free
-        return Chosen(_ascending(order, counts), counts, plan.fallback)
+        return adaptive(scores, count, self.adaptive_floor)
 
     def _protection(self, view: LayerView, plans: Sequence[Plan]) -> Tensor | None:
         ranges = super()._protection(view, plans)

@@ -53,10 +53,15 @@ class Chosen(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Scores of several plans, float32 [plans, B, Hkv, L], and the adaptive share of each plan."""
+    """Scores of several plans, float32 [plans, B, Hkv, L], and the adaptive share of each plan.
+
+    free: int64 [plans, B, Hkv], what each head keeps besides protected tokens, where that was known
+    before its scores and these cannot tell; else None.
+    """
 
     scores: Tensor
     adaptive: Sequence[float | Tensor | None]
+    free: Tensor | None = None
 
 
 class Rated(NamedTuple):

@@ -13,6 +13,8 @@ VARIANTS = {
     "snapkv": ("snapkv", {"window": 8}),
     "snapkv_max_odd": ("snapkv", {"window": 7, "pool": "max", "kernel": 7, "group": "max"}),
     "criticalkv": ("criticalkv", {"window": 8}),
+    "criticalkv_h2o": ("criticalkv_h2o", {"recent": 8}),
+    "criticalkv_tova": ("criticalkv_tova", {}),
     "h2o": ("h2o", {}),
     "h2o_visible": ("h2o", {"recent": 8, "average": "visible_mean", "group": "max"}),
     "h2o_official": ("h2o", {"recent": 8, "causal": False}),
@@ -37,9 +39,8 @@ NAMES = tuple(name for name in methods.names() if "gates" not in methods.paramet
 
 MATRIX = [
     (variant, rule)
-    for variant, (name, params) in VARIANTS.items()
+    for variant, (name, _) in VARIANTS.items()
     for rule in (RULES if "budget" in methods.parameters(name) else ("uniform",))
-    if (name, rule) != ("criticalkv", "adaptive")  # refused
 ]
 HOLDING = [row for row in MATRIX if "decode" in methods.parameters(VARIANTS[row[0]][0])]
 

@@ -112,7 +112,7 @@ def test_no_step_ends_above_the_budget(row, length, budget):
                 assert full - 2 * LAYERS <= len(head) <= full
             else:
                 assert len(head) == full
-    takes_any = cell.policy.name in ("tova", "random") or budget == 1
+    takes_any = cell.policy.name.endswith(("tova", "random")) or budget == 1
     assert takes_any or all(max(head) >= length for head in cell.kept if len(head) > 1)
 
 
@@ -137,7 +137,7 @@ def test_what_is_protected_is_never_evicted(row):
         cell.step()
         for head in cell.kept:
             newest = sorted(head)
-            if cell.policy.name == "h2o":
+            if cell.policy.name.endswith("h2o"):
                 recent = len(head) // 2 if params["recent"] is None else params["recent"]
                 recent = recent if len(head) > recent else len(head) // 2
                 assert newest[len(head) - recent :] == list(range(cell.seen - recent, cell.seen))
@@ -159,7 +159,7 @@ def test_of_equal_entries_the_newest_that_may_go_is_evicted(row):
     cell.carried = [dict.fromkeys(head, 1.0) for head in cell.kept]
     before = [list(head) for head in cell.kept]
     gone = cell.step()
-    if cell.policy.name == "h2o":
+    if cell.policy.name.endswith("h2o"):
         counts = [len(head) for head in before]
         recent = [cell.policy.params["recent"] or n // 2 for n in counts]
         recent = [r if n > r else n // 2 for r, n in zip(recent, counts, strict=True)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.methods.by_hand import (
     mean,
     neighbours,
 )
+from tests.methods.test_budgets import by_hand as shares_by_hand
 from tests.methods.views import random_view
 
 
@@ -101,6 +103,59 @@ def test_criticalkv_stages_share_what_protected_text_leaves():
     protected = sorted({*text, *range(19, 25)})
     expect_two_stages(policy, view, 17, base, norms, protected, 3)
     assert policy.select_many(view, [8])[0].fallback == "all_text"
+
+
+@pytest.mark.parametrize("budget", [18, 23])
+@pytest.mark.parametrize(
+    ("name", "rows", "average"),
+    [("h2o", 29, "sum"), ("h2o", 29, "visible_mean"), ("tova", 1, None)],
+)
+def test_criticalkv_after_another_first_stage(name, rows, average, budget):
+    """Its score as a mean of rows, then the projected values."""
+    view = random_view(29, kv_heads=2, group=2, dim=5, seed=16, hidden=11, sharpness=2.0)
+    tables = attention_rows(view, rows)
+    a = [[sum(column) / rows for column in zip(*table, strict=True)] for table in tables]
+    if average == "visible_mean":
+        a = [[x * 29 / (29 - j) for j, x in enumerate(row)] for row in a]
+    base = by_kv_head(view, a, mean)
+    if name == "tova":
+        base = [[mean(column) for column in zip(*a, strict=True)]] * 2
+    norms = by_kv_head(view, [projected_l1(view, head) for head in range(4)], mean)
+    params, protected = {"protect_last": True}, [28]
+    if name == "h2o":
+        params, protected = {"recent": 6, "average": average}, range(23, 29)
+    policy = methods.build(f"criticalkv_{name}", **params)
+    ahead = (budget - len(protected)) // 2
+    expect_two_stages(policy, view, budget, base, norms, protected, ahead)
+
+
+@pytest.mark.parametrize("first_stage", [0, 0.5, 1])
+@pytest.mark.parametrize("protect", ["none", "boundary"])
+def test_criticalkv_shares_by_the_first_stage_and_has_both_within_each_head(first_stage, protect):
+    view = random_view(43, kv_heads=3, group=2, dim=5, seed=18, hidden=11, sharpness=4.0)
+    means = [
+        [mean(column) for column in zip(*table, strict=True)] for table in attention_rows(view, 7)
+    ]
+    base = by_kv_head(view, means, mean)
+    norms = by_kv_head(view, [projected_l1(view, head) for head in range(6)], mean)
+    policy = methods.build(
+        "criticalkv", window=7, kernel=1, budget="adaptive", first_stage=first_stage,
+        protect=protect,
+    )  # fmt: skip
+    first = 2 if protect == "boundary" else 0  # a tenth of 20
+    places = range(first, 36)
+    candidates = [sorted((row[j] for j in places), reverse=True) for row in base]
+    shares = shares_by_hand(candidates, 20 - first - 7, 0.2, normalize=True)
+    assert len(set(shares)) > 1
+    selection = policy.select_many(view, [20])[0]
+    assert selection.counts.tolist() == [[share + first + 7 for share in shares]]
+    for head, share in enumerate(shares):
+        ahead = math.floor(Fraction(first_stage) * share)
+        ranked = sorted(places, key=lambda j: (-base[head][j], j))
+        rest = sorted(ranked[ahead:], key=lambda j: (-(base[head][j] + 1e-4) * norms[head][j], j))
+        wanted = {*range(first), *ranked[:ahead], *rest[: share - ahead], *range(36, 43)}
+        kept = {place for place in selection.positions[0, head].tolist() if place >= 0}
+        assert kept == wanted
 
 
 def test_criticalkv_first_stage_breaks_ties_low_and_outranks_any_norm():

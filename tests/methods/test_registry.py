@@ -39,6 +39,23 @@ DEFAULTS = {
         "epsilon": 1e-4,
         **WINDOW,
     },
+    "criticalkv_h2o": {
+        "recent": None,
+        "causal": True,
+        "average": "sum",
+        "group": "mean",
+        "decode": "hold",
+        "first_stage": 0.5,
+        "epsilon": 1e-4,
+        **SCORING,
+    },
+    "criticalkv_tova": {
+        "protect_last": False,
+        "decode": "hold",
+        "first_stage": 0.5,
+        "epsilon": 1e-4,
+        **SCORING,
+    },
     "keydiff": SCORING,
     "trimkv": {"gates": None, "strategy": "alpha", **SCORING},
     "lacache": {
@@ -78,9 +95,9 @@ def test_names_and_defaults_are_the_published_setting():
 
 def test_how_many_queries_each_method_needs():
     windows = {name: methods.build(name).window for name in matrix.NAMES}
-    assert windows.pop("h2o") is None
+    assert windows.pop("h2o") is windows.pop("criticalkv_h2o") is None
     assert {windows.pop(name) for name in ("snapkv", "restkv", "criticalkv")} == {32}
-    assert windows.pop("tova") == 1
+    assert windows.pop("tova") == windows.pop("criticalkv_tova") == 1
     assert set(windows.values()) == {0}
 
 
@@ -116,7 +133,6 @@ def test_unknown_parameter_lists_the_parameters():
         ("snapkv", {"kernel": 4}),
         ("snapkv", {"group": "joint"}),
         ("snapkv", {"value_norm": 1}),
-        ("criticalkv", {"budget": "adaptive"}),
         ("criticalkv", {"first_stage": -0.1}),
         ("criticalkv", {"first_stage": 1.1}),
         ("criticalkv", {"epsilon": 0}),

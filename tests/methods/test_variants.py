@@ -12,7 +12,8 @@ from methods.scoring import ScoringPolicy
 from tests.methods.views import random_view
 
 WINDOW = ("snapkv", "restkv", "criticalkv")
-SCORING = ("random", "snapkv", "h2o", "tova", "restkv", "keydiff", "criticalkv")
+SCORING = ("random", "snapkv", "h2o", "tova", "restkv", "keydiff", "criticalkv",
+           "criticalkv_h2o", "criticalkv_tova")  # fmt: skip
 
 
 def with_suffix(view, suffix):
@@ -146,8 +147,6 @@ def total(policy, length, budget, layers=5, images=None, **shape):
     st.booleans(),
 )
 def test_every_rule_keeps_the_same_total(name, rule, length, budget, heads, images):
-    if (name, rule) == ("criticalkv", "adaptive"):
-        return  # refused, see test_registry
     window = {"window": 8} if name in WINDOW else {}
     protect = "text" if images and length > 9 else "none"
     span = (3, length - 4) if protect == "text" else None
