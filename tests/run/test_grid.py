@@ -86,3 +86,16 @@ def test_a_key_is_16_hex_digits_that_do_not_depend_on_label_or_order() -> None:
 
 def test_a_key_survives_a_round_trip_of_its_settings() -> None:
     assert cell_key(BASE, json.loads(json.dumps(CONTEXT))) == cell_key(BASE, CONTEXT)
+
+
+def test_a_parameter_that_came_later_changes_the_key_only_where_it_says_something() -> None:
+    def key(**params: object) -> str:
+        return cell_key(replace(BASE, params=tuple(sorted(params.items()))), CONTEXT)
+
+    before = key(protect="none", window=32)
+    assert key(protect="none", window=32, boundary_share=0.1) == before
+    assert key(protect="none", window=32, boundary_share=0.2) == before
+    assert key(protect="boundary", boundary_share=0.1) != key(protect="boundary")
+    assert key(protect="boundary", boundary_share=0.1) != key(
+        protect="boundary", boundary_share=0.2
+    )
