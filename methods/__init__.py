@@ -11,6 +11,7 @@ from .full import Full
 from .h2o import H2O
 from .holding import Due, Held, Rule, Step, victims
 from .keydiff import KeyDiff
+from .knorm import Knorm
 from .lacache import LaCache
 from .policy import Policy, Selection
 from .random import Random
@@ -49,6 +50,7 @@ _POLICIES: dict[str, type[Policy]] = {
         RestKV,
         KeyDiff,
         CriticalKV,
+        Knorm,
     )
 }
 

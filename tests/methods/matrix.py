@@ -19,6 +19,7 @@ VARIANTS = {
     "tova": ("tova", {}),
     "tova_last": ("tova", {"protect_last": True}),
     "keydiff": ("keydiff", {}),
+    "knorm": ("knorm", {}),
     "lacache": ("lacache", {}),
     "lacache_span1": ("lacache", {"span": 1, "start": 2}),
     "restkv": ("restkv", {"window": 8}),
@@ -32,11 +33,14 @@ VARIANTS = {
     "restkv_values": ("restkv", {"window": 8, "project": False, "group": "max", "spatial": "avg"}),
 }
 
+# Rules that a method refuses.
+REFUSED = {("criticalkv", "adaptive"), ("knorm", "adaptive")}
+
 MATRIX = [
     (variant, rule)
     for variant, (name, params) in VARIANTS.items()
     for rule in (RULES if "budget" in methods.parameters(name) else ("uniform",))
-    if (name, rule) != ("criticalkv", "adaptive")  # refused
+    if (name, rule) not in REFUSED
 ]
 HOLDING = [row for row in MATRIX if "decode" in methods.parameters(VARIANTS[row[0]][0])]
 

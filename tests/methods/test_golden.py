@@ -28,6 +28,7 @@ def test_every_stored_case_is_checked():
         "lacache": 43,
         "adakv": 8,
         "pyramidkv": 22,
+        "knorm": 6,
     }
 
 

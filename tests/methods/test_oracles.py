@@ -182,6 +182,15 @@ def test_keydiff():
     expect_past(methods.build("keydiff"), view, 9, wanted, 0)
 
 
+def test_knorm():
+    view = random_view(23, kv_heads=3, group=2, dim=7, seed=8)
+    wanted = [
+        [-math.sqrt(sum(x * x for x in key)) for key in keys]
+        for keys in view.keys[0].double().tolist()
+    ]
+    expect_past(methods.build("knorm"), view, 9, wanted, 0)
+
+
 def test_keydiff_scores_are_never_negative_or_undefined():
     drawn = random_view(33, kv_heads=2, dim=5, seed=3)
     for keys in (drawn.keys[:, :, :1].expand_as(drawn.keys), torch.zeros_like(drawn.keys)):

@@ -33,6 +33,7 @@ DEFAULTS = {
         **WINDOW,
     },
     "keydiff": SCORING,
+    "knorm": SCORING,
     "lacache": {
         "span": None,
         "overlap": 0,
@@ -108,6 +109,7 @@ def test_unknown_parameter_lists_the_parameters():
         ("snapkv", {"group": "joint"}),
         ("snapkv", {"value_norm": 1}),
         ("criticalkv", {"budget": "adaptive"}),
+        ("knorm", {"budget": "adaptive"}),
         ("criticalkv", {"first_stage": -0.1}),
         ("criticalkv", {"first_stage": 1.1}),
         ("criticalkv", {"epsilon": 0}),

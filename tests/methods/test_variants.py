@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 import methods
 from methods.scoring import ScoringPolicy
+from tests.methods.matrix import REFUSED
 from tests.methods.views import random_view
 
 WINDOW = ("snapkv", "restkv", "criticalkv")
-SCORING = ("random", "snapkv", "h2o", "tova", "restkv", "keydiff", "criticalkv")
+SCORING = ("random", "snapkv", "h2o", "tova", "restkv", "keydiff", "criticalkv", "knorm")
 
 
 def with_suffix(view, suffix):
@@ -146,7 +147,7 @@ def total(policy, length, budget, layers=5, images=None, **shape):
     st.booleans(),
 )
 def test_every_rule_keeps_the_same_total(name, rule, length, budget, heads, images):
-    if (name, rule) == ("criticalkv", "adaptive"):
+    if (name, rule) in REFUSED:
         return  # refused, see test_registry
     window = {"window": 8} if name in WINDOW else {}
     protect = "text" if images and length > 9 else "none"
