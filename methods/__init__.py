@@ -13,6 +13,7 @@ from .holding import Due, Held, Rule, Step, victims
 from .keydiff import KeyDiff
 from .knorm import Knorm
 from .lacache import LaCache
+from .lagkv import LagKV
 from .policy import Policy, Selection
 from .random import Random
 from .restkv import RestKV
@@ -51,6 +52,7 @@ _POLICIES: dict[str, type[Policy]] = {
         KeyDiff,
         CriticalKV,
         Knorm,
+        LagKV,
     )
 }
 

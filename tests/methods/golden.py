@@ -149,6 +149,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "adakv": golden_budgets.check_adakv,
     "pyramidkv": golden_budgets.check_pyramidkv,
     "knorm": golden_scorers.check_knorm,
+    "lagkv": golden_scorers.check_lagkv,
 }
 
 

@@ -29,6 +29,7 @@ def test_every_stored_case_is_checked():
         "adakv": 8,
         "pyramidkv": 22,
         "knorm": 6,
+        "lagkv": 15,
     }
 
 

@@ -34,6 +34,7 @@ DEFAULTS = {
     },
     "keydiff": SCORING,
     "knorm": SCORING,
+    "lagkv": {"sinks": 16, "lag": 128, "cross": False, **SCORING},
     "lacache": {
         "span": None,
         "overlap": 0,
@@ -110,6 +111,9 @@ def test_unknown_parameter_lists_the_parameters():
         ("snapkv", {"value_norm": 1}),
         ("criticalkv", {"budget": "adaptive"}),
         ("knorm", {"budget": "adaptive"}),
+        ("lagkv", {"sinks": -1}),
+        ("lagkv", {"lag": 1}),
+        ("lagkv", {"cross": 1}),
         ("criticalkv", {"first_stage": -0.1}),
         ("criticalkv", {"first_stage": 1.1}),
         ("criticalkv", {"epsilon": 0}),

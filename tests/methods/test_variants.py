@@ -13,7 +13,8 @@ from tests.methods.matrix import REFUSED
 from tests.methods.views import random_view
 
 WINDOW = ("snapkv", "restkv", "criticalkv")
-SCORING = ("random", "snapkv", "h2o", "tova", "restkv", "keydiff", "criticalkv", "knorm")
+SCORING = ("random", "snapkv", "h2o", "tova", "restkv", "keydiff", "criticalkv", "knorm", "lagkv")
+SMALL = {name: {"window": 6} for name in WINDOW} | {"lagkv": {"sinks": 0, "lag": 4}}
 
 
 def with_suffix(view, suffix):
@@ -67,7 +68,8 @@ def test_an_anchored_window_needs_the_queries_before_the_suffix(name):
 @pytest.mark.parametrize("budget", [22, 24, 30, 40])
 def test_protected_text_stays_and_images_make_up_the_budget(name, budget):
     view = with_images(random_view(41, group=2), 6, 26)  # 20 image tokens, 21 text tokens
-    selection = methods.build(name, protect="text").select_many(view, [budget])[0]
+    short = SMALL[name] if name == "lagkv" else {}
+    selection = methods.build(name, protect="text", **short).select_many(view, [budget])[0]
     text = [*range(6), *range(26, 41)]
     assert selection.fallback is None
     for head in selection.positions[0].tolist():
@@ -93,8 +95,7 @@ def test_text_and_the_last_tokens_are_kept_together(name, rule, budget):
     """Also where the prompt ends with an image, so that the window holds no text."""
     modality = torch.ones(1, 25, dtype=torch.long)
     modality[0, [0, 2, 3, 9, 23]] = 0
-    window = {"window": 6} if name in WINDOW else {}
-    policy = methods.build(name, protect="text", budget=rule, **window)
+    policy = methods.build(name, protect="text", budget=rule, **SMALL.get(name, {}))
     for layer in range(4):
         view = dataclasses.replace(random_view(25, layer=layer), modality=modality)
         selection = policy.select_many(view, [budget])[0]
@@ -149,10 +150,9 @@ def total(policy, length, budget, layers=5, images=None, **shape):
 def test_every_rule_keeps_the_same_total(name, rule, length, budget, heads, images):
     if (name, rule) in REFUSED:
         return  # refused, see test_registry
-    window = {"window": 8} if name in WINDOW else {}
     protect = "text" if images and length > 9 else "none"
     span = (3, length - 4) if protect == "text" else None
-    policy = methods.build(name, budget=rule, protect=protect, **window)
+    policy = methods.build(name, budget=rule, protect=protect, **SMALL.get(name, {}))
     text = 7 if span else 0
     found = total(policy, length, budget, images=span, kv_heads=heads)
     if span is None:
