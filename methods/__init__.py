@@ -6,6 +6,7 @@ Torch only; it must not know models, configurations or the harness.
 from __future__ import annotations
 
 from .budgets import budget
+from .chunkkv import ChunkKV
 from .criticalkv import CriticalKV
 from .full import Full
 from .h2o import H2O
@@ -53,6 +54,7 @@ _POLICIES: dict[str, type[Policy]] = {
         CriticalKV,
         Knorm,
         LagKV,
+        ChunkKV,
     )
 }
 

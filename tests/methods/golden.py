@@ -148,6 +148,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "lacache": golden_decode.check_lacache,
     "adakv": golden_budgets.check_adakv,
     "pyramidkv": golden_budgets.check_pyramidkv,
+    "chunkkv": golden_scorers.check_chunkkv,
     "knorm": golden_scorers.check_knorm,
     "lagkv": golden_scorers.check_lagkv,
 }

@@ -28,3 +28,19 @@ def check_lagkv(case: Case) -> None:
         expect_close(measure(layer)[..., scored], stored, "score")
     kept = policy.keep(layer, case["n_kept"])
     expect((kept == output("lagkv", case, "idx").sort(-1).values).all(), "kept sets differ")
+
+
+def check_chunkkv(case: Case) -> None:
+    """Windows end at chunks in these cases; kvpress sums over heads and means over the window."""
+    params = case["params"]
+    window, chunk = params["window_size"], params["chunk_length"]
+    policy = methods.build("chunkkv", window=window, kernel=params["kernel_size"], chunk=chunk)
+    layer = view(case["inputs"], per_query_head=False)
+    past = layer.length - window
+    ours = policy.score(layer, case["n_kept"])
+    expect(ours[..., past:].isinf().all(), "the window is not protected")
+    scaled = ours[..., :past] * layer.kv_heads / window
+    expect_close(scaled, output("chunkkv", case, "score")[..., :past], "score")
+    kept = policy.keep(layer, case["n_kept"])
+    same = (kept == output("chunkkv", case, "idx").sort(-1).values).all(-1)
+    expect((same | (output("chunkkv", case, "rel_margin") <= 1e-4)).all(), "kept sets differ")

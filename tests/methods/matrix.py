@@ -13,6 +13,8 @@ VARIANTS = {
     "snapkv": ("snapkv", {"window": 8}),
     "snapkv_max_odd": ("snapkv", {"window": 7, "pool": "max", "kernel": 7, "group": "max"}),
     "criticalkv": ("criticalkv", {"window": 8}),
+    "chunkkv": ("chunkkv", {"window": 8, "chunk": 4}),
+    "chunkkv_own": ("chunkkv", {"window": 7, "chunk": 3, "kernel": 5, "shared": False}),
     "h2o": ("h2o", {}),
     "h2o_visible": ("h2o", {"recent": 8, "average": "visible_mean", "group": "max"}),
     "h2o_official": ("h2o", {"recent": 8, "causal": False}),
@@ -36,14 +38,14 @@ VARIANTS = {
     "restkv_values": ("restkv", {"window": 8, "project": False, "group": "max", "spatial": "avg"}),
 }
 
-# Rules that a method refuses.
-REFUSED = {("criticalkv", "adaptive"), ("knorm", "adaptive")}
+# Rules that a variant refuses.
+REFUSED = {("chunkkv", "adaptive"), ("criticalkv", "adaptive"), ("knorm", "adaptive")}
 
 MATRIX = [
     (variant, rule)
     for variant, (name, params) in VARIANTS.items()
     for rule in (RULES if "budget" in methods.parameters(name) else ("uniform",))
-    if (name, rule) not in REFUSED
+    if (variant, rule) not in REFUSED
 ]
 HOLDING = [row for row in MATRIX if "decode" in methods.parameters(VARIANTS[row[0]][0])]
 

@@ -28,6 +28,7 @@ def test_every_stored_case_is_checked():
         "lacache": 43,
         "adakv": 8,
         "pyramidkv": 22,
+        "chunkkv": 7,
         "knorm": 6,
         "lagkv": 15,
     }

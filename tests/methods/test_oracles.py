@@ -214,3 +214,32 @@ def test_the_mask_of_the_model_is_used(name):
     wanted = [mean(column) for column in zip(*sums, strict=True)]
     params = {"snapkv": {"window": 6, "kernel": 1}, "h2o": {"recent": 0}, "tova": {}}[name]
     expect_past(methods.build(name, **params), view, 9, [wanted], 6 if name == "snapkv" else 0)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("pool", "kernel"), [("avg", 1), ("max", 3)])
+@pytest.mark.parametrize(("budget", "protected"), [(15, 7), (4, 2), (20, 7)])
+def test_chunkkv(shared, pool, kernel, budget, protected):
+    view = random_view(29, kv_heads=2, group=3, seed=5, sharpness=2.0)
+    sums = [
+        [sum(column) for column in zip(*table, strict=True)] for table in attention_rows(view, 7)
+    ]
+    past, how = 29 - protected, max if pool == "max" else mean
+    rows = [
+        [how(neighbours(row[:past], j, kernel // 2, kind=pool)) for j in range(past)]
+        for row in by_kv_head(view, sums, mean)
+    ]
+    if shared:
+        rows = [[mean(column) for column in zip(*rows, strict=True)]] * 2
+    chunks = [[mean(row[j // 4 * 4 : j // 4 * 4 + 4]) for j in range(past)] for row in rows]
+    params = {"window": 7, "chunk": 4, "pool": pool, "kernel": kernel, "shared": shared}
+    policy = methods.build("chunkkv", **params)
+    expect_past(policy, view, budget, chunks, protected)
+    if shared:
+        kept = policy.keep(view, budget)
+        assert torch.equal(kept[:, 0], kept[:, 1])
+        inside = [p for p in kept[0, 0].tolist() if p < past]
+        sizes = {c: sum(p // 4 == c for p in inside) for c in range(6)}
+        cut = [c for c, size in sizes.items() if 0 < size < min(4, past - 4 * c)]
+        assert len(cut) <= 1  # the chunk that the budget cuts, of which the first tokens stay
+        assert all(4 * c + k in inside for c in cut for k in range(sizes[c]))

@@ -12,8 +12,8 @@ from methods.scoring import ScoringPolicy
 from tests.methods.matrix import REFUSED
 from tests.methods.views import random_view
 
-WINDOW = ("snapkv", "restkv", "criticalkv")
-SCORING = ("random", "snapkv", "h2o", "tova", "restkv", "keydiff", "criticalkv", "knorm", "lagkv")
+WINDOW = ("snapkv", "restkv", "criticalkv", "chunkkv")
+SCORING = (*WINDOW, "random", "h2o", "tova", "keydiff", "knorm", "lagkv")
 SMALL = {name: {"window": 6} for name in WINDOW} | {"lagkv": {"sinks": 0, "lag": 4}}
 
 
