@@ -16,6 +16,7 @@ from .knorm import Knorm
 from .lacache import LaCache
 from .lagkv import LagKV
 from .policy import Policy, Selection
+from .post_vision import PostVision
 from .random import Random
 from .restkv import RestKV
 from .snapkv import SnapKV
@@ -55,6 +56,7 @@ _POLICIES: dict[str, type[Policy]] = {
         Knorm,
         LagKV,
         ChunkKV,
+        PostVision,
     )
 }
 

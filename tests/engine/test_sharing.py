@@ -14,7 +14,8 @@ import methods
 from harness.engine import Branch, Engine, Generation, Protocol, batches, sharing
 from harness.models.prompts import Prompt
 
-NAMES = tuple(name for name in methods.names() if name != "full")
+WHOLE = ("post_vision",)  # need every query, so their prompts are read in one pass
+NAMES = tuple(name for name in methods.names() if name not in ("full", *WHOLE))
 TAIL = 9  # tokens of a question
 
 
@@ -99,6 +100,18 @@ def test_what_prompts_share_is_read_once(kind, loaded_models):
         engine.run(prompt, all_branches(), Generation(1))
         rest = TAIL + number - 1
         assert passes.taken() == ([rest] if number else [context, rest])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_methods_that_need_every_query_read_a_prompt_in_one_pass(name, loaded_models):
+    engine = Engine(loaded_models["llava"])
+    prompts = questions("llava", 2)
+    branches = [Branch(), Branch(methods.build(name), 0.5)]
+    engine.run(prompts[0], branches, Generation(1))  # its split is checked by more passes
+    passes = Passes(engine)
+    for number, prompt in enumerate(prompts):
+        engine.run(prompt, branches, Generation(1))
+        assert passes.taken() == [prompts[0].context + TAIL + number - 1]
 
 
 def test_questions_behind_the_eviction_share_all_of_it(loaded_models):

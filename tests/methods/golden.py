@@ -151,6 +151,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "chunkkv": golden_scorers.check_chunkkv,
     "knorm": golden_scorers.check_knorm,
     "lagkv": golden_scorers.check_lagkv,
+    "post_vision": golden_scorers.check_post_vision,
 }
 
 

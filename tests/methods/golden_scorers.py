@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import torch
+
 import methods
 from tests.methods.golden_data import Case, expect, expect_close, expect_same_sets, output, view
 
@@ -44,3 +48,21 @@ def check_chunkkv(case: Case) -> None:
     kept = policy.keep(layer, case["n_kept"])
     same = (kept == output("chunkkv", case, "idx").sort(-1).values).all(-1)
     expect((same | (output("chunkkv", case, "rel_margin") <= 1e-4)).all(), "kept sets differ")
+
+
+def check_post_vision(case: Case) -> None:
+    """Scores of what lies before the recent tokens, and the whole set."""
+    params = case["params"]
+    policy = methods.build("post_vision", shared=params["shared"])
+    layer = view(case["inputs"], per_query_head=False)
+    kinds = torch.zeros(layer.batch, layer.length, dtype=torch.long)
+    kinds[:, 5 : layer.length - params["post_vision"]] = 1
+    layer = dataclasses.replace(layer, modality=kinds)
+    past = layer.length - params["n_window"]
+    selection = policy.select_many(layer, [case["n_kept"]])[0]
+    expect(selection.window == params["n_window"], f"{selection.window} recent tokens")
+    scores = policy.score(layer, case["n_kept"])
+    expect_close(scores[..., :past], output("post_vision", case, "score")[..., :past], "score")
+    stored = output("post_vision", case, "idx").sort(-1).values
+    same = (selection.positions == stored).all(-1)
+    expect((same | (output("post_vision", case, "rel_margin") <= 1e-4)).all(), "sets differ")

@@ -22,6 +22,8 @@ VARIANTS = {
     "tova_last": ("tova", {"protect_last": True}),
     "keydiff": ("keydiff", {}),
     "knorm": ("knorm", {}),
+    "post_vision": ("post_vision", {}),
+    "post_vision_max": ("post_vision", {"recent": 0, "group": "max"}),
     "lagkv": ("lagkv", {"sinks": 2, "lag": 5}),
     "lagkv_cross": ("lagkv", {"sinks": 0, "lag": 4, "cross": True}),
     "lagkv_short": ("lagkv", {}),

@@ -31,6 +31,7 @@ def test_every_stored_case_is_checked():
         "chunkkv": 7,
         "knorm": 6,
         "lagkv": 15,
+        "post_vision": 7,
     }
 
 

@@ -243,3 +243,34 @@ def test_chunkkv(shared, pool, kernel, budget, protected):
         cut = [c for c, size in sizes.items() if 0 < size < min(4, past - 4 * c)]
         assert len(cut) <= 1  # the chunk that the budget cuts, of which the first tokens stay
         assert all(4 * c + k in inside for c in cut for k in range(sizes[c]))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("group", "reduce"), [("sum", sum), ("max", max), ("mean", mean)])
+@pytest.mark.parametrize("images", [(3, 17), (2, 24), None])
+def test_post_vision(shared, group, reduce, images):
+    view = random_view(25, kv_heads=2, group=3, seed=6, sharpness=2.0)
+    if images:
+        modality = torch.zeros(1, 25, dtype=torch.long)
+        modality[0, images[0] : images[1]] = 1
+        modality[0, images[0] + 2] = 0  # text between images is before the last one
+        view = dataclasses.replace(view, modality=modality)
+    rows = attention_rows(view, 25 - images[1] if images else 25)
+    sums = [[sum(column) for column in zip(*table, strict=True)] for table in rows]
+    wanted = by_kv_head(view, sums, reduce)
+    if shared:
+        wanted = [[sum(column) for column in zip(*wanted, strict=True)]] * 2
+    policy = methods.build("post_vision", group=group, shared=shared, recent=0.29)
+    expect_past(policy, view, 14, wanted, 4)
+    expect_past(policy, view, 3, wanted, 0)
+
+
+def test_post_vision_needs_text_behind_the_images_of_one_prompt():
+    view = random_view(9, batch=2)
+    policy = methods.build("post_vision")
+    last = torch.tensor([[0] * 8 + [1]] * 2)
+    with pytest.raises(ValueError, match="protocol=replay"):
+        policy.keep(dataclasses.replace(view, modality=last), 4)
+    apart = torch.tensor([[0] * 6 + [1, 0, 0], [1] + [0] * 8])
+    with pytest.raises(ValueError, match="one prompt at a time"):
+        policy.keep(dataclasses.replace(view, modality=apart), 4)

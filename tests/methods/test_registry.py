@@ -35,6 +35,7 @@ DEFAULTS = {
     "keydiff": SCORING,
     "chunkkv": {"pool": "avg", "kernel": 1, "group": "mean", "chunk": 10, "shared": True, **WINDOW},
     "knorm": SCORING,
+    "post_vision": {"recent": 0.1, "group": "sum", "shared": False, **SCORING},
     "lagkv": {"sinks": 16, "lag": 128, "cross": False, **SCORING},
     "lacache": {
         "span": None,
@@ -72,7 +73,7 @@ def test_names_and_defaults_are_the_published_setting():
 
 def test_how_many_queries_each_method_needs():
     windows = {name: methods.build(name).window for name in methods.names()}
-    assert windows.pop("h2o") is None
+    assert {windows.pop(name) for name in ("h2o", "post_vision")} == {None}
     assert {windows.pop(name) for name in ("snapkv", "restkv", "criticalkv", "chunkkv")} == {32}
     assert windows.pop("tova") == 1
     assert set(windows.values()) == {0}
@@ -114,6 +115,8 @@ def test_unknown_parameter_lists_the_parameters():
         ("knorm", {"budget": "adaptive"}),
         ("chunkkv", {"budget": "adaptive"}),
         ("chunkkv", {"chunk": 0}),
+        ("post_vision", {"recent": 1.1}),
+        ("post_vision", {"shared": True, "budget": "adaptive"}),
         ("chunkkv", {"shared": 1}),
         ("lagkv", {"sinks": -1}),
         ("lagkv", {"lag": 1}),
