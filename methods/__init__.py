@@ -8,6 +8,7 @@ from __future__ import annotations
 from .budgets import budget
 from .chunkkv import ChunkKV
 from .criticalkv import CriticalKV
+from .expected_attention import ExpectedAttention
 from .full import Full
 from .h2o import H2O
 from .holding import Due, Held, Rule, Step, victims
@@ -57,6 +58,7 @@ _POLICIES: dict[str, type[Policy]] = {
         LagKV,
         ChunkKV,
         PostVision,
+        ExpectedAttention,
     )
 }
 

@@ -23,7 +23,7 @@ import methods
 from harness.engine.attention import listening
 from harness.engine.branch import Sequel, compact_layer
 from harness.engine.cache import CompactLayer
-from harness.engine.cells import Cell, on_top, plan
+from harness.engine.cells import Cell, on_top, plan, rotary_use
 from harness.engine.inputs import check, check_boundary, first_part, position_ids
 from harness.engine.layout import Layout, prepare
 from harness.engine.passes import forward
@@ -229,8 +229,8 @@ def _generate(
     cache = DynamicCache(config=model.config)
     (cell,) = plan([branch], boundary)
     requests = [(branch.policy, [cell.count])]
-    capture = Capture(layout, requests, kinds[:boundary])
-    rotary = Rotary(model, layout) if branch.policy.positions == "cache" else None
+    rotary = Rotary(model, layout, use) if (use := rotary_use([branch.policy])) else None
+    capture = Capture(layout, requests, kinds[:boundary], rotary=rotary)
     tail = kinds.shape[0] - boundary
     sequel = Sequel(kinds[:boundary], tail, on_top(protocol, tail), rotary)
     evictor = Evictor(layout, cache, cell, capture, sequel)

@@ -22,7 +22,7 @@ from harness.engine.inputs import first_part
 from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.passes import Stopwatch, clock, forward, sees_later
 from harness.engine.prefixes import Prefix, Requests
-from harness.engine.rotary import Rotary, Turns
+from harness.engine.rotary import Rotary, Turned, Turns
 from methods import LayerView, Policy, Selection
 
 Selections = dict[int, dict[int, Selection]]  # by id of the policy, then by budget
@@ -62,7 +62,8 @@ class Capture:
     """Listens to a prefill and lets the policies select from each compressible layer.
 
     requests: for each policy the budgets wanted of it. modality [L]: 0 text, 1 image. suffix: last
-    tokens that follow the question. prefix: what was read before this pass.
+    tokens that follow the question. prefix: what was read before this pass. rotary: what queries
+    are rotated by, for policies that undo it.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class Capture:
         modality: Tensor,
         suffix: int = 0,
         prefix: Prefix | None = None,
+        rotary: Rotary | None = None,
     ) -> None:
         self.suffix = suffix
         self.prefix = prefix
+        self.rotary = rotary
         self.layout = layout
         self.requests = requests
         self.modality = modality
@@ -137,6 +140,7 @@ class Capture:
             mask=mask[:, :, first:] if mask is not None and self._bidirectional else None,
             suffix=self.suffix,
             earlier=earlier,
+            rotation=self._rotation(),
         )
         for policy, budgets in self.requests:
             numbers = policy.asks(view)
@@ -145,6 +149,11 @@ class Capture:
             else:
                 keys_alone = replace(view, queries=query[:, :, :0], mask=None, earlier=None)
                 self._asked.append(_Asked(policy, budgets, keys_alone, numbers))
+
+    def _rotation(self) -> Turned | None:
+        """How this pass rotates; who undoes it needs all queries, and then there is no prefix."""
+        turns = self.rotary.now if self.rotary and self.prefix is None else None
+        return Turned(self.rotary, turns) if self.rotary and turns else None
 
     def finish(self) -> None:
         """Let policies select that asked for numbers of the layers, which are read all at once."""

@@ -150,7 +150,8 @@ class Prefills:
     def _pass(self, asked: _Asked, prefix: Prefix | None) -> Prefill:
         forget_lengths(self.model)
         kinds = asked.modality[: asked.boundary]
-        capture = Capture(self.layout, asked.requests, kinds, asked.behind, prefix)
+        found = (self.layout, asked.requests, kinds, asked.behind, prefix, asked.rotary)
+        capture = Capture(*found)
         how = (asked.prompt.inputs, asked.positions, asked.boundary, asked.rotary)
         return prefill(self.model, self.layout, capture, *how)
 

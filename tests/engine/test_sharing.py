@@ -14,7 +14,8 @@ import methods
 from harness.engine import Branch, Engine, Generation, Protocol, batches, sharing
 from harness.models.prompts import Prompt
 
-WHOLE = ("post_vision",)  # need every query, so their prompts are read in one pass
+# These need every query, so their prompts are read in one pass.
+WHOLE = ("post_vision", "expected_attention")
 NAMES = tuple(name for name in methods.names() if name not in ("full", *WHOLE))
 TAIL = 9  # tokens of a question
 

@@ -150,6 +150,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "pyramidkv": golden_budgets.check_pyramidkv,
     "chunkkv": golden_scorers.check_chunkkv,
     "knorm": golden_scorers.check_knorm,
+    "expected_attention": golden_scorers.check_expected_attention,
     "lagkv": golden_scorers.check_lagkv,
     "post_vision": golden_scorers.check_post_vision,
 }

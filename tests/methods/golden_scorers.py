@@ -8,6 +8,7 @@ import torch
 
 import methods
 from tests.methods.golden_data import Case, expect, expect_close, expect_same_sets, output, view
+from tests.methods.views import HalfTurns
 
 
 def check_knorm(case: Case) -> None:
@@ -66,3 +67,28 @@ def check_post_vision(case: Case) -> None:
     stored = output("post_vision", case, "idx").sort(-1).values
     same = (selection.positions == stored).all(-1)
     expect((same | (output("post_vision", case, "rel_margin") <= 1e-4)).all(), "sets differ")
+
+
+def check_expected_attention(case: Case) -> None:
+    """The stored queries are not rotated; ours come rotated and are turned back."""
+    params = case["params"]
+    policy = methods.build(
+        "expected_attention",
+        future=params["n_future_positions"],
+        sinks=params["n_sink"],
+        covariance=params["use_covariance"],
+        value_norm=params["use_vnorm"],
+        epsilon=params["epsilon"],
+    )
+    layer = view(case["inputs"], per_query_head=False)
+    turns = HalfTurns(layer.length, layer.queries.shape[-1], base=10_000.0)
+    queries = turns.rotate(layer.queries)
+    layer = dataclasses.replace(layer, queries=queries, rotation=turns)
+    scores, behind = policy.score(layer, case["n_kept"]), slice(params["n_sink"], None)
+    stored = output("expected_attention", case, "score")[..., behind]
+    expect_close(scores[..., behind], stored, "score", rtol=5e-5)
+    same = (
+        policy.keep(layer, case["n_kept"])
+        == output("expected_attention", case, "idx").sort(-1).values
+    ).all(-1)
+    expect((same | (output("expected_attention", case, "rel_margin") <= 1e-4)).all(), "sets differ")

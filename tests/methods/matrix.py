@@ -24,6 +24,11 @@ VARIANTS = {
     "knorm": ("knorm", {}),
     "post_vision": ("post_vision", {}),
     "post_vision_max": ("post_vision", {"recent": 0, "group": "max"}),
+    "expected_attention": ("expected_attention", {}),
+    "expected_attention_mean": (
+        "expected_attention",
+        {"covariance": False, "value_norm": False, "sinks": 0, "future": 7},
+    ),
     "lagkv": ("lagkv", {"sinks": 2, "lag": 5}),
     "lagkv_cross": ("lagkv", {"sinks": 0, "lag": 4, "cross": True}),
     "lagkv_short": ("lagkv", {}),

@@ -98,3 +98,64 @@ def test_lagkv_spares_text_and_takes_images_by_age_where_no_part_fits():
     view = dataclasses.replace(view, modality=modality)
     kept = methods.build("lagkv", sinks=3, lag=20, protect="text").keep(view, 10)
     assert kept[0].tolist() == [[0, 1, 2, 10, 11, 12, 13, 27, 28, 29]] * 2
+
+
+def turned(vector, position):
+    """A vector of even length at a rotary position, pair by pair, as HalfTurns does it."""
+    half = len(vector) // 2
+    found = [0.0] * len(vector)
+    for i in range(half):
+        angle = position * 10.0 ** (-2 * i / half)
+        one, two = vector[i], vector[i + half]
+        found[i] = one * math.cos(angle) - two * math.sin(angle)
+        found[i + half] = two * math.cos(angle) + one * math.sin(angle)
+    return found
+
+
+def expected_logits(view, head, sinks, future, with_covariance):
+    """E[s q.k] + Var[s q.k] / 2 of each key behind the sinks, q being turned by the average."""
+    rows = view.queries[0, head].double().tolist()
+    plain = [turned(row, -place) for place, row in enumerate(rows)][sinks:]
+    ahead = [
+        [mean(column) for column in zip(*(turned(q, 29 + t) for t in range(future)), strict=True)]
+        for q in plain
+    ]
+    keys = view.keys[0, head // 3, sinks:].double().tolist()
+    logits = []
+    for key in keys:
+        dots = [view.scaling * sum(x * y for x, y in zip(q, key, strict=True)) for q in ahead]
+        spread = mean((dot - mean(dots)) ** 2 for dot in dots) if with_covariance else 0.0
+        logits.append(mean(dots) + spread / 2)
+    return logits
+
+
+@pytest.mark.parametrize(("covariance", "value_norm"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(("sinks", "protected", "budget"), [(4, 4, 9), (0, 0, 9), (6, 1, 3)])
+def test_expected_attention(covariance, value_norm, sinks, protected, budget):
+    """The mean and variance of the logits themselves, in place of a covariance of queries."""
+    view = random_view(29, kv_heads=2, group=3, dim=6, seed=23, sharpness=2.0)
+    params = {"sinks": sinks, "future": 5, "covariance": covariance, "value_norm": value_norm}
+    policy = methods.build("expected_attention", epsilon=0.01, **params)
+    wanted = []
+    for kv_head in range(2):
+        shares = [
+            softmax(expected_logits(view, 3 * kv_head + i, sinks, 5, covariance)) for i in range(3)
+        ]
+        scores = [mean(column) for column in zip(*shares, strict=True)]
+        if value_norm:
+            values = view.values[0, kv_head, sinks:].double().tolist()
+            lengths = [math.sqrt(sum(x * x for x in value)) for value in values]
+            scores = [(a + 0.01) * size for a, size in zip(scores, lengths, strict=True)]
+        wanted.append([0.0] * sinks + scores)
+    got = policy.score(view, budget)[0]
+    assert bool(got[:, :protected].isposinf().all())
+    exact = torch.tensor(wanted, dtype=torch.float64)[:, protected:]
+    assert torch.allclose(got[:, protected:].double(), exact, rtol=5e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 5])
+def test_expected_attention_of_prompts_no_longer_than_the_sinks(length):
+    view = random_view(length)
+    for budget in range(1, length + 1):
+        score = methods.build("expected_attention").score(view, budget)
+        assert not bool(score.isnan().any())

@@ -35,6 +35,14 @@ DEFAULTS = {
     "keydiff": SCORING,
     "chunkkv": {"pool": "avg", "kernel": 1, "group": "mean", "chunk": 10, "shared": True, **WINDOW},
     "knorm": SCORING,
+    "expected_attention": {
+        "future": 512,
+        "sinks": 4,
+        "covariance": True,
+        "value_norm": True,
+        "epsilon": 0.0,
+        **SCORING,
+    },
     "post_vision": {"recent": 0.1, "group": "sum", "shared": False, **SCORING},
     "lagkv": {"sinks": 16, "lag": 128, "cross": False, **SCORING},
     "lacache": {
@@ -73,7 +81,7 @@ def test_names_and_defaults_are_the_published_setting():
 
 def test_how_many_queries_each_method_needs():
     windows = {name: methods.build(name).window for name in methods.names()}
-    assert {windows.pop(name) for name in ("h2o", "post_vision")} == {None}
+    assert {windows.pop(name) for name in ("h2o", "post_vision", "expected_attention")} == {None}
     assert {windows.pop(name) for name in ("snapkv", "restkv", "criticalkv", "chunkkv")} == {32}
     assert windows.pop("tova") == 1
     assert set(windows.values()) == {0}
@@ -114,6 +122,9 @@ def test_unknown_parameter_lists_the_parameters():
         ("criticalkv", {"budget": "adaptive"}),
         ("knorm", {"budget": "adaptive"}),
         ("chunkkv", {"budget": "adaptive"}),
+        ("expected_attention", {"future": 0}),
+        ("expected_attention", {"epsilon": -1}),
+        ("expected_attention", {"covariance": 1}),
         ("chunkkv", {"chunk": 0}),
         ("post_vision", {"recent": 1.1}),
         ("post_vision", {"shared": True, "budget": "adaptive"}),
@@ -238,6 +249,12 @@ def test_restkv_needs_the_output_projection_unless_told_not_to():
     with pytest.raises(ValueError, match="output_weight"):
         methods.build("restkv").keep(view, 5)
     assert methods.build("restkv", project=False).keep(view, 5).shape == (1, 2, 5)
+
+
+def test_expected_attention_needs_the_rotation():
+    with pytest.raises(ValueError, match=r"LayerView\.rotation") as error:
+        methods.build("expected_attention").keep(methods.LayerView(**_parts()), 5)
+    assert "\n" not in str(error.value)
 
 
 def test_criticalkv_needs_the_output_projection():

@@ -13,8 +13,12 @@ from tests.methods.matrix import REFUSED
 from tests.methods.views import random_view
 
 WINDOW = ("snapkv", "restkv", "criticalkv", "chunkkv")
-SCORING = (*WINDOW, "random", "h2o", "tova", "keydiff", "knorm", "lagkv", "post_vision")
-SMALL = {name: {"window": 6} for name in WINDOW} | {"lagkv": {"sinks": 0, "lag": 4}}
+OTHERS = ("keydiff", "knorm", "lagkv", "post_vision", "expected_attention")
+SCORING = (*WINDOW, "random", "h2o", "tova", *OTHERS)
+SMALL = {name: {"window": 6} for name in WINDOW} | {
+    "lagkv": {"sinks": 0, "lag": 4},
+    "expected_attention": {"sinks": 0},
+}
 
 
 def with_suffix(view, suffix):
