@@ -120,7 +120,7 @@ def kept_positions(cache: Any, whole: list[Tensor]) -> Tensor:
     for layer, keys in zip(cache.layers, whole, strict=True):
         same = (layer.keys[0][:, :, None] == keys[0][:, None]).all(-1)  # [Hkv, n, L]
         if not bool((same.sum(-1) == 1).all()):
-            raise ValueError("some keys occur twice; use another seed or another model.")
+            raise ValueError("keys of the context occur twice or not at all; use another seed.")
         found.append(same.float().argmax(-1).sort(-1).values)
     return torch.stack(found)
 
@@ -137,12 +137,12 @@ def dump(folder: Path, model_name: str | None, length: int, seed: int) -> None:
     size = (1, length + QUESTION)
     ids = torch.randint(model.config.vocab_size, size, generator=generator)
     context, question = ids[:, :length], ids[:, length:]
-    plain = DynamicCache()
-    model(context, past_key_values=plain)
-    whole = [layer.keys for layer in plain.layers]
     tensors = {"ids": ids}
     for name, pair in PAIRS.items():
         model.set_attn_implementation("eager" if pair.eager else "sdpa")
+        plain = DynamicCache()
+        model(context, past_key_values=plain)  # bit for bit what the press gathers from
+        whole = [layer.keys for layer in plain.layers]
         for ratio in RATIOS:
             cache = DynamicCache()
             with pair.press(presses, ratio)(model):
