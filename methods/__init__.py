@@ -6,13 +6,18 @@ Torch only; it must not know models, configurations or the harness.
 from __future__ import annotations
 
 from .budgets import budget
+from .chunkkv import ChunkKV
 from .criticalkv import CriticalH2O, CriticalKV, CriticalTOVA
+from .expected_attention import ExpectedAttention
 from .full import Full
 from .h2o import H2O
 from .holding import Due, Held, Rule, Step, victims
 from .keydiff import KeyDiff
+from .knorm import Knorm
 from .lacache import LaCache
+from .lagkv import LagKV
 from .policy import Policy, Rated, Selection
+from .post_vision import PostVision
 from .random import Random
 from .restkv import RestKV
 from .snapkv import SnapKV
@@ -54,6 +59,11 @@ _POLICIES: dict[str, type[Policy]] = {
         CriticalH2O,
         CriticalTOVA,
         TrimKV,
+        Knorm,
+        LagKV,
+        ChunkKV,
+        PostVision,
+        ExpectedAttention,
     )
 }
 

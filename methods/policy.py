@@ -46,6 +46,7 @@ class Policy(ABC):
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""  # as it is written in a sentence; empty: as its name
     spans_layers: ClassVar[bool] = False  # whether a Step may hold cells of several layers
+    unrotates: ClassVar[bool] = False  # whether it needs LayerView.rotation
     window: int | None = field(default=0, init=False)
     decode: str = field(default="grow", init=False)
     positions: str = field(default="original", init=False)

@@ -85,8 +85,9 @@ class ScoringPolicy(Policy):
         if self.protect != "boundary":
             return plan
         ends = boundary(count, self.boundary_share)
-        window = max(ends, min(plan.window, count - ends))
-        return plan._replace(sinks=max(ends, plan.sinks), window=window)
+        sinks = max(ends, min(plan.sinks, count - ends))
+        window = max(ends, min(plan.window, count - sinks))
+        return plan._replace(sinks=sinks, window=window)
 
     def fixed(self, view: LayerView, plan: Plan) -> int:
         """How many tokens are protected."""

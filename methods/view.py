@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,16 @@ from .kernels import by_triton, column_sums, window_attention, window_columns, w
 
 PART_BYTES = 1 << 27  # attention rows that exist at a time: 128 MiB, or those of one KV head
 _ROWS = 256  # queries whose attention is summed at a time
+
+
+class Rotation(Protocol):
+    """Rotary positions of the tokens of a view, and of those to come."""
+
+    def undo(self, queries: Tensor) -> Tensor:
+        """The last queries [B, H, n, d] without their rotary positions, float32."""
+
+    def ahead(self, vectors: Tensor, count: int) -> Tensor:
+        """vectors [..., d] turned by the mean rotation of the next `count` positions, float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +42,8 @@ class LayerView:
     [B, H, n], what the first n keys collected from the first n queries, for methods that sum the
     attention of all queries where the view holds the last L - n of them only. answers: what
     the policy that looks `asks` of the layer, where somebody has read it already. hidden [B, L, C]:
-    the hidden states that enter the attention module, where a policy `sees_hidden`.
+    the hidden states that enter the attention module, where a policy `sees_hidden`. rotation: how
+    queries were rotated, for methods that say `unrotates`.
 
     ValueError when the shapes disagree or a mask hides every key from a query.
     """
@@ -50,6 +61,7 @@ class LayerView:
     earlier: Tensor | None = None
     answers: Sequence[float] | None = None
     hidden: Tensor | None = None
+    rotation: Rotation | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.engine.rotary import REINDEXING
 from harness.engine.settings import Branch
 from methods import Policy, budget
 
@@ -58,3 +59,16 @@ def plan(branches: Sequence[Branch], length: int) -> list[Cell]:
 def reindexes(policy: Policy | None) -> bool:
     """Whether a policy gives cached keys the rotary positions of their place in the cache."""
     return policy is not None and policy.positions == "cache"
+
+
+def rotary_use(policies: Sequence[Policy]) -> tuple[str, str] | None:
+    """What policies need rotary positions for and what to do without, as `Rotary` takes it."""
+    if any(map(reindexes, policies)):
+        return REINDEXING
+    names = [policy.name for policy in policies if policy.unrotates]
+    if not names:
+        return None
+    return (
+        f"{names[0]} averages the 1-D rotary positions of queries to come",
+        "choose another method",
+    )

@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 import methods
 from harness.engine.attention import listening
 from harness.engine.branch import Sequel
-from harness.engine.cells import on_top, plan
+from harness.engine.cells import on_top, plan, rotary_use
 from harness.engine.evictor import Evictor
 from harness.engine.inputs import check, check_boundary, first_part, position_ids
 from harness.engine.layout import Layout, prepare
@@ -154,8 +154,8 @@ def _generate(
     cache = DynamicCache(config=model.config)
     (cell,) = plan([branch], boundary)
     requests = [(branch.policy, [cell.count])]
-    capture = Capture(layout, requests, kinds[:boundary])
-    rotary = Rotary(model, layout) if branch.policy.positions == "cache" else None
+    rotary = Rotary(model, layout, use) if (use := rotary_use([branch.policy])) else None
+    capture = Capture(layout, requests, kinds[:boundary], rotary=rotary)
     tail = kinds.shape[0] - boundary
     sequel = Sequel(kinds[:boundary], tail, on_top(protocol, tail), rotary)
     evictor = Evictor(layout, cache, cell, capture, sequel)

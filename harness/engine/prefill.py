@@ -22,7 +22,7 @@ from harness.engine.inputs import first_part
 from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.passes import Stopwatch, clock, forward, sees_later
 from harness.engine.prefixes import Prefix, Requests
-from harness.engine.rotary import Rotary, Turns
+from harness.engine.rotary import Rotary, Turned, Turns
 from methods import LayerView, Policy, Rated, Selection
 
 Selections = dict[int, dict[int, Selection]]  # by id of the policy, then by budget
@@ -71,7 +71,8 @@ class Capture:
     """Listens to a prefill and lets the policies select from each compressible layer.
 
     requests: for each policy the budgets wanted of it. modality [L]: 0 text, 1 image. suffix: last
-    tokens that follow the question. prefix: what was read before this pass.
+    tokens that follow the question. prefix: what was read before this pass. rotary: what queries
+    are rotated by, for policies that undo it.
     """
 
     def __init__(
@@ -81,9 +82,11 @@ class Capture:
         modality: Tensor,
         suffix: int = 0,
         prefix: Prefix | None = None,
+        rotary: Rotary | None = None,
     ) -> None:
         self.suffix = suffix
         self.prefix = prefix
+        self.rotary = rotary
         self.layout = layout
         self.requests = requests
         self.modality = modality
@@ -169,6 +172,7 @@ class Capture:
             suffix=self.suffix,
             earlier=earlier,
             hidden=self._hidden,
+            rotation=self._rotation(),
         )
         for policy, budgets in self.requests:
             numbers = policy.asks(view)
@@ -178,6 +182,11 @@ class Capture:
                 none = query.new_empty(*query.shape[:2], 0, query.shape[3])  # a slice holds all
                 keys_alone = replace(view, queries=none, mask=None, earlier=None)
                 self._asked.append(_Asked(policy, budgets, keys_alone, numbers))
+
+    def _rotation(self) -> Turned | None:
+        """How this pass rotates; who undoes it needs all queries, and then there is no prefix."""
+        turns = self.rotary.now if self.rotary and self.prefix is None else None
+        return Turned(self.rotary, turns) if self.rotary and turns else None
 
     def finish(self) -> None:
         """When every layer was shown: let policies select that asked for numbers of the layers,

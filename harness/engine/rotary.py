@@ -10,6 +10,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 
 import torch
@@ -23,18 +24,27 @@ _TABLES = 512  # lengths whose turns are kept where they depend on it
 
 Turns = tuple[Tensor, Tensor]  # cosines and sines [B, q, rotary_dim], as the model applies them
 
+REINDEXING = (
+    "positions=cache gives cached keys new 1-D rotary positions",
+    "use positions=original",
+)
+
 
 class Rotary:
     """The 1-D rotary positions of one model.
 
-    ValueError, one sentence, for a model that has none, or other ones.
+    use: what they are needed for and what to do without, see `REINDEXING`. ValueError, one
+    sentence, for a model that has none, or other ones.
     """
 
-    def __init__(self, model: PreTrainedModel, layout: Layout) -> None:
+    def __init__(
+        self, model: PreTrainedModel, layout: Layout, use: tuple[str, str] = REINDEXING
+    ) -> None:
         """Find the model's rotation and check that it is x cos + rotate_half(x) sin."""
+        self.use = use
         reason = _unsuitable(model, layout)
         if reason:
-            raise ValueError(_refusal(model, reason))
+            raise ValueError(_refusal(model, reason, use))
         self.module: nn.Module = model.get_decoder().rotary_emb
         self._half: Callable[[Tensor], Tensor] = _code_of(layout).rotate_half
         self.interleaved = self._pairs_neighbours(model)
@@ -47,7 +57,7 @@ class Rotary:
         """Whether rotate_half pairs neighbouring elements; False: those of the two halves."""
         turned = self._half(torch.arange(1.0, 5.0)).tolist()
         if turned not in ([-2.0, 1.0, -4.0, 3.0], [-3.0, -4.0, 1.0, 2.0]):
-            raise ValueError(_refusal(model, "rotates its keys in another way"))
+            raise ValueError(_refusal(model, "rotates its keys in another way", self.use))
         return turned[0] == -2.0
 
     def _check_cached_keys(self, model: PreTrainedModel) -> None:
@@ -68,7 +78,8 @@ class Rotary:
         first, second = self.undo(cache.layers[0].keys, (cos, sin)).unbind(2)
         exact = 1e-4 if model.dtype == torch.float32 else 3e-2
         if float((first - second).abs().max()) > exact * float(first.abs().max()):
-            raise ValueError(_refusal(model, "changes its keys after they were rotated"))
+            reason = "changes its keys after they were rotated"
+            raise ValueError(_refusal(model, reason, self.use))
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -117,6 +128,26 @@ class Rotary:
         return torch.cat([still * cos + self._half(still) * sin, rest], dim=-1)
 
 
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """The rotary positions of a prompt's tokens, `turns` [1, L, dim], and of those to come."""
+
+    rotary: Rotary
+    turns: Turns
+
+    def undo(self, queries: Tensor) -> Tensor:
+        """The last queries [B, H, n, d] without their rotary positions, float32."""
+        cos, sin = (each[:, None, each.shape[1] - queries.shape[2] :] for each in self.turns)
+        return self.rotary.undo(queries, (cos, sin))
+
+    def ahead(self, vectors: Tensor, count: int) -> Tensor:
+        """vectors [..., d] turned by the mean rotation of the next `count` positions, float32."""
+        length = self.turns[0].shape[1]
+        table = self.rotary.table(length + count, vectors.device)
+        cos, sin = (each[length : length + count].mean(0) for each in table)
+        return self.rotary.turn(vectors, (cos, sin))
+
+
 def moves_frequencies(model: PreTrainedModel) -> bool:
     """Whether frequencies are made anew while decoding, at another place in memory."""
     module = getattr(model.get_decoder(), "rotary_emb", None)
@@ -137,11 +168,8 @@ def forget_lengths(model: PreTrainedModel) -> None:
         module(like, torch.zeros(1, 1, dtype=torch.long, device=model.device))
 
 
-def _refusal(model: PreTrainedModel, reason: str) -> str:
-    return (
-        f"positions=cache gives cached keys new 1-D rotary positions, and {type(model).__name__} "
-        f"{reason}; use positions=original."
-    )
+def _refusal(model: PreTrainedModel, reason: str, use: tuple[str, str]) -> str:
+    return f"{use[0]}, and {type(model).__name__} {reason}; {use[1]}."
 
 
 def _sizes(vectors: Tensor, cos: Tensor) -> list[int]:

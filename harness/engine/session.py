@@ -17,7 +17,7 @@ from torch import Tensor
 from harness.engine.answers import Answers
 from harness.engine.batches import Batches
 from harness.engine.caches import tensors
-from harness.engine.cells import Cell, plan, reindexes
+from harness.engine.cells import Cell, plan, rotary_use
 from harness.engine.decode import Decoder
 from harness.engine.inputs import check, check_boundary, position_ids
 from harness.engine.layout import prepare
@@ -210,11 +210,12 @@ class Engine:
         return NotFinite(stopped(self.loaded.name, dtype))
 
     def _rotary(self, branches: Sequence[Branch]) -> Rotary | None:
-        """The model's rotary positions if a policy re-indexes them, checked once."""
-        if not any(reindexes(branch.policy) for branch in branches):
+        """The model's rotary positions if a policy needs them, checked once."""
+        use = rotary_use([branch.policy for branch in branches if branch.policy is not None])
+        if use is None:
             return None
         if self._known_rotary is None:
-            self._known_rotary = Rotary(self.model, self.layout)
+            self._known_rotary = Rotary(self.model, self.layout, use)
         return self._known_rotary
 
     def _check_anchors(self, branches: Sequence[Branch]) -> None:

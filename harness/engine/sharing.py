@@ -151,7 +151,8 @@ class Prefills:
     def _pass(self, asked: _Asked, prefix: Prefix | None) -> Prefill:
         forget_lengths(self.model)
         kinds = asked.modality[: asked.boundary]
-        capture = Capture(self.layout, asked.requests, kinds, asked.behind, prefix)
+        found = (self.layout, asked.requests, kinds, asked.behind, prefix, asked.rotary)
+        capture = Capture(*found)
         how = (asked.prompt.inputs, asked.positions, asked.boundary, asked.rotary)
         return prefill(self.model, self.layout, capture, *how)
 
@@ -172,7 +173,8 @@ class Prefills:
 
 def _whole_prompt(policy: Policy, behind: int) -> bool:
     """Whether a policy must be shown all of a prompt in one pass."""
-    return policy.sees_hidden or (policy.queries(behind) is None and not policy.adds)
+    every = policy.queries(behind) is None and not policy.adds
+    return policy.sees_hidden or policy.unrotates or every
 
 
 @dataclass(frozen=True, eq=False)

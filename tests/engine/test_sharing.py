@@ -15,7 +15,9 @@ from harness.engine import Branch, Engine, Generation, Protocol, batches, sharin
 from harness.models.prompts import Prompt
 from tests.methods import matrix
 
-NAMES = tuple(name for name in matrix.NAMES if name != "full")
+# These need every query, so their prompts are read in one pass.
+WHOLE = ("post_vision", "expected_attention")
+NAMES = tuple(name for name in matrix.NAMES if name not in ("full", *WHOLE))
 TAIL = 9  # tokens of a question
 
 
@@ -100,6 +102,18 @@ def test_what_prompts_share_is_read_once(kind, loaded_models):
         engine.run(prompt, all_branches(), Generation(1))
         rest = TAIL + number - 1
         assert passes.taken() == ([rest] if number else [context, rest])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_methods_that_need_every_query_read_a_prompt_in_one_pass(name, loaded_models):
+    engine = Engine(loaded_models["llava"])
+    prompts = questions("llava", 2)
+    branches = [Branch(), Branch(methods.build(name), 0.5)]
+    engine.run(prompts[0], branches, Generation(1))  # its split is checked by more passes
+    passes = Passes(engine)
+    for number, prompt in enumerate(prompts):
+        engine.run(prompt, branches, Generation(1))
+        assert passes.taken() == [prompts[0].context + TAIL + number - 1]
 
 
 def test_questions_behind_the_eviction_share_all_of_it(loaded_models):

@@ -75,7 +75,8 @@ sys.modules["triton"] = None  # as if it were not installed
 import torch, methods
 from methods import kernels
 from tests.methods import matrix
-view = methods.LayerView(*(torch.randn(1, 2, 40, 8) for _ in range(3)), 0.3, torch.randn(16, 16))
+from tests.methods.views import random_view
+view = random_view(40)
 for name in matrix.NAMES:
     assert methods.build(name).keep(view, 9).shape[-1] in (9, 40)
 try:

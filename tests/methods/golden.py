@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 import methods
-from tests.methods import golden_budgets, golden_decode
+from tests.methods import golden_budgets, golden_decode, golden_scorers
 from tests.methods.golden_data import (
     POOLS,
     ROOT,
@@ -148,6 +148,11 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "lacache": golden_decode.check_lacache,
     "adakv": golden_budgets.check_adakv,
     "pyramidkv": golden_budgets.check_pyramidkv,
+    "chunkkv": golden_scorers.check_chunkkv,
+    "knorm": golden_scorers.check_knorm,
+    "expected_attention": golden_scorers.check_expected_attention,
+    "lagkv": golden_scorers.check_lagkv,
+    "post_vision": golden_scorers.check_post_vision,
 }
 
 

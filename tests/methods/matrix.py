@@ -15,12 +15,25 @@ VARIANTS = {
     "criticalkv": ("criticalkv", {"window": 8}),
     "criticalkv_h2o": ("criticalkv_h2o", {"recent": 8}),
     "criticalkv_tova": ("criticalkv_tova", {}),
+    "chunkkv": ("chunkkv", {"window": 8, "chunk": 4}),
+    "chunkkv_own": ("chunkkv", {"window": 7, "chunk": 3, "kernel": 5, "shared": False}),
     "h2o": ("h2o", {}),
     "h2o_visible": ("h2o", {"recent": 8, "average": "visible_mean", "group": "max"}),
     "h2o_official": ("h2o", {"recent": 8, "causal": False}),
     "tova": ("tova", {}),
     "tova_last": ("tova", {"protect_last": True}),
     "keydiff": ("keydiff", {}),
+    "knorm": ("knorm", {}),
+    "post_vision": ("post_vision", {}),
+    "post_vision_max": ("post_vision", {"recent": 0, "group": "max"}),
+    "expected_attention": ("expected_attention", {}),
+    "expected_attention_mean": (
+        "expected_attention",
+        {"covariance": False, "value_norm": False, "sinks": 0, "future": 7},
+    ),
+    "lagkv": ("lagkv", {"sinks": 2, "lag": 5}),
+    "lagkv_cross": ("lagkv", {"sinks": 0, "lag": 4, "cross": True}),
+    "lagkv_short": ("lagkv", {}),
     "lacache": ("lacache", {}),
     "lacache_span1": ("lacache", {"span": 1, "start": 2}),
     "restkv": ("restkv", {"window": 8}),
@@ -37,10 +50,14 @@ VARIANTS = {
 # What needs no file; tests/methods/test_trimkv.py has the method that does.
 NAMES = tuple(name for name in methods.names() if "gates" not in methods.parameters(name))
 
+# Rules that a variant refuses.
+REFUSED = {("chunkkv", "adaptive"), ("knorm", "adaptive")}
+
 MATRIX = [
     (variant, rule)
     for variant, (name, _) in VARIANTS.items()
     for rule in (RULES if "budget" in methods.parameters(name) else ("uniform",))
+    if (variant, rule) not in REFUSED
 ]
 HOLDING = [row for row in MATRIX if "decode" in methods.parameters(VARIANTS[row[0]][0])]
 

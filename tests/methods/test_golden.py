@@ -28,6 +28,11 @@ def test_every_stored_case_is_checked():
         "lacache": 43,
         "adakv": 8,
         "pyramidkv": 22,
+        "chunkkv": 7,
+        "knorm": 6,
+        "expected_attention": 9,
+        "lagkv": 15,
+        "post_vision": 7,
     }
 
 

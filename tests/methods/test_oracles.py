@@ -237,6 +237,15 @@ def test_keydiff():
     expect_past(methods.build("keydiff"), view, 9, wanted, 0)
 
 
+def test_knorm():
+    view = random_view(23, kv_heads=3, group=2, dim=7, seed=8)
+    wanted = [
+        [-math.sqrt(sum(x * x for x in key)) for key in keys]
+        for keys in view.keys[0].double().tolist()
+    ]
+    expect_past(methods.build("knorm"), view, 9, wanted, 0)
+
+
 def test_keydiff_scores_are_never_negative_or_undefined():
     drawn = random_view(33, kv_heads=2, dim=5, seed=3)
     for keys in (drawn.keys[:, :, :1].expand_as(drawn.keys), torch.zeros_like(drawn.keys)):
@@ -260,3 +269,63 @@ def test_the_mask_of_the_model_is_used(name):
     wanted = [mean(column) for column in zip(*sums, strict=True)]
     params = {"snapkv": {"window": 6, "kernel": 1}, "h2o": {"recent": 0}, "tova": {}}[name]
     expect_past(methods.build(name, **params), view, 9, [wanted], 6 if name == "snapkv" else 0)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("pool", "kernel"), [("avg", 1), ("max", 3)])
+@pytest.mark.parametrize(("budget", "protected"), [(15, 7), (4, 2), (20, 7)])
+def test_chunkkv(shared, pool, kernel, budget, protected):
+    view = random_view(29, kv_heads=2, group=3, seed=5, sharpness=2.0)
+    sums = [
+        [sum(column) for column in zip(*table, strict=True)] for table in attention_rows(view, 7)
+    ]
+    past, how = 29 - protected, max if pool == "max" else mean
+    rows = [
+        [how(neighbours(row[:past], j, kernel // 2, kind=pool)) for j in range(past)]
+        for row in by_kv_head(view, sums, mean)
+    ]
+    if shared:
+        rows = [[mean(column) for column in zip(*rows, strict=True)]] * 2
+    chunks = [[mean(row[j // 4 * 4 : j // 4 * 4 + 4]) for j in range(past)] for row in rows]
+    params = {"window": 7, "chunk": 4, "pool": pool, "kernel": kernel, "shared": shared}
+    policy = methods.build("chunkkv", **params)
+    expect_past(policy, view, budget, chunks, protected)
+    if shared:
+        kept = policy.keep(view, budget)
+        assert torch.equal(kept[:, 0], kept[:, 1])
+        inside = [p for p in kept[0, 0].tolist() if p < past]
+        sizes = {c: sum(p // 4 == c for p in inside) for c in range(6)}
+        cut = [c for c, size in sizes.items() if 0 < size < min(4, past - 4 * c)]
+        assert len(cut) <= 1  # the chunk that the budget cuts, of which the first tokens stay
+        assert all(4 * c + k in inside for c in cut for k in range(sizes[c]))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("group", "reduce"), [("sum", sum), ("max", max), ("mean", mean)])
+@pytest.mark.parametrize("images", [(3, 17), (2, 24), None])
+def test_post_vision(shared, group, reduce, images):
+    view = random_view(25, kv_heads=2, group=3, seed=6, sharpness=2.0)
+    if images:
+        modality = torch.zeros(1, 25, dtype=torch.long)
+        modality[0, images[0] : images[1]] = 1
+        modality[0, images[0] + 2] = 0  # text between images is before the last one
+        view = dataclasses.replace(view, modality=modality)
+    rows = attention_rows(view, 25 - images[1] if images else 25)
+    sums = [[sum(column) for column in zip(*table, strict=True)] for table in rows]
+    wanted = by_kv_head(view, sums, reduce)
+    if shared:
+        wanted = [[sum(column) for column in zip(*wanted, strict=True)]] * 2
+    policy = methods.build("post_vision", group=group, shared=shared, recent=0.29)
+    expect_past(policy, view, 14, wanted, 4)
+    expect_past(policy, view, 3, wanted, 0)
+
+
+def test_post_vision_needs_text_behind_the_images_of_one_prompt():
+    view = random_view(9, batch=2)
+    policy = methods.build("post_vision")
+    last = torch.tensor([[0] * 8 + [1]] * 2)
+    with pytest.raises(ValueError, match="protocol=replay"):
+        policy.keep(dataclasses.replace(view, modality=last), 4)
+    apart = torch.tensor([[0] * 6 + [1, 0, 0], [1] + [0] * 8])
+    with pytest.raises(ValueError, match="one prompt at a time"):
+        policy.keep(dataclasses.replace(view, modality=apart), 4)

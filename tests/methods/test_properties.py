@@ -126,7 +126,7 @@ def test_repeated_calls_agree_and_leave_the_global_generator_alone(row):
 def test_half_precision_inputs_are_scored_in_float32(row, dtype):
     half = random_view(97, dtype=dtype)
     parts = (half.keys, half.values, half.queries)
-    place = {"layer": half.layer, "num_layers": half.num_layers}
+    place = {"layer": half.layer, "num_layers": half.num_layers, "rotation": half.rotation}
     full = methods.LayerView(
         *(part.float() for part in parts), half.scaling, half.output_weight.float(), **place
     )
@@ -154,6 +154,7 @@ def test_equal_attention_is_no_trouble(row):
         drawn.output_weight,
         layer=1,
         num_layers=4,
+        rotation=drawn.rotation,
     )
     for budget in budgets(41):
         score = build(row).score(still, budget)
@@ -182,7 +183,7 @@ def test_one_dominating_key_gives_no_infinity(row, dtype):
     keys, queries = drawn.keys * 0.01, torch.ones_like(drawn.queries)
     keys[:, :, 6] = 200.0
     tensors = (part.to(dtype) for part in (keys, drawn.values, queries))
-    place = {"layer": 1, "num_layers": 4}
+    place = {"layer": 1, "num_layers": 4, "rotation": drawn.rotation}
     view = methods.LayerView(*tensors, 1.0, drawn.output_weight.to(dtype), **place)
     policy = build(row)
     selection = policy.select_many(view, [14])[0]
@@ -197,17 +198,17 @@ def test_one_dominating_key_gives_no_infinity(row, dtype):
 def test_batch_items_do_not_touch_each_other(row):
     policy = build(row)
     views = [random_view(seed=seed, sharpness=2.0) for seed in (1, 2)]
+    place = {"layer": 1, "num_layers": 4, "rotation": views[0].rotation}
     joined = methods.LayerView(
         *(torch.cat([getattr(v, part) for v in views]) for part in ("keys", "values", "queries")),
         views[0].scaling,
         views[0].output_weight,
-        layer=1,
-        num_layers=4,
+        **place,
     )
     weight = views[0].output_weight
     for item, view in enumerate(views):
         alone = methods.LayerView(
-            view.keys, view.values, view.queries, view.scaling, weight, layer=1, num_layers=4
+            view.keys, view.values, view.queries, view.scaling, weight, **place
         )
         if item == 0 or row[0] != "restkv_official":  # there item 0 decides for the batch
             kept = heads(policy.select_many(joined, [15])[0])[item]
@@ -222,7 +223,7 @@ def test_needs_no_more_queries_than_it_says(row):
     def with_queries(count):
         last = view.queries[:, :, view.length - count :]
         parts = (view.keys, view.values, last, view.scaling, view.output_weight)
-        return methods.LayerView(*parts, layer=1, num_layers=4)
+        return methods.LayerView(*parts, layer=1, num_layers=4, rotation=view.rotation)
 
     assert torch.equal(policy.keep(with_queries(rows), 12), policy.keep(view, 12))
     if rows:

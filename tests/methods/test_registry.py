@@ -58,6 +58,18 @@ DEFAULTS = {
     },
     "keydiff": SCORING,
     "trimkv": {"gates": None, "strategy": "alpha", **SCORING},
+    "chunkkv": {"pool": "avg", "kernel": 1, "group": "mean", "chunk": 10, "shared": True, **WINDOW},
+    "knorm": SCORING,
+    "expected_attention": {
+        "future": 512,
+        "sinks": 4,
+        "covariance": True,
+        "value_norm": True,
+        "epsilon": 0.0,
+        **SCORING,
+    },
+    "post_vision": {"recent": 0.1, "group": "sum", "shared": False, **SCORING},
+    "lagkv": {"sinks": 16, "lag": 128, "cross": False, **SCORING},
     "lacache": {
         "span": None,
         "overlap": 0,
@@ -95,8 +107,9 @@ def test_names_and_defaults_are_the_published_setting():
 
 def test_how_many_queries_each_method_needs():
     windows = {name: methods.build(name).window for name in matrix.NAMES}
-    assert windows.pop("h2o") is windows.pop("criticalkv_h2o") is None
-    assert {windows.pop(name) for name in ("snapkv", "restkv", "criticalkv")} == {32}
+    every = ("h2o", "criticalkv_h2o", "post_vision", "expected_attention")
+    assert {windows.pop(name) for name in every} == {None}
+    assert {windows.pop(name) for name in ("snapkv", "restkv", "criticalkv", "chunkkv")} == {32}
     assert windows.pop("tova") == windows.pop("criticalkv_tova") == 1
     assert set(windows.values()) == {0}
 
@@ -133,6 +146,18 @@ def test_unknown_parameter_lists_the_parameters():
         ("snapkv", {"kernel": 4}),
         ("snapkv", {"group": "joint"}),
         ("snapkv", {"value_norm": 1}),
+        ("knorm", {"budget": "adaptive"}),
+        ("chunkkv", {"budget": "adaptive"}),
+        ("expected_attention", {"future": 0}),
+        ("expected_attention", {"epsilon": -1}),
+        ("expected_attention", {"covariance": 1}),
+        ("chunkkv", {"chunk": 0}),
+        ("post_vision", {"recent": 1.1}),
+        ("post_vision", {"shared": True, "budget": "adaptive"}),
+        ("chunkkv", {"shared": 1}),
+        ("lagkv", {"sinks": -1}),
+        ("lagkv", {"lag": 1}),
+        ("lagkv", {"cross": 1}),
         ("criticalkv", {"first_stage": -0.1}),
         ("criticalkv", {"first_stage": 1.1}),
         ("criticalkv", {"epsilon": 0}),
@@ -250,6 +275,12 @@ def test_restkv_needs_the_output_projection_unless_told_not_to():
     with pytest.raises(ValueError, match="output_weight"):
         methods.build("restkv").keep(view, 5)
     assert methods.build("restkv", project=False).keep(view, 5).shape == (1, 2, 5)
+
+
+def test_expected_attention_needs_the_rotation():
+    with pytest.raises(ValueError, match=r"LayerView\.rotation") as error:
+        methods.build("expected_attention").keep(methods.LayerView(**_parts()), 5)
+    assert "\n" not in str(error.value)
 
 
 def test_criticalkv_needs_the_output_projection():

@@ -7,6 +7,33 @@ import torch
 import methods
 
 
+class HalfTurns:
+    """Rotary positions 0 to length - 1: element i of a head turns with element i + dim // 2.
+
+    The last element of an odd dim stays.
+    """
+
+    def __init__(self, length: int, dim: int, base: float = 100.0) -> None:
+        self.length, self.half = length, dim // 2
+        self.speeds = base ** (-torch.arange(self.half) / max(self.half, 1))
+
+    def rotate(self, queries: torch.Tensor, direction: int = 1) -> torch.Tensor:
+        first = self.length - queries.shape[2]
+        angles = torch.arange(first, self.length)[:, None] * self.speeds
+        return self._turn(queries.float(), angles.cos(), direction * angles.sin())
+
+    def undo(self, queries: torch.Tensor) -> torch.Tensor:
+        return self.rotate(queries, -1)
+
+    def ahead(self, vectors: torch.Tensor, count: int) -> torch.Tensor:
+        angles = (self.length + torch.arange(count))[:, None] * self.speeds
+        return self._turn(vectors.float(), angles.cos().mean(0), angles.sin().mean(0))
+
+    def _turn(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        one, two, rest = x.split([self.half, self.half, x.shape[-1] - 2 * self.half], dim=-1)
+        return torch.cat([one * cos - two * sin, two * cos + one * sin, rest], dim=-1)
+
+
 def random_view(
     length: int = 41,
     kv_heads: int = 2,
@@ -33,4 +60,5 @@ def random_view(
     weight = draw(hidden, heads * dim)
     tensors = (tensor.to(dtype) for tensor in (keys, values, queries))
     place = {"layer": layer, "num_layers": num_layers, "mask": mask}
-    return methods.LayerView(*tensors, dim**-0.5, weight.to(dtype), **place)
+    turns = HalfTurns(length, dim)
+    return methods.LayerView(*tensors, dim**-0.5, weight.to(dtype), **place, rotation=turns)

@@ -1,0 +1,161 @@
+"""Scores from keys and values alone, against slow arithmetic written from the papers' formulas."""
+
+import dataclasses
+import math
+import statistics
+from itertools import chain, pairwise
+
+import pytest
+import torch
+
+import methods
+from tests.methods.by_hand import mean
+from tests.methods.views import random_view
+
+
+def softmax(numbers):
+    weights = [math.exp(number - max(numbers)) for number in numbers]
+    return [weight / sum(weights) for weight in weights]
+
+
+def lag_scores(states, sinks, lag):
+    """LagKV's score of each token of each part that has a next one, channel by channel."""
+    whole = (len(states) - sinks) // lag
+    parts = [states[sinks + p * lag : sinks + (p + 1) * lag] for p in range(whole)]
+    scores = []
+    for part, following in pairwise(parts):
+        ranges = [(min(channel), max(channel)) for channel in zip(*following, strict=True)]
+        deviations = []
+        for token in part:
+            placed = [
+                (x - low) / (high - low) if high > low else 0.0
+                for x, (low, high) in zip(token, ranges, strict=True)
+            ]
+            deviations.append(statistics.stdev(placed))
+        scores.append(softmax(deviations))
+    return scores
+
+
+def lag_parts(view, head, sinks, lag):
+    """The mean of the scores of key and value, in parts."""
+    found = [
+        lag_scores(states[0, head].double().tolist(), sinks, lag)
+        for states in (view.keys, view.values)
+    ]
+    return [[mean(pair) for pair in zip(*both, strict=True)] for both in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize(("sinks", "lag"), [(2, 6), (0, 5), (3, 8)])
+def test_lagkv_scores(sinks, lag):
+    view = random_view(43, kv_heads=2, group=2, dim=6, seed=21)
+    view.values[0, 1, :, 3] = 7.0  # a channel without a scale
+    wanted = [lag_parts(view, head, sinks, lag) for head in range(2)]
+    cross = methods.build("lagkv", sinks=sinks, lag=lag, cross=True)
+    ranked = methods.build("lagkv", sinks=sinks, lag=lag)
+    flat = torch.tensor([[*chain(*parts)] for parts in wanted], dtype=torch.float64)
+    last = sinks + flat.shape[1]
+    ours = cross.score(view, 42)[0]
+    assert bool(ours[:, :sinks].isposinf().all() and ours[:, last:].isposinf().all())
+    assert torch.allclose(ours[:, sinks:last].double(), flat, rtol=5e-5)
+    ranks = [
+        [sorted(part).index(score) / lag for part in parts for score in part] for parts in wanted
+    ]
+    got = ranked.score(view, 42)[0, :, sinks:last]
+    assert torch.allclose(got, torch.tensor(ranks, dtype=torch.float32))
+
+
+@pytest.mark.parametrize(("quota", "more"), [(1, 0), (2, 0), (2, 3), (3, 1)])
+def test_lagkv_takes_as_many_of_each_part_the_earliest_give_less(quota, more):
+    view = random_view(2 + 6 * 6 + 3, kv_heads=2, dim=6, seed=22)  # five parts and the last
+    kept = methods.build("lagkv", sinks=2, lag=6).keep(view, 2 + 9 + 5 * quota + more)
+    for head in range(2):
+        wanted = [0, 1, *range(32, 41)]
+        for number, scores in enumerate(lag_parts(view, head, 2, 6)):
+            best = sorted(range(6), key=lambda j: -scores[j])[: quota + (number < more)]
+            wanted += [2 + 6 * number + j for j in best]
+        assert kept[0, head].tolist() == sorted(wanted)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 4, 9, 11, 12, 40, 41])
+def test_lagkv_without_room_for_parts_is_streaming_llm_and_says_so(budget):
+    view = random_view(41)
+    wanted = methods.build("streaming_llm", sinks=4).keep(view, budget)
+    short = methods.build("lagkv", sinks=4, lag=20).select_many(view, [budget])[0]
+    assert torch.equal(short.positions, wanted)
+    assert short.fallback == (None if budget == 41 else "streaming_llm")
+    selection = methods.build("lagkv", sinks=4, lag=6).select_many(view, [budget])[0]  # 11 behind
+    if 11 < budget < 41:
+        assert selection.fallback is None
+    elif budget <= 11:
+        assert torch.equal(selection.positions, wanted)
+        assert selection.fallback == "streaming_llm"
+
+
+def test_lagkv_spares_text_and_takes_images_by_age_where_no_part_fits():
+    view = random_view(30)
+    modality = torch.ones(1, 30, dtype=torch.long)
+    modality[0, 10:14] = 0
+    view = dataclasses.replace(view, modality=modality)
+    kept = methods.build("lagkv", sinks=3, lag=20, protect="text").keep(view, 10)
+    assert kept[0].tolist() == [[0, 1, 2, 10, 11, 12, 13, 27, 28, 29]] * 2
+
+
+def turned(vector, position):
+    """A vector of even length at a rotary position, pair by pair, as HalfTurns does it."""
+    half = len(vector) // 2
+    found = [0.0] * len(vector)
+    for i in range(half):
+        angle = position * 10.0 ** (-2 * i / half)
+        one, two = vector[i], vector[i + half]
+        found[i] = one * math.cos(angle) - two * math.sin(angle)
+        found[i + half] = two * math.cos(angle) + one * math.sin(angle)
+    return found
+
+
+def expected_logits(view, head, sinks, future, with_covariance):
+    """E[s q.k] + Var[s q.k] / 2 of each key behind the sinks, q being turned by the average."""
+    rows = view.queries[0, head].double().tolist()
+    plain = [turned(row, -place) for place, row in enumerate(rows)][sinks:]
+    ahead = [
+        [mean(column) for column in zip(*(turned(q, 29 + t) for t in range(future)), strict=True)]
+        for q in plain
+    ]
+    keys = view.keys[0, head // 3, sinks:].double().tolist()
+    logits = []
+    for key in keys:
+        dots = [view.scaling * sum(x * y for x, y in zip(q, key, strict=True)) for q in ahead]
+        spread = mean((dot - mean(dots)) ** 2 for dot in dots) if with_covariance else 0.0
+        logits.append(mean(dots) + spread / 2)
+    return logits
+
+
+@pytest.mark.parametrize(("covariance", "value_norm"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(("sinks", "protected", "budget"), [(4, 4, 9), (0, 0, 9), (6, 1, 3)])
+def test_expected_attention(covariance, value_norm, sinks, protected, budget):
+    """The mean and variance of the logits themselves, in place of a covariance of queries."""
+    view = random_view(29, kv_heads=2, group=3, dim=6, seed=23, sharpness=2.0)
+    params = {"sinks": sinks, "future": 5, "covariance": covariance, "value_norm": value_norm}
+    policy = methods.build("expected_attention", epsilon=0.01, **params)
+    wanted = []
+    for kv_head in range(2):
+        shares = [
+            softmax(expected_logits(view, 3 * kv_head + i, sinks, 5, covariance)) for i in range(3)
+        ]
+        scores = [mean(column) for column in zip(*shares, strict=True)]
+        if value_norm:
+            values = view.values[0, kv_head, sinks:].double().tolist()
+            lengths = [math.sqrt(sum(x * x for x in value)) for value in values]
+            scores = [(a + 0.01) * size for a, size in zip(scores, lengths, strict=True)]
+        wanted.append([0.0] * sinks + scores)
+    got = policy.score(view, budget)[0]
+    assert bool(got[:, :protected].isposinf().all())
+    exact = torch.tensor(wanted, dtype=torch.float64)[:, protected:]
+    assert torch.allclose(got[:, protected:].double(), exact, rtol=5e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 5])
+def test_expected_attention_of_prompts_no_longer_than_the_sinks(length):
+    view = random_view(length)
+    for budget in range(1, length + 1):
+        score = methods.build("expected_attention").score(view, budget)
+        assert not bool(score.isnan().any())
