@@ -24,6 +24,7 @@ class Chosen:
     positions: str = "original"
     params: dict[str, object] = field(default_factory=dict)
     adds: bool = False
+    unrotates: bool = False
 
     def asks(self, view: LayerView) -> None:
         return None
