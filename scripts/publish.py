@@ -39,6 +39,7 @@ PUBLICATIONS = (
     Publication("needle_mini", ("task=needle_mini", "protocol=replay")),
     Publication("smoothing", ("experiment=smoothing",)),
     Publication("smollm2", ("experiment=smollm2",)),
+    Publication("smol_vlm", ("model=smol_vlm",), page=True),
     Publication("embedded", page=True),
 )
 
