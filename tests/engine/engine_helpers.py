@@ -28,6 +28,7 @@ class Scatter:
     adds: bool = False
     waits: bool = False
     sees_hidden: bool = False
+    unrotates: bool = False
 
     def asks(self, view: LayerView) -> None:
         return None

@@ -25,6 +25,7 @@ class Chosen:
     params: dict[str, object] = field(default_factory=dict)
     adds: bool = False
     sees_hidden: bool = False
+    unrotates: bool = False
 
     def asks(self, view: LayerView) -> None:
         return None
