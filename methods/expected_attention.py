@@ -28,9 +28,10 @@ class ExpectedAttention(ScoringPolicy):
 
     The first `sinks` tokens are protected, and are left out of mean, covariance and softmax; a
     budget that they would use up keeps half of it as sinks. Needs LayerView.rotation and all
-    queries, so it reads each prompt in one pass. Models with M-RoPE or without rotary positions are
-    refused. NVIDIA's kvpress, the authors' own code, scales by 1 / sqrt(head_dim) even where the
-    model scales otherwise, and refuses prompts no longer than the sinks.
+    queries, so it reads each prompt in one pass. Models with M-RoPE, without rotary positions, or
+    with layers of another kind between those of full attention are refused. NVIDIA's kvpress, the
+    authors' own code, scales by 1 / sqrt(head_dim) even where the model scales otherwise, and
+    refuses prompts no longer than the sinks.
     """
 
     name: ClassVar[str] = "expected_attention"

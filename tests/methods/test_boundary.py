@@ -116,6 +116,18 @@ def test_ends_beyond_a_window_are_kept_whole():
     assert policy.select_many(random_view(), [40])[0].window == 10
 
 
+@pytest.mark.parametrize(
+    ("budget", "first", "last"),
+    [(1, 0, 0), (5, 2, 2), (8, 4, 4), (9, 5, 4), (10, 5, 5), (40, 20, 20)],
+)
+def test_sinks_give_way_to_the_last_tokens(budget, first, last):
+    policy = methods.build("expected_attention", sinks=5, protect="boundary", boundary_share=0.5)
+    assert policy.select_many(random_view(), [budget])[0].window == last
+    spared = [*range(first), *range(41 - last, 41)]
+    infinite = policy.score(random_view(), budget).isposinf()
+    assert infinite.tolist() == [[[place in spared for place in range(41)]] * 2]
+
+
 def test_each_layer_of_a_pyramid_protects_a_share_of_its_own_budget():
     policy = methods.build("random", budget="pyramid", protect="boundary", boundary_share=0.2)
     views = [random_view(200, layer=layer, num_layers=5) for layer in range(5)]

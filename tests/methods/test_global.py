@@ -19,7 +19,8 @@ from tests.methods.views import random_view
 
 ROWS = (
     *("random", "snapkv", "snapkv_max_odd", "h2o", "h2o_visible", "h2o_official"),
-    *("tova", "tova_last", "restkv_before"),
+    *("tova", "tova_last", "restkv_before", "post_vision", "post_vision_max"),
+    *("chunkkv", "chunkkv_own"),
 )
 HEADS = (2, 1, 3)  # of each layer
 
@@ -164,6 +165,10 @@ def test_a_layer_by_itself_is_refused_in_one_sentence():
     [
         ("keydiff", {}, "one unit."),
         ("criticalkv", {}, "one unit."),
+        ("knorm", {}, "one unit."),
+        ("lagkv", {}, "one unit."),
+        ("expected_attention", {}, "one unit."),
+        ("post_vision", {"shared": True}, "or shared=false."),
         ("snapkv", {"value_norm": True}, "or value_norm=false."),
         ("restkv", {}, "or normalize=true with official=false."),
         ("restkv", {"group": "joint"}, "or normalize=true"),
@@ -187,3 +192,18 @@ def test_restkv_as_a_share_of_the_output_is_taken():
     usual = select(policy, layers, [15])
     scaled = select(policy, [layers[0], large, layers[2]], [15])
     assert [heads(each) for (each,) in usual] == [heads(each) for (each,) in scaled]
+
+
+@pytest.mark.parametrize("row", ["chunkkv", "chunkkv_own"])
+@pytest.mark.parametrize("budget", [13, 21, 30])
+def test_chunks_stay_whole_but_for_the_one_that_the_budget_cuts(row, budget):
+    policy = build(row, budget="global")
+    found = [each for (each,) in select(policy, views(60, seed=3), [budget])]
+    past, cut = 60 - found[0].window, []
+    for layer, selection in enumerate(found):
+        for place, head in enumerate(heads(selection)[0]):
+            for first in range(0, past, policy.chunk):
+                chunk = {*range(first, min(first + policy.chunk, past))}
+                if 0 < len(chunk & {*head}) < len(chunk):
+                    cut.append((layer, first) if policy.shared else (layer, place, first))
+    assert len({*cut}) <= 1

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 import methods
 from harness.run import sweep
 from harness.run.validate import Job
-from harness.settings.config import CONF, SWEEP_WIDE
+from harness.settings.config import CONF, HOME, SWEEP_WIDE
 from tests.run.conftest import Program
 
 
@@ -36,6 +36,7 @@ def parameters_of(job: Job) -> dict[str, dict[str, object]]:
     return {cell.label: dict(cell.params) for cell in job.cells(blank=True) if cell.evicts}
 
 
+GATES = HOME / "tests" / "golden" / "trimkv" / "tensors.safetensors"
 CHOSEN = "method=[random,streaming_llm,snapkv,h2o,tova,restkv_mean]"
 WIDE = {
     "decode": ("grow", {"streaming_llm", "h2o", "tova", "random"}),
@@ -140,13 +141,14 @@ def test_each_variant_spells_out_the_parameters_and_defaults_of_its_method(path:
 def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job]) -> None:
     nodes = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in METHOD_FILES}
     bases = {n: node.get("defaults", [n])[0].partition("@")[0] for n, node in nodes.items()}
-    job = compose(f"method=[{','.join(nodes)}]", "seed=3")
+    job = compose(f"method=[{','.join(nodes)}]", "seed=3", f"methods.trimkv.gates={GATES}")
     expected = {
         label: methods.parameters(bases[label])
         | {k: 3 if k == "seed" else v for k, v in node.items() if k in methods.parameters(base)}
         for label, node in nodes.items()
         if (base := bases[label]) != "full"
     }
+    expected["trimkv"]["gates"] = methods.build("trimkv", gates=str(GATES)).params["gates"]
     assert parameters_of(job) == expected
     assert {cell.label: cell.method for cell in job.cells(blank=True) if cell.evicts} == {
         label: bases[label] for label in expected
