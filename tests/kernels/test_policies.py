@@ -27,7 +27,7 @@ def layer(seed, dtype=torch.float32, **changes):
 def view_of(tensors, like, weight, suffix=0, mask=None):
     """A fresh view, whose measurements nobody has made."""
     place = {"layer": like.layer, "num_layers": like.num_layers, "suffix": suffix, "mask": mask}
-    return methods.LayerView(*tensors, like.scaling, weight, **place)
+    return methods.LayerView(*tensors, like.scaling, weight, **place, rotation=like.rotation)
 
 
 def scores(policy, view, choice):

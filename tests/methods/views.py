@@ -30,6 +30,7 @@ class HalfTurns:
         return self._turn(vectors.float(), angles.cos().mean(0), angles.sin().mean(0))
 
     def _turn(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        cos, sin = cos.to(x.device), sin.to(x.device)
         one, two, rest = x.split([self.half, self.half, x.shape[-1] - 2 * self.half], dim=-1)
         return torch.cat([one * cos - two * sin, two * cos + one * sin, rest], dim=-1)
 
