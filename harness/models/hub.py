@@ -45,7 +45,7 @@ class Source:
         """Bytes of the weights' files; None where they are not here."""
         if self.folder is None:
             return None
-        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors")) or None
 
     def fingerprint(self) -> str:
         """The commit of a hub id; sha256 of a GGUF file, or over names and contents of a folder."""

@@ -136,9 +136,10 @@ class Spawned:
     def ended(self, asked: Sequence[Call], seconds: float) -> list[Call]:
         """What has come back, waiting so long at most for the first."""
         if not any(call.ended for call in asked):
-            by_pipe = {call.worker.pipe: call.worker for call in asked}
-            for pipe in wait(list(by_pipe), seconds):
-                by_pipe[pipe].receive()  # type: ignore[index]
+            workers = {call.worker for call in asked}
+            wait([worker.pipe for worker in workers], seconds)
+            for worker in workers:
+                worker.receive()
         return [call for call in asked if call.ended]
 
     def result(self, asked: Call) -> Any:
@@ -160,8 +161,9 @@ class Spawned:
             one.pipe.close()
         for one in self._started:
             one.process.join(GRACE)
-            if one.process.is_alive():
+            if one.process.is_alive():  # it has not begun to listen yet
                 one.process.kill()
+                one.process.join()
 
 
 def serve(pipe: Connection, task: Task, number: int) -> None:
