@@ -49,14 +49,9 @@ class Gate:
             found = linear(silu(found) if place else found, weight, bias)
         return logsigmoid(found + self.bias).transpose(1, 2)
 
-    def to(self, device: torch.device) -> Gate:
-        """The same gate on a device."""
-        maps = tuple((w.to(device), None if b is None else b.to(device)) for w, b in self.maps)
-        return Gate(maps, self.bias.to(device))
 
-
-def load(place: str) -> tuple[Gate, ...]:
-    """The gates of a file, or of a folder's *.safetensors, by layer, float32 on the CPU.
+def load(place: str, device: torch.device | str = "cpu") -> tuple[Gate, ...]:
+    """The gates of a file, or of a folder's *.safetensors, by layer, float32 on a device.
 
     place: may end as `pinned` makes it. ValueError, one sentence, where there are none, where they
     do not fit together, and where they are others than the pinned ones.
@@ -65,7 +60,7 @@ def load(place: str) -> tuple[Gate, ...]:
     stamps = _stamps(where)
     if wanted and wanted != _digest(stamps):
         raise ValueError(f"gates={where} has changed since it was chosen; give the command again.")
-    return _load(where, stamps)
+    return _load(where, stamps, str(device))
 
 
 def pinned(place: str) -> str:
@@ -102,12 +97,12 @@ def _files(place: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=4)
-def _load(place: str, stamps: tuple[tuple[str, int, int], ...]) -> tuple[Gate, ...]:
+def _load(place: str, stamps: tuple[tuple[str, int, int], ...], device: str) -> tuple[Gate, ...]:
     layers: dict[int, dict[str, Tensor]] = {}
     for file, _, _ in stamps:
         try:
             for layer, part, tensor in _tensors(file):
-                layers.setdefault(layer, {})[part] = tensor
+                layers.setdefault(layer, {})[part] = tensor.to(device)
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"gates={place}: {file} cannot be read as safetensors ({error}); download or train "
@@ -129,7 +124,8 @@ def _tensors(file: str) -> Iterator[tuple[int, str, Tensor]]:
 
 
 def _gate(place: str, layer: int, parts: dict[str, Tensor]) -> Gate:
-    names = [f"linear{n}" for n in range(1, len(parts) + 1) if f"linear{n}.weight" in parts]
+    count = sum(part.endswith(".weight") for part in parts)
+    names = [f"linear{n}" for n in range(1, count + 1) if f"linear{n}.weight" in parts]
     maps = tuple((parts[f"{name}.weight"], parts.get(f"{name}.bias")) for name in names)
     used = {f"{name}.weight" for name in names} | {f"{name}.bias" for name in names} | {"bias"}
     if not names or set(parts) - used or not _fits(maps, parts.get("bias")):
@@ -137,7 +133,8 @@ def _gate(place: str, layer: int, parts: dict[str, Tensor]) -> Gate:
             f"gates={place}: the gate of layer {layer} ({', '.join(sorted(parts))}) is no chain of "
             "linear maps of numbers; download or train the gates again."
         )
-    return Gate(maps, parts.get("bias", torch.zeros(maps[-1][0].shape[0])))
+    last = maps[-1][0]
+    return Gate(maps, parts.get("bias", last.new_zeros(last.shape[0])))
 
 
 def _fits(maps: tuple[tuple[Tensor, Tensor | None], ...], last: Tensor | None) -> bool:

@@ -66,10 +66,10 @@ class TrimKV(ScoringPolicy):
             kept = kept + view.keys.float().norm(dim=-1).clamp_min(1e-12).log()
         return kept
 
-    def _gates(self) -> tuple[Gate, ...]:
+    def _gates(self, device: torch.device | str = "cpu") -> tuple[Gate, ...]:
         allowed = "the safetensors file, or its folder, of gates that were trained for this model"
         require(self.gates is not None, self.name, "gates", self.gates, allowed)
-        return load(str(self.gates))
+        return load(str(self.gates), device)
 
     def _hidden(self, view: LayerView) -> Tensor:
         if view.hidden is None:
@@ -80,7 +80,7 @@ class TrimKV(ScoringPolicy):
         return view.hidden
 
     def _gate(self, view: LayerView, width: int) -> Gate:
-        gates = self._gates()
+        gates = self._gates(view.keys.device)
         gate = gates[view.layer] if view.layer < len(gates) else gates[0]
         found = (len(gates), gate.width, gate.heads)
         wanted = (view.num_layers, width, view.kv_heads)
@@ -90,7 +90,7 @@ class TrimKV(ScoringPolicy):
                 f"{found[2]} KV heads, this model has {wanted[0]}, {wanted[1]} and {wanted[2]}; "
                 "name the gates that were trained for it."
             )
-        return gate.to(view.keys.device)
+        return gate
 
 
 def _ages(view: LayerView) -> Tensor:

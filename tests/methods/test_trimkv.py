@@ -149,6 +149,8 @@ def test_three_maps_are_a_gate_too(tmp_path: Path) -> None:
         (lambda t: {n: x for n, x in t.items() if ".1." not in n}, "holds gates of 2 layers"),
         (lambda t: {n: x for n, x in t.items() if "1.self_attn.retention_gate.linear1.w" not in n},
          "is no chain of linear maps"),
+        (lambda t: {n.replace("linear2", "linear3"): x for n, x in t.items()},
+         "is no chain of linear maps"),
         (lambda t: {n: x * math.nan for n, x in t.items()}, "is no chain of linear maps"),
         (lambda t: {**t, "layers.0.self_attn.retention_gate.odd": torch.ones(1)},
          "is no chain of linear maps"),
