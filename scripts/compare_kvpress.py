@@ -18,6 +18,7 @@ import argparse
 import importlib
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,7 +153,7 @@ def dump(folder: Path, model_name: str | None, length: int, seed: int) -> None:
             tokens, logits = answered(model, cache, question, length)
             tensors[f"{key}|tokens"], tensors[f"{key}|logits"] = tokens, logits
     save_file(tensors, folder / "kvpress.safetensors")
-    about = {"model": model_name, "length": length, "kvpress": _version("kvpress")}
+    about = {"model": model_name, "length": length, "kvpress": version("kvpress")}
     (folder / "about.json").write_text(json.dumps(about))
     print(f"{len(PAIRS)} presses at {len(RATIOS)} ratios are in {folder}.")
 
@@ -179,14 +180,14 @@ def _row(
     import harness
 
     kept = theirs["kept"]
-    policy, seen = _noting(pair)
+    noted = Noted(pair)
     budget = {"budget": kept.shape[-1], "protocol": "context", "context": length}
     wanted = {"max_new_tokens": ANSWER, "do_sample": False, "eos_token_id": None}
-    with harness.evict(model, policy, **budget):
+    with harness.evict(model, noted.policy, **budget):
         answer = model.generate(
             input_ids=ids, output_logits=True, return_dict_in_generate=True, **wanted
         )
-    ours = torch.stack([positions[0] for positions in seen])
+    ours = torch.stack(noted.kept)
     same = int((ours == kept).all(-1).sum())
     missing = sum(
         len(set(one) - set(two))
@@ -203,23 +204,22 @@ def _row(
     )
 
 
-def _noting(pair: Pair) -> tuple[Any, list[Tensor]]:
-    """Our policy, and a list that receives what it keeps of each layer."""
-    import methods
+class Noted:
+    """A policy of ours, and the positions [Hkv, n] that it keeps of each layer."""
 
-    built, seen = methods.build(pair.method, **pair.params), []  # type: ignore[var-annotated]
+    def __init__(self, pair: Pair) -> None:
+        import methods
 
-    class Noting(type(built)):  # type: ignore[misc]
-        def select_many(self, view: Any, budgets: Any) -> Any:
-            chosen = super().select_many(view, budgets)
-            seen.append(chosen[0].positions)
+        kind, self.kept = type(methods.build(pair.method)), list[Tensor]()
+        kept = self.kept
+
+        def select_many(policy: Any, view: Any, budgets: Any) -> Any:
+            chosen = kind.select_many(policy, view, budgets)
+            kept.append(chosen[0].positions[0])
             return chosen
 
-    return Noting(**built.params), seen
-
-
-def _version(package: str) -> str:
-    return importlib.import_module("importlib.metadata").version(package)  # type: ignore[no-any-return]
+        noting = type("Noting", (kind,), {"select_many": select_many})
+        self.policy = noting(**pair.params)
 
 
 def main() -> None:
