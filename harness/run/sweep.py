@@ -150,7 +150,7 @@ def settings_of(job: Job, lmms_task: str, benchmark: Any) -> dict[str, object]:
     dtype = config.dtype
     if dtype == "auto":
         dtype = "bfloat16" if kind == "cuda" else "float32"
-    limits = {name: getattr(config.model, name) for name in ("max_length", "max_prompt")}
+    limits = {name: getattr(config.model, name) for name in ("max_length", "max_prompt", "tile")}
     if template := template_of(config.model):
         limits["chat_template"] = hashlib.sha256(template.encode()).hexdigest()[:16]
     if benchmark.shows_images and find_spec("torchvision"):

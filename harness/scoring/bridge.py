@@ -24,7 +24,7 @@ from harness.engine.inputs import check_boundary
 from harness.engine.layout import Layout
 from harness.engine.masked import Compared
 from harness.errors import UserError
-from harness.models import devices, loading
+from harness.models import crops, devices, loading
 from harness.models.memory import ran_out
 from harness.models.prompts import Prompt
 from harness.models.segments import Texts
@@ -51,6 +51,7 @@ class Bridge:
         """
         engine = engine or EngineConfig()
         self.max_length, self.max_prompt = model.max_length, model.max_prompt
+        self.tile = model.tile
         try:
             check_device(devices.device_of(device), engine.kernels, engine.cuda_graphs)
             self.loaded = loading.load(
@@ -178,7 +179,8 @@ class Bridge:
     def _prompt(
         self, messages: list[dict[str, Any]], wanted: Generation, texts: Texts | None
     ) -> Prompt:
-        return self.loaded.prompt(messages, self._room(wanted), self.max_prompt, texts)
+        shown = crops.cut(messages, self.tile)
+        return self.loaded.prompt(shown, self._room(wanted), self.max_prompt, texts)
 
     @contextmanager
     def _saying(self) -> Iterator[None]:

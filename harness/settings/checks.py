@@ -132,6 +132,8 @@ def _check_model(model: ModelConfig) -> None:
         if limit is not None and limit < 2:
             raise UserError(f"model.{name}={limit} holds no prompt: use more tokens.")
         at_most(f"model.{name}", limit, TOKENS, "or null for what the model's own settings say")
+    if model.tile is not None:
+        check_count("model.tile", model.tile, 16_384, "")
     here = model.pretrained.startswith("package:") or Path(model.pretrained).expanduser().exists()
     template_of(model)
     if model.revision is not None and here:

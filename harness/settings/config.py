@@ -37,7 +37,8 @@ class ModelConfig:
     tokens to which the text of a task that may be cut is cut before the chat template, LongBench's
     max_length; null: what max_length leaves. chat_template: a file with a chat template in the
     place of the model's own; without either a prompt is its plain text, with the image tokens where
-    images were shown.
+    images were shown. tile: pixels of a side; a larger image is cut into tiles of this size, up to
+    36, each an image of the prompt; null: the processor does what it does.
     """
 
     name: str = MISSING
@@ -49,6 +50,7 @@ class ModelConfig:
     max_length: int | None = None
     max_prompt: int | None = None
     chat_template: str | None = None
+    tile: int | None = None
 
 
 @dataclass

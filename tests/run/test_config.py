@@ -81,6 +81,7 @@ BAD = [
     ("+tasks.mmbench_mini.speed=2", "tasks.mmbench_mini.speed", "lmms_task"),
     ("extraction=foo", "extraction=foo", "strict"),
     ("model.max_length=1", "model.max_length=1", "more tokens"),
+    ("model.tile=0", "model.tile=0", "whole number from 1"),
     ("model=llama_3_1_8b", "llama_3_1_8b", "image-text"),
     ("model.pretrained=/nowhere", "/nowhere", "folder"),
     ("model.images=maybe", "'maybe'", "bool"),
