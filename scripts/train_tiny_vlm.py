@@ -1,11 +1,13 @@
 """Train harness/embedded/tiny_vlm from nothing: `python -m scripts.train_tiny_vlm`.
 
-Four parts, each of which can begin from the folder that the one before it wrote (--start):
+Five parts, each of which can begin from the folder that the one before it wrote (--start):
 pictures (tower, projector, words, letters, a falling learning rate); texts (new words, then longer
 and longer texts, with some pictures so that they are not forgotten); both (texts of all lengths
-and pictures in equal shares); finish (the same, until the learning rate is down). Texts and scenes
-come from other seeds than the benchmarks'. Writes the model in half precision, its processor, and
-training.json with seeds, times and accuracies. Counting passages was tried and not learned.
+and pictures in equal shares); finish (the same, until the learning rate is down); walls (pictures
+of up to 36 tiles, with no hints where to look, beside texts and short pictures). Texts and scenes
+come from other seeds than the benchmarks'. Writes the model in half precision, its
+processor, and training.json with seeds, times and accuracies. Counting passages was tried and not
+learned.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ from transformers import AutoModelForImageTextToText
 from harness.embedded import TINY_VLM
 from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
 from scripts.build_text_mini import SEED as TEXT_BENCHMARK_SEED
-from scripts.tiny_vlm import attention_hints, build, language, recall, tower, wiring
+from scripts.tiny_vlm import attention_hints, build, language, recall, tower, walls, wiring
 from scripts.tiny_vlm.language import Pool, Stage
 from scripts.tiny_vlm.recall import Reading
+from scripts.tiny_vlm.walls import Looking
 
-PARTS = ("pictures", "texts", "both", "finish")
+PARTS = ("pictures", "texts", "both", "finish", "walls")
 WORDS = Stage(False, scenes=32, questions=10, goal=0.9, max_steps=800, rate=2e-3)
 LETTERS = Stage(True, scenes=16, questions=8, goal=0.9, max_steps=700, rate=1.5e-3)
 FINISH = replace(LETTERS, max_steps=600, decay=True, partial=True)
@@ -58,6 +61,10 @@ BOTH = replace(
     spoken=True,
 )
 TURNED = replace(BOTH, max_steps=700, horizon=0, rate=1.2e-3)
+KEPT = replace(TURNED, lengths=(128, 256, 512, 1024, 2048), hint_weight=0.0)
+FEW = Looking((1, 2, 2, 3, 3, 4), tiles=36, questions=8, max_steps=450, rate=1e-3, reading=KEPT)
+MANY = replace(FEW, across=(1, 2, 3, 4, 5, 6, 6), max_steps=950, decay=True)
+CONTEXT = 4096  # tokens; a prompt of 36 tiles has about 2,400
 
 Log = Callable[[str], None]
 
@@ -76,6 +83,7 @@ class Plan:
     texts: tuple[Reading, ...] = field(default=LONGER)
     both: Reading = BOTH
     turned: Reading = TURNED
+    walls: tuple[Looking, ...] = field(default=(FEW, MANY))
 
 
 def machine() -> str:
@@ -115,6 +123,16 @@ def read(
     return record
 
 
+def look(model: nn.Module, rng: Random, plan: Plan, log: Log, save) -> dict[str, Any]:
+    """Part 5; returns accuracies by the most tiles of a stage, and kind."""
+    pool, held_out = Pool.draw(model, rng, plan.kept), Pool.draw(model, rng, 48)
+    record = {}
+    for stage in plan.walls:
+        known = walls.train(model, pool, held_out, stage, rng, log, save)
+        record[f"{max(stage.across) ** 2} tiles"] = known
+    return record
+
+
 def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> dict[str, Any]:
     """Run one part and write the folder; returns what training.json records of it."""
     began = time.perf_counter()
@@ -137,6 +155,8 @@ def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> d
         wiring.hush(model)
     elif part == "finish":
         wiring.turn(model, generator)
+    elif part == "walls":
+        model.config.text_config.max_position_embeddings = CONTEXT
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.model.language_model.set_attn_implementation(attention_hints.NAME)
 
@@ -145,6 +165,8 @@ def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> d
 
     if part == "pictures":
         record = pictures(model, rng, plan, log)
+    elif part == "walls":
+        record = look(model, rng, plan, log, save)
     else:
         stages = {"texts": plan.texts, "both": (plan.both,), "finish": (plan.turned,)}[part]
         record = read(model, rng, plan, stages, log, save)

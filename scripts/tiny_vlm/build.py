@@ -66,7 +66,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         unk_token="<unk>",
         padding_side="left",
-        model_max_length=2048,
+        model_max_length=4096,
         extra_special_tokens={"image_token": "<image>"},
     )
     result.chat_template = CHAT

@@ -40,17 +40,28 @@ class Pool:
         return cls(scenes, features(model, scenes).clone())
 
 
+def shown(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Image tokens of a prompt, with a newline between two tiles, [scenes, 65 tiles - 1, d]."""
+    image = model.model.multi_modal_projector(hidden)
+    if image.dim() == 3:
+        return image
+    (newline,) = lessons.encode("\n")
+    line = model.get_input_embeddings().weight[newline].expand(*image.shape[:2], 1, -1)
+    return torch.cat((image, line), 2).flatten(1, 2)[:, :-1]
+
+
 def forward(
     model: nn.Module, hidden: Tensor, batch: Batch, mask: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """Hidden states after each layer for every row, [rows, T, d]; hidden is [scenes, 64, width].
+    """Hidden states after each layer for every row, [rows, T, d].
 
+    hidden: [scenes, tiles, 64, width], or without tiles.
     mask: bool [rows, 1, T, keys], True where a token may look; None is causal.
     """
     text = model.model.language_model
     device = hidden.device
     before = torch.tensor(lessons.prefix_ids(), device=device).expand(len(hidden), -1)
-    image = model.model.multi_modal_projector(hidden)
+    image = shown(model, hidden)
     cache = DynamicCache()
     text(
         inputs_embeds=torch.cat((text.embed_tokens(before), image), 1),
@@ -61,7 +72,7 @@ def forward(
     for index, layer in enumerate(cache.layers):
         keys, values = (x.repeat_interleave(batch.per_scene, 0) for x in (layer.keys, layer.values))
         shared.update(keys, values, index)
-    length = before.shape[1] + lessons.IMAGE_TOKENS
+    length = before.shape[1] + image.shape[1]
     positions = length + torch.arange(batch.ids.shape[1], device=device)
     return text(
         inputs_embeds=text.embed_tokens(batch.ids),
@@ -80,7 +91,7 @@ def partial_view(batch: Batch, generator: torch.Generator) -> Tensor:
     makes the model stop at once; with it, it guesses a letter.
     """
     rows, width = batch.ids.shape
-    past = len(lessons.prefix_ids()) + lessons.IMAGE_TOKENS
+    past = len(lessons.prefix_ids()) + batch.cells.shape[1]
     slot = torch.arange(past + width)
     causal = slot[None, :] <= (torch.arange(width) + past)[:, None]  # [T, keys]
     rate = 0.9 * torch.rand(rows, 1, generator=generator)
@@ -107,7 +118,7 @@ def _one_hot(at: Tensor, keys: int) -> Tensor:
 def hints(batch: Batch) -> list[Hint]:
     """Where to look: word before the mark, answer cells, an option's letter, mark, right option."""
     before = len(lessons.prefix_ids())
-    past = before + lessons.IMAGE_TOKENS
+    past = before + batch.cells.shape[1]
     keys = past + batch.ids.shape[1]
     everyone = torch.arange(len(batch.ids), device=batch.ids.device)
     out = [Hint(0, (0,), everyone, batch.mark, _one_hot(batch.mark - 1 + past, keys))]
@@ -182,12 +193,7 @@ def draw_batch(
         for index in pick
         for row in lessons.rows(pool.scenes[index], rng, stage.questions, stage.full, weights)
     ]
-    batch = lessons.collate(rows, stage.questions)
-    device = pool.hidden.device
-    for name, value in vars(batch).items():
-        if isinstance(value, Tensor):
-            setattr(batch, name, value.to(device))
-    return pool.hidden[pick], batch
+    return pool.hidden[pick], lessons.collate(rows, stage.questions).to(pool.hidden.device)
 
 
 @torch.no_grad()

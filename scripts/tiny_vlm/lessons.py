@@ -7,7 +7,8 @@ of where attention should go (binding). Neither is part of the prompt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
 
@@ -109,18 +110,27 @@ class Batch:
     letter: Tensor
     option: Tensor
     options: Tensor  # [rows, 4], -1 pads
-    cells: Tensor  # bool [rows, 64]
-    kinds: Tensor  # index into KINDS
+    cells: Tensor  # bool [rows, tokens of the image]
+    kinds: Tensor  # index into the kinds of question
     per_scene: int
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        tensors = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
-def collate(items: list[Row], per_scene: int) -> Batch:
+
+def collate(
+    items: list[Row],
+    per_scene: int,
+    image_tokens: int = IMAGE_TOKENS,
+    kinds: Sequence[str] = tuple(KINDS),
+) -> Batch:
     """Pad rows on the right."""
     width = max(len(row.ids) for row in items)
-    cells = torch.zeros(len(items), IMAGE_TOKENS, dtype=torch.bool)
+    cells = torch.zeros(len(items), image_tokens, dtype=torch.bool)
     for index, row in enumerate(items):
         cells[index, list(row.cells)] = True
-    kinds = list(KINDS)
     return Batch(
         ids=torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in items]),
         mark=torch.tensor([row.mark for row in items]),

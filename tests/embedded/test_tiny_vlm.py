@@ -21,6 +21,7 @@ from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
 from scripts.build_text_mini import SEED as TEXT_BENCHMARK_SEED
 from scripts.tiny_vlm import attention_hints, build, lessons, reading, recall, tower
 from scripts.tiny_vlm.language import Stage
+from scripts.tiny_vlm.walls import Looking
 from scripts.train_tiny_vlm import BOTH, PARTS, Plan, train
 
 
@@ -170,6 +171,7 @@ def short_plan():
         texts=(replace(stage, decay=False, partial=False),),
         both=stage,
         turned=stage,
+        walls=(Looking((1, 2), 4, 2, 2, 1e-3, replace(stage, hint_weight=0.0), decay=True),),
     )
 
 
