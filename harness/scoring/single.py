@@ -25,11 +25,11 @@ class EvictBench(lmms):
     """A model whose prompt cache is evicted by one method at one ratio or budget.
 
     model_args: pretrained, revision, method (default: the full cache; a label of conf/method such
-    as restkv_nospatial is one too), ratio (evicted fraction) or
-    budget (kept tokens), protocol, tail, dtype, kernels (auto, triton, torch), max_length and
-    max_prompt (tokens, as in the sweep's model settings), and any parameter of
-    the method by its name, but for one: its parameter `budget`, how layers and heads share the kept
-    tokens, is called `rule` here (rule=pyramid), because budget=16 is their number.
+    as restkv_nospatial is one too), ratio (evicted fraction) or budget (kept tokens), protocol,
+    tail, dtype, kernels (auto, triton, torch), and as in the sweep's model settings max_length and
+    max_prompt (tokens) and tile (pixels). Any parameter of the method goes by its name, but for
+    one: its parameter `budget`, how layers and heads share the kept tokens, is called `rule` here
+    (rule=pyramid), because budget=16 is their number.
     """
 
     is_simple = False
@@ -49,6 +49,7 @@ class EvictBench(lmms):
         kernels: str = "auto",
         max_length: int | None = None,
         max_prompt: int | None = None,
+        tile: int | None = None,
         trust_remote_code: bool = False,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
@@ -71,7 +72,7 @@ class EvictBench(lmms):
         cell = single_cell(method, ratio, budget, params, rule)
         self.cell = replace(cell, protocol=protocol)
         model = ModelConfig(pretrained, pretrained, revision, False, trust_remote_code)
-        model.max_length, model.max_prompt = max_length, max_prompt
+        model.max_length, model.max_prompt, model.tile = max_length, max_prompt, tile
         rules, chosen = ProtocolConfig(protocol, tail), EngineConfig(kernels=kernels)
         self.bridge = Bridge(model, rules, device or "auto", dtype, chosen)
 

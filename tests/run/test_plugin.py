@@ -68,6 +68,21 @@ def test_a_method_that_did_not_fit_is_told_once(
 
 
 @pytest.mark.usefixtures("fake")
+def test_the_long_pictures_are_a_task_too(tmp_path: Path) -> None:
+    results = simple_evaluate(
+        model=EvictBench("x", "restkv", ratio=0.9, tile=128),
+        tasks=["mmbench_mini_long"],
+        task_manager=TaskManager(include_path=str(TASKS), include_defaults=False),
+        limit=3,
+        bootstrap_iters=0,
+        cli_args=cli_arguments(tmp_path),
+    )
+    assert [row["doc"]["source"] for row in results["samples"]["mmbench_mini_long"]] == [
+        "mmbench_mini_long"
+    ] * 3
+
+
+@pytest.mark.usefixtures("fake")
 def test_every_part_of_the_cell_arrives() -> None:
     model = EvictBench(
         "folder", "restkv", ratio=0.9, alpha=0.5, protocol="paper", device="cpu", kernels="torch"

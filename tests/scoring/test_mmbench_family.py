@@ -213,7 +213,7 @@ def test_every_configured_task_is_there_and_needs_no_judge(monkeypatch: pytest.M
         raise AssertionError("a judge was asked")
 
     monkeypatch.setattr(MMBench_Evaluator, "get_chat_response", refuse)
-    files = [p for p in (CONF / "task").glob("mmbench_*.yaml") if p.stem != "mmbench_mini"]
+    files = [p for p in (CONF / "task").glob("mmbench_*.yaml") if "mini" not in p.stem]
     assert {p.stem for p in files} >= {
         "mmbench_en_dev", "mmbench_cn_dev", "mmbench_cn_cc", "mmbench_en_dev_cot",
         "mmbench_cn_dev_cot", "mmbench_en_test", "mmbench_cn_test",
