@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harness.errors import UserError
+
 FULL_PRECISION, QUANTIZED = "full_precision", "quantized"
 CACHES = (FULL_PRECISION, QUANTIZED)
 BITS = (8, 4, 2)
@@ -51,6 +53,36 @@ class Quantized:
 
 
 NAMES = tuple(Quantized().params)
+
+
+def spread(chosen: Mapping[str, Any], wide: Mapping[str, object]) -> dict[str, Any]:
+    """The labels with their parameters, and with what is given for all of them where they set
+    nothing of their own; the full cache stays as it is. UserError where that reaches none.
+    """
+    if not wide:
+        return dict(chosen)
+    usual = {**Quantized().params, "cache": FULL_PRECISION}
+    found, reached = {}, False
+    for label, node in chosen.items():
+        found[label] = node
+        if not isinstance(node, Mapping) or label == "full":
+            continue
+        own = {name: value for name, value in node.items() if usual.get(name, "") != value}
+        merged = {**node, **wide, **own}
+        if merged.get("cache") == QUANTIZED:
+            found[label], reached = merged, True
+    if not reached and wide != {"cache": FULL_PRECISION}:
+        _refuse(wide)
+    return found
+
+
+def _refuse(wide: Mapping[str, object]) -> None:
+    """Of values that no chosen method takes."""
+    given = ", ".join(f"{name}={value}" for name, value in wide.items())
+    raise UserError(
+        f"{given} applies to none of the chosen methods, which keep all they have in full "
+        "precision: give cache=quantized, and choose a method other than full."
+    )
 
 
 def parted(params: Mapping[str, Any]) -> tuple[dict[str, Any], Quantized | None]:
