@@ -193,7 +193,9 @@ class Answers:
         scored = scored or 1  # an empty answer is what its first token, a stop, decided
         length = self.prompt_ids.shape[1]
         # What was kept decides, not what was asked: `full` ignores its budget.
-        evicted = kept.tokens < self.boundary
+        cache = cell.branch.cache
+        packed = cache is not None and cache.residual < self.boundary
+        evicted = kept.tokens < self.boundary or packed
         exposed = scored - (self.boundary == length if evicted else self._free_tokens(cell))
         return BranchResult(
             text=text,
@@ -220,7 +222,12 @@ class Answers:
         )
 
     def _free_tokens(self, cell: Cell) -> float:
-        """How many answer tokens a cell that lost nothing of its prompt gives before it evicts."""
+        """How many answer tokens a cell that lost nothing of its prompt gives before it evicts, or
+        packs entries.
+        """
+        cache = cell.branch.cache
+        if cache is not None:
+            return max(1, cache.residual + cache.group - self.boundary - self.tail + 1)
         if not cell.holds:
             return torch.inf
         # Before the pass for token j > 1 begins, tail + j - 2 tokens came in.

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from harness.engine import quantized
 from harness.engine.cache import CompactLayer
 from harness.engine.caches import CellCache, branch, tensors
-from harness.engine.cells import Cell, reindexes
+from harness.engine.cells import Cell, of_caches, reindexes
 from harness.engine.hold import Holder
 from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.prefill import Prefill
@@ -79,8 +80,7 @@ class Batch:
     @property
     def bytes(self) -> int:
         """Size of the compact layers."""
-        layers = [layer for layer in self.cache.layers if isinstance(layer, CompactLayer)]
-        return sum(layer.tiles.keys.nbytes + layer.tiles.values.nbytes for layer in layers)
+        return sum(layer.nbytes for layer in self.cache.layers if isinstance(layer, CompactLayer))
 
 
 def build(
@@ -89,7 +89,7 @@ def build(
     """Compact the prompt cache for these cells, one gather a layer; `trace` asks for shares."""
     modality = sequel.modality
     compact: dict[int, CompactLayer] = {}
-    stored = [0] * len(cells)
+    stored = torch.zeros(len(cells), dtype=torch.long)
     tokens = torch.zeros(len(cells), dtype=torch.float64)  # of a layer it may be no whole number
     images = torch.zeros(len(cells), device=modality.device)
     shares = modality.new_zeros(len(cells), len(modality), dtype=torch.float32) if trace else None
@@ -101,18 +101,18 @@ def build(
         chosen = [_chosen(prefill, layer.rank, cell, heads, length) for cell in cells]
         made = compact_layer(source, chosen, cells, layer, layout, sequel)
         compact[layer.index] = made
-        totals = made.tiles.counts.view(-1, heads).sum(1)
-        tokens += totals.double() / heads
-        stored = [sum(pair) for pair in zip(stored, (totals * token_bytes).tolist(), strict=True)]
-        images += _images(made.tiles, modality, len(cells), heads)
-        if shares is not None:
-            shares += _holding(made.tiles, len(cells), length, heads) / heads
+        tokens += made.counts.view(-1, heads).sum(1).double() / heads
+        stored += made.sizes().view(-1, heads).sum(1)
+        for places, owner in made.held():
+            images += _images(places, owner, modality, len(cells), heads)
+            if shares is not None:
+                shares += _holding(places, owner, len(cells), length, heads) / heads
         full += heads * length * token_bytes
     whole = _uncompressed_bytes(prefill, layout)
     number = len(layout.layers)
     found = [_scalars(prefill, cell) for cell in cells]
     pictured, found = _read(images, found)
-    figures = zip(cells, tokens.tolist(), pictured, stored, found, strict=True)
+    figures = zip(cells, tokens.tolist(), pictured, stored.tolist(), found, strict=True)
     kept = [
         _kept(prefill, cell, count / number, image / number, size + whole, full + whole, scalars)
         for cell, count, image, size, scalars in figures
@@ -129,7 +129,7 @@ def again(
     compact = {}
     for layer in layout.layers:
         made: CompactLayer = batch.cache.layers[layer.index].copy()
-        counts = made.tiles.counts.view(len(cells), -1).tolist()
+        counts = made.counts.view(len(cells), -1).tolist()
         made.holders = _holders(cells, counts, layer, layout, sequel)
         compact[layer.index] = made
     return Batch(branch(prefill.cache, compact, len(cells)), batch.kept)
@@ -149,16 +149,18 @@ def compact_layer(
     """
     counts = [_counts(one) for one in chosen]
     reindexed = [i for i, cell in enumerate(cells) if reindexes(cell.branch.policy)]
-    tiles = Tiles.gather(
-        source.keys,
-        source.values,
-        [one.positions[0] for one in chosen],
-        counts,
-        [None if one.carried is None else one.carried[0] for one in chosen],
-        sequel.unturning() if reindexed else None,
-        reindexed,
-    )
-    made = CompactLayer(tiles, source.keys.shape[1], source.get_seq_length(), sequel.rotary)
+    turns = sequel.unturning() if reindexed else None, reindexed
+    states = source.keys, source.values
+    places = [one.positions[0] for one in chosen]
+    carried = [None if one.carried is None else one.carried[0] for one in chosen]
+    about = source.keys.shape[1], source.get_seq_length(), sequel.rotary
+    caches = of_caches(cells)
+    if caches:
+        packed, rest, left = quantized.gather(*states, places, counts, caches, *turns)
+        tiles = Tiles.gather(*states, rest, left, carried, *turns)
+        made: CompactLayer = quantized.QuantizedLayer(tiles, *about, packed)
+    else:
+        made = CompactLayer(Tiles.gather(*states, places, counts, carried, *turns), *about)
     made.reindexed = reindexed
     made.holders = _holders(cells, counts, layer, layout, sequel)
     return made
@@ -205,17 +207,17 @@ def _holders(
     return list(found.values())
 
 
-def _images(tiles: Tiles, modality: Tensor, cells: int, heads: int) -> Tensor:
-    """Image entries of each cell, mean over its heads [cells]."""
-    image = (modality[tiles.places.clamp_min(0)] * (tiles.places >= 0)).sum(1).float()
-    owners = image.new_zeros(cells * heads).index_add_(0, tiles.owner, image)
+def _images(places: Tensor, owner: Tensor, modality: Tensor, cells: int, heads: int) -> Tensor:
+    """Image entries of each cell, mean over its heads [cells]; places [T, n] of owner [T]."""
+    image = (modality[places.clamp_min(0)] * (places >= 0)).sum(1).float()
+    owners = image.new_zeros(cells * heads).index_add_(0, owner, image)
     return owners.view(cells, heads).mean(1)
 
 
-def _holding(tiles: Tiles, cells: int, length: int, heads: int) -> Tensor:
+def _holding(places: Tensor, owner: Tensor, cells: int, length: int, heads: int) -> Tensor:
     """How many heads of each cell hold each prompt token, float32 [cells, length]."""
-    cell = (tiles.owner // heads)[:, None]
-    place = torch.where(tiles.places < 0, length, tiles.places)  # empty entries go to a last column
+    cell = (owner // heads)[:, None]
+    place = torch.where(places < 0, length, places)  # empty entries go to a last column
     index = (cell * (length + 1) + place).flatten()
     found = index.new_zeros(cells * (length + 1), dtype=torch.float32)
     found.index_add_(0, index, torch.ones_like(index, dtype=torch.float32))

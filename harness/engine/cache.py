@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from harness.engine.hold import Holder, Shown, evict
+from harness.engine.reindexed import sequences_of, turns_of
 from harness.engine.rotary import Rotary
 from harness.engine.tiles import Tiles
-from harness.engine.views import View, joined
+from harness.engine.views import joined
 from methods.kernels import Run, Turning, ragged_attention, shared
 
 _ROWS = 64  # query rows of a KV head that are worked on together
@@ -44,6 +45,37 @@ class CompactLayer(CacheLayerMixin):
         self.reindexed: list[int] = []
         self.is_initialized = True
         self._waiting = False
+
+    @property
+    def counts(self) -> Tensor:
+        """Entries of each sequence, int64 on the host."""
+        return self.tiles.counts
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors that hold keys and values."""
+        return self.tiles.keys.nbytes + self.tiles.values.nbytes
+
+    def sizes(self) -> Tensor:
+        """Bytes that the entries of each sequence take, int64 [S] on the host."""
+        keys, values = self.tiles.keys, self.tiles.values
+        token = (keys.shape[-1] + values.shape[-1]) * keys.element_size()
+        return self.tiles.counts * token
+
+    def held(self) -> list[tuple[Tensor, Tensor]]:
+        """Places int64 [T, n] of all entries, -1 where there is none, and owner [T] of each row."""
+        return [(self.tiles.places, self.tiles.owner)]
+
+    def readable(self) -> Tiles:
+        """All entries, as attention reads them."""
+        return self.tiles
+
+    def weights_of_tiles(self, weights: Tensor) -> Tensor:
+        """Weights of what is readable as those of the tiles."""
+        return weights
+
+    def settle(self) -> None:
+        """Before new entries come: nothing to do for tiles."""
 
     def copy(self) -> CompactLayer:
         """The same entries once more, of which nobody evicts yet."""
@@ -82,24 +114,27 @@ class CompactLayer(CacheLayerMixin):
         if self.reindexed:
             cells, plain = self._plain(key)
             key = key.index_copy(0, cells, plain.to(key.dtype))
+        self.settle()
         self.tiles.append(key.flatten(0, 1), value.flatten(0, 1), self.token)
+        pool = self.readable()
         if self.reindexed:
-            turning = self._turning(key.device)
-            query = self._turned(query, turning)
+            turning = turns_of(pool, self.heads, self.reindexed, self.rotary, self.seen)
+            query = self._turned(query, turning, pool)
         observed = any(holder.policy.observes for holder in self.holders) and not last
-        runs = self._runs(new, turning)
+        runs = pool.runs() if new == 1 and turning is None else None
         outputs, rows = [], []
         # Many tokens go by in blocks: plain torch repeats their queries for every tile.
         block = max(1, _ROWS * self.heads // query.shape[1])
         for part, first in zip(query.split(block, 2), range(0, new, block), strict=True):
-            output, weights = self._look(part, first, scaling, observed, turning, runs)
+            output, weights = self._look(part, first, pool, scaling, observed, turning, runs)
             outputs.append(output)
             if weights is not None:
                 rows.append(weights.unflatten(1, (-1, part.shape[2])))
         self.token += new
         seen = joined(rows, 2).flatten(1, 2) if rows else None
         if self.holders and not last:
-            shown = Shown(self.holders, self.tiles, self.heads, seen, new, self.seen)
+            own = None if seen is None else self.weights_of_tiles(seen)
+            shown = Shown(self.holders, self.tiles, self.heads, own, new, self.seen)
             if later is not None and new == 1 and self.tiles.in_torch() and shown.spans():
                 later.append(shown)
             else:
@@ -112,23 +147,21 @@ class CompactLayer(CacheLayerMixin):
         Returns [cells, q, H, dv]. Nothing is stored or evicted.
         """
         new = query.shape[2]
-        turning = self._turning(query.device) if self.reindexed else None
-        if turning is not None:
-            query = self._turned(query, turning)
-        runs = self._runs(new, turning)
+        pool, turning = self.readable(), None
+        if self.reindexed:
+            turning = turns_of(pool, self.heads, self.reindexed, self.rotary, self.seen)
+            query = self._turned(query, turning, pool)
+        runs = pool.runs() if new == 1 and turning is None else None
         block = max(1, _ROWS * self.heads // query.shape[1])
         parts = zip(query.split(block, 2), range(-new, 0, block), strict=True)
-        looks = [self._look(q, at, scaling, False, turning, runs)[0] for q, at in parts]
+        looks = [self._look(q, at, pool, scaling, False, turning, runs)[0] for q, at in parts]
         return joined(looks, 1)
-
-    def _runs(self, new: int, turning: Turning | None) -> list[Run] | None:
-        """Dense batches in which one new token sees all there is; None: other ways are needed."""
-        return self.tiles.runs() if new == 1 and turning is None else None
 
     def _look(
         self,
         query: Tensor,
         first: int,
+        tiles: Tiles,
         scaling: float,
         observed: bool,
         turning: Turning | None,
@@ -140,7 +173,6 @@ class CompactLayer(CacheLayerMixin):
         observes.
         """
         cells, heads, new, dim = query.shape
-        tiles = self.tiles
         output, weights = ragged_attention(
             query.reshape(cells * self.heads, -1, dim),
             tiles.keys,
@@ -180,42 +212,18 @@ class CompactLayer(CacheLayerMixin):
         )
         return cells, self.rotary.undo(new.index_select(0, cells), (cos, sin))
 
-    def _turning(self, device: torch.device) -> Turning:
-        """What the keys of re-indexed cells are turned by: their place in the cache."""
-        assert self.rotary is not None
-        counts = self.tiles.counts.view(-1, self.heads)[self.reindexed]  # [C, Hkv]
-        longest = counts.amax(1).tolist()
-        lengths = sorted(set(longest)) if self.rotary.by_length else [max(longest)]
-        tables = [self.rotary.table(length, device) for length in lengths]
-        ends = torch.tensor([0, *(len(cos) for cos, _ in tables)]).cumsum(0).tolist()
-        start = torch.full((self.tiles.counts.shape[0] // self.heads,), -1)
-        for cell, length in zip(self.reindexed, longest, strict=True):
-            start[cell] = ends[lengths.index(length) if self.rotary.by_length else 0]
-        view = self.tiles.view(self.sequences(self.reindexed))
-        ranks = torch.zeros_like(self.tiles.places, dtype=torch.int32)
-        view.put(ranks, self._ranks(view).int())
-        cosines, sines = (torch.cat(each) for each in zip(*tables, strict=True))
-        starts = shared(start.repeat_interleave(self.heads), device)
-        return Turning(cosines, sines, starts, ranks, self.rotary.interleaved)
-
-    def _turned(self, query: Tensor, turning: Turning) -> Tensor:
+    def _turned(self, query: Tensor, turning: Turning, tiles: Tiles) -> Tensor:
         """Queries [cells, H, q, d], those of re-indexed cells turned by their place instead."""
         assert self.rotary is not None
         new = query.shape[2]
         cells, plain = self._plain(query)
-        own = shared(self.sequences(self.reindexed), query.device)
+        own = shared(sequences_of(self.reindexed, self.heads), query.device)
         # The place of a query is that of its own entry.
-        place = (turning.start[own] + self.tiles.device_counts[own] - new)[:, None]
+        place = (turning.start[own] + tiles.device_counts[own] - new)[:, None]
         place = place + torch.arange(new, device=query.device)  # [C * Hkv, q]
         place = place.view(len(cells), -1, new).repeat_interleave(query.shape[1] // self.heads, 1)
         turns = turning.cosines[place], turning.sines[place]
         return query.index_copy(0, cells, self.rotary.turn(plain, turns).to(query.dtype))
-
-    def _ranks(self, some: View) -> Tensor:
-        """Place of each entry in its sequence by age, int64 [s, n]; 0 where there is none."""
-        absent = some.places < 0
-        order = some.places.masked_fill(absent, self.seen).argsort(-1).argsort(-1)
-        return order.masked_fill(absent, 0)
 
     def count(self, more: int = 0) -> tuple[int, Tensor]:
         """What the host counts, `more` tokens later: those seen, and entries of each sequence."""
@@ -247,7 +255,7 @@ class CompactLayer(CacheLayerMixin):
 
     def sequences(self, cells: Sequence[int]) -> Tensor:
         """Sequences of these cells, int64 [cells * heads] on the host."""
-        return (torch.tensor(cells)[:, None] * self.heads + torch.arange(self.heads)).flatten()
+        return sequences_of(cells, self.heads)
 
     def get_seq_length(self) -> int:
         """Tokens seen, not stored."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from harness.engine.rotary import REINDEXING
 from harness.engine.settings import Branch
+from harness.settings.caches import Quantized
 from methods import Policy, budget
 
 
@@ -54,6 +55,15 @@ def plan(branches: Sequence[Branch], length: int) -> list[Cell]:
         count = length if limit is None else min(limit, length)
         cells.append(Cell(wanted, count, None if wanted.ratio == 0 else limit))
     return cells
+
+
+def of_caches(cells: Sequence[Cell]) -> dict[Quantized, list[int]]:
+    """Which cells are stored in few bits, by how."""
+    found: dict[Quantized, list[int]] = {}
+    for i, cell in enumerate(cells):
+        if cell.branch.cache is not None:
+            found.setdefault(cell.branch.cache, []).append(i)
+    return found
 
 
 def reindexes(policy: Policy | None) -> bool:

@@ -28,7 +28,7 @@ from harness.engine.rotary import Rotary, forget_lengths
 from harness.engine.selfcheck import check_split
 from harness.engine.settings import PROTOCOLS, Branch
 from harness.models.prompts import told
-from harness.settings import labels
+from harness.settings import caches, labels
 from methods.kernels import require, using
 
 _REFUSED = (
@@ -58,7 +58,9 @@ def evict(
     `replay` (evict after all prompt tokens but the last), `context` (after the last image, or the
     first `context` tokens of the prompt) or `paper` (after the whole prompt). rule: the method's
     parameter `budget` (uniform, pyramid, adaptive or global), whose name is taken here. kernels:
-    auto, triton or torch, see methods.kernels.using. One prompt at a time, no beams. ValueError,
+    auto, triton or torch, see methods.kernels.using. cache="quantized", with cache_bits,
+    cache_group and cache_residual as of `harness.settings.caches.Quantized`, stores what is kept in
+    few bits; method="full" with ratio=0 evicts nothing. One prompt at a time, no beams. ValueError,
     one sentence, for what does not fit, for a plain call of the model, which would keep everything,
     and where the scores that decide what is kept are not finite. The logits of new tokens, and what
     is done with a NaN among them, are generate's affair.
@@ -75,6 +77,7 @@ def evict(
         params = {**preset, **params}
     if rule is not None:
         params["budget"] = rule
+    params, cache = caches.parted(params)
     if not isinstance(method, str) and params:
         raise ValueError(
             f"{', '.join(params)} cannot change a built policy; give the method's name."
@@ -91,7 +94,7 @@ def evict(
             "generate reads its last token and answers in one go; use protocol=replay or context."
         )
     require(kernels, model.device)
-    branch = Branch(policy, ratio, budget)
+    branch = Branch(policy, ratio, budget, cache)
     if "generate" in vars(model):
         raise ValueError(
             f"generate of this {type(model).__name__} is already replaced; leave the other "

@@ -38,8 +38,8 @@ class Compared:
     """What came of one prompt.
 
     differences: of each cell's logits, as a share of their length (`selfcheck.LOGITS` says what is
-    noise), inf where some are no numbers; None for cells that re-index positions, whose attention
-    no mask describes. batch: how many cells decode together.
+    noise), inf where some are no numbers; None for cells that re-index positions or hold entries in
+    few bits, whose attention no mask describes. batch: how many cells decode together.
     """
 
     differences: list[float | None]
@@ -93,7 +93,7 @@ def compare(engine: Engine, prompt: Prompt, branches: Sequence[Branch]) -> Compa
     before = _before(engine, answers)
     found: list[float | None] = []
     for i, cell in enumerate(cells):
-        if reindexes(cell.branch.policy):
+        if reindexes(cell.branch.policy) or cell.branch.cache is not None:
             found.append(None)
             continue
         kept = _kept(engine.layout, answers.filled, cell)

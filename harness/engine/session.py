@@ -138,7 +138,8 @@ class Engine:
         with using(self.kernels):
             answers.run_all(cells, self.loaded.letter_ids(letters))
         results = answers.results(cells, letters)
-        full = [one for one, branch in zip(results, branches, strict=True) if branch.policy is None]
+        pairs = zip(results, branches, strict=True)
+        full = [one for one, branch in pairs if branch.policy is None and branch.cache is None]
         if stop and any(one.nonfinite_tokens for one in full):
             raise self._not_finite()
         return results

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
+from harness.settings.caches import HOLDS, Quantized
+
 if TYPE_CHECKING:
     from methods import Policy
 
@@ -136,17 +138,23 @@ def _refuse_sampling(arguments: dict[str, object]) -> None:
 class Branch:
     """One cell of the grid: a policy with a ratio (fraction evicted) or a budget (tokens kept).
 
-    policy None is the full cache. Branches that share a policy object are measured once.
+    policy None is the full cache. Branches that share a policy object are measured once. cache: how
+    what is kept is stored in few bits; None: in full precision.
     """
 
     policy: Policy | None = None
     ratio: float | None = None
     budget: int | None = None
+    cache: Quantized | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a policy without an amount, two amounts, and amounts out of range."""
+        """Refuse a policy without an amount, two amounts, amounts out of range, and packed entries
+        of which single ones would have to go.
+        """
         if self.policy is None:
             return
+        if self.cache is not None and self.policy.decode == "hold":
+            raise ValueError(HOLDS)
         if (self.ratio is None) == (self.budget is None):
             raise ValueError(
                 f"ratio={self.ratio!r} and budget={self.budget!r}: give exactly one of the two."

@@ -109,7 +109,8 @@ def changes(cell: Cell) -> str:
     import methods
 
     usual = methods.parameters(cell.method)
-    other = ", ".join(f"{name}={value}" for name, value in cell.params if usual[name] != value)
+    changed = [(name, value) for name, value in cell.params if usual.get(name, "") != value]
+    other = ", ".join(f"{name}={value}" for name, value in changed)
     return f"{cell.method} with {other}" if other else cell.method
 
 

@@ -105,7 +105,8 @@ class Trial:
             f"masked full cache by {percent(max(worst.values()))} at most "
             f"({percent(self._noise)} is noise)"
             + (
-                f"; not compared, for they move positions: {', '.join(left_out)}"
+                "; not compared, for they move positions or hold entries in few bits: "
+                f"{', '.join(left_out)}"
                 if left_out
                 else ""
             ),

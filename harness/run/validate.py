@@ -16,6 +16,7 @@ from harness.settings.checks import check, refuse_images
 from harness.settings.config import Config, ModelConfig
 from harness.settings.grid import Cell, Variant, expand
 from harness.settings.variants import (
+    cache_wide,
     check_anchors,
     contrasts,
     sweep_wide,
@@ -56,13 +57,13 @@ def validate(config: Config, here: bool = True) -> Job:
     if here:
         check_machine(config)
     weights = identify(config.model.pretrained, config.model.revision)
-    chosen = variants(config.methods, sweep_wide(config))
+    chosen = variants(config.methods, sweep_wide(config), cache_wide(config))
     check_anchors(chosen, config.protocol.each())
     effective = {one.label: {"method": one.method, **dict(one.params)} for one in chosen}
     config = replace(config, methods=effective)
     pairs, left_out = contrasts(chosen, config.analysis.contrasts)
     config = replace(config, analysis=replace(config.analysis, contrasts=pairs))
-    told = [*untouched(chosen, sweep_wide(config)), *left_out]
+    told = [*untouched(chosen, sweep_wide(config) | cache_wide(config)), *left_out]
     config = replace(config, model=_with_images(config.model))
     for task in chosen_tasks:
         if task.config.images:

@@ -28,9 +28,10 @@ from harness.models import crops, devices, loading
 from harness.models.memory import ran_out
 from harness.models.prompts import Prompt
 from harness.models.segments import Texts
+from harness.settings import caches
 from harness.settings.checks import template_of
 from harness.settings.config import EngineConfig, ModelConfig, ProtocolConfig
-from harness.settings.grid import Cell
+from harness.settings.grid import FULL, Cell
 
 
 class Bridge:
@@ -212,10 +213,13 @@ class Bridge:
         return limit - wanted.max_new_tokens
 
     def _branch(self, cell: Cell) -> Branch:
-        """Cells of one variant share a policy object, so that it measures a layer once."""
-        if not cell.evicts:
-            return Branch()
-        key = (cell.method, cell.params)
+        """Cells of one method with the same parameters share a policy object, so that it measures a
+        layer once, however they store what they keep.
+        """
+        own, cache = caches.parted(dict(cell.params))
+        if cell.method == FULL:
+            return Branch(cache=cache)
+        key = (cell.method, tuple(own.items()))
         if key not in self._policies:
-            self._policies[key] = methods.build(cell.method, **dict(cell.params))
-        return Branch(self._policies[key], cell.ratio, cell.budget)
+            self._policies[key] = methods.build(cell.method, **own)
+        return Branch(self._policies[key], cell.ratio, cell.budget, cache)

@@ -18,7 +18,7 @@ from harness.scoring.bridge import Bridge
 from harness.settings import labels
 from harness.settings.config import EngineConfig, ModelConfig, ProtocolConfig
 from harness.settings.grid import FULL, Cell
-from harness.settings.variants import variant
+from harness.settings.variants import check_stored, variant
 
 
 class EvictBench(lmms):
@@ -26,10 +26,11 @@ class EvictBench(lmms):
 
     model_args: pretrained, revision, method (default: the full cache; a label of conf/method such
     as restkv_nospatial is one too), ratio (evicted fraction) or budget (kept tokens), protocol,
-    tail, dtype, kernels (auto, triton, torch), and as in the sweep's model settings max_length and
-    max_prompt (tokens) and tile (pixels). Any parameter of the method goes by its name, but for
-    one: its parameter `budget`, how layers and heads share the kept tokens, is called `rule` here
-    (rule=pyramid), because budget=16 is their number.
+    tail, dtype, kernels (auto, triton, torch), as in the sweep's model settings max_length and
+    max_prompt (tokens) and tile (pixels), and cache (quantized) with cache_bits, cache_group and
+    cache_residual. Any parameter of the method goes by its name, but for one: its parameter
+    `budget`, how layers and heads share the kept tokens, is called `rule` here (rule=pyramid),
+    because budget=16 is their number.
     """
 
     is_simple = False
@@ -132,8 +133,10 @@ def single_cell(
     name, preset = labels.resolve(method)
     given = {"method": name, **preset, **params} | ({} if rule is None else {"budget": rule})
     chosen = variant(method, given)
+    check_stored(chosen)
     if chosen.method == FULL:
-        return Cell(FULL, FULL)
+        stored = chosen.params
+        return Cell(chosen.label, FULL, stored, ratio=0.0) if stored else Cell(FULL, FULL)
     if (ratio is None) == (budget is None):
         raise UserError(
             f"method={method} needs exactly one of ratio (evicted fraction) and budget (kept "

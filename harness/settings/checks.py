@@ -26,6 +26,7 @@ from harness.settings.bounds import (
     seconds,
     shortened,
 )
+from harness.settings.caches import CACHES, FULL_PRECISION
 from harness.settings.config import (
     DTYPES,
     EXTRACTIONS,
@@ -61,6 +62,7 @@ def check(config: Config) -> tuple[list[float], list[int]]:
     one_of("protocol.tail", config.protocol.tail, TAILS)
     one_of("dtype", config.dtype, DTYPES)
     one_of("extraction", config.extraction, EXTRACTIONS)
+    one_of("cache", config.cache or FULL_PRECISION, CACHES)
     _check_model(config.model)
     _check_tasks(config)
     one_of("wandb.mode", config.wandb.mode, WANDB_MODES)

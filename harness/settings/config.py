@@ -22,6 +22,7 @@ SCORERS = ("auto", "mmbench")
 EXTRACTIONS = ("lmms_eval", "strict")
 INVALID = ("refuse", "skip")
 SWEEP_WIDE = ("decode", "budget", "positions", "protect", "window_anchor")
+CACHE_WIDE = ("cache", "cache_bits", "cache_group", "cache_residual")
 HOME = Path(__file__).resolve().parents[2]
 EMBEDDED = HOME / "harness" / "embedded"
 CONF = HOME / "conf"
@@ -187,10 +188,10 @@ class WandbConfig:
 class Config:
     """Everything a run depends on; `methods` maps a label to {method, parameters...}.
 
-    The names of SWEEP_WIDE are for every chosen method that has them and sets nothing else,
-    `extraction` for every MMBench task that sets none. shard: which part of the questions this
-    process answers, see `settings.shards`. workers: processes that answer it together, see
-    `settings.workers`; null or 1: this one.
+    The names of SWEEP_WIDE are for every chosen method that has them and sets nothing else, those
+    of CACHE_WIDE for every one but the full cache, `extraction` for every MMBench task that sets
+    none. shard: which part of the questions this process answers, see `settings.shards`. workers:
+    processes that answer it together, see `settings.workers`; null or 1: this one.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -207,6 +208,10 @@ class Config:
     positions: str | None = None
     protect: str | None = None
     window_anchor: str | None = None
+    cache: str | None = None
+    cache_bits: int | None = None
+    cache_group: int | None = None
+    cache_residual: int | None = None
     seed: int = 0
     shard: str | None = None
     workers: Any = "auto"

@@ -46,8 +46,10 @@ class Cell:
 
     @property
     def evicts(self) -> bool:
-        """Whether a policy acts on this cell at all."""
-        return self.method != FULL
+        """Whether its cache is smaller than the full one: a policy evicts from it, or what it keeps
+        is stored in few bits.
+        """
+        return self.method != FULL or bool(self.params)
 
 
 def expand(
@@ -58,15 +60,17 @@ def expand(
     protocols: Sequence[tuple[str, str | None]] = (("replay", "last_token"),),
 ) -> list[Cell]:
     """All cells of a sweep for each protocol and its tail: first the full cache and the blank-image
-    control, then method by method.
+    control, then method by method. A variant that evicts nothing and stores all in few bits is a
+    single cell, of ratio 0.
     """
     cells = [Cell(FULL, FULL)]
     if blank_image:
         cells.append(Cell(BLANK_IMAGE, FULL, control=BLANK_IMAGE))
     for variant in variants:
-        if variant.method == FULL:
-            continue
         base = (variant.label, variant.method, variant.params)
+        if variant.method == FULL:
+            cells += [Cell(*base, ratio=0.0)] if variant.params else []
+            continue
         cells += [Cell(*base, ratio=ratio) for ratio in ratios]
         cells += [Cell(*base, budget=budget) for budget in budgets]
     return [replace(cell, protocol=name, tail=tail) for name, tail in protocols for cell in cells]

@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.errors import UserError
+from harness.settings import caches
 from harness.settings.bounds import check_name, shortened
-from harness.settings.config import SWEEP_WIDE, Config, ContrastConfig, ProtocolConfig
-from harness.settings.grid import Variant
+from harness.settings.config import (
+    CACHE_WIDE,
+    SWEEP_WIDE,
+    Config,
+    ContrastConfig,
+    ProtocolConfig,
+)
+from harness.settings.grid import FULL, Variant
 
 
 def sweep_wide(config: Config) -> dict[str, object]:
@@ -18,22 +25,42 @@ def sweep_wide(config: Config) -> dict[str, object]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def variants(chosen: Mapping[str, Any], wide: Mapping[str, object]) -> list[Variant]:
+def cache_wide(config: Config) -> dict[str, object]:
+    """How what is kept is stored, as it is given for the whole sweep."""
+    given = {name: getattr(config, name) for name in CACHE_WIDE}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def variants(
+    chosen: Mapping[str, Any],
+    wide: Mapping[str, object],
+    cache: Mapping[str, object] | None = None,
+) -> list[Variant]:
     """Turn the `methods` mapping into variants with every parameter filled in.
 
     Args:
         chosen: a label to {method, parameters...}.
         wide: parameters for every variant that has them and does not set them otherwise.
+        cache: how every variant stores what it keeps, where it does not say otherwise.
 
     Raises:
         UserError: an unknown method or parameter, a value out of range, a parameter in `wide` that
-            no variant takes, or two labels alike.
+            no variant takes, two labels alike, or a full cache in few bits without a label of its
+            own.
     """
     if not chosen:
         raise UserError(
             "method=[] chooses nothing to compare: name at least one, such as 'method=[restkv]'."
         )
-    found = _replaced([variant(label, node) for label, node in chosen.items()], wide)
+    nodes = caches.spread(chosen, cache or {})
+    found = _replaced([variant(label, node) for label, node in nodes.items()], wide)
+    if any(one.label == FULL and one.params for one in found):
+        raise UserError(
+            "methods.full is the full cache that all others are compared with, so it stays in full "
+            "precision: use method=[full_quantized], or a label of your own with method: full."
+        )
+    for one in found:
+        check_stored(one)
     seen: dict[tuple[object, ...], str] = {}
     for one in found:
         other = seen.setdefault((one.method, one.params), one.label)
@@ -74,7 +101,14 @@ def _usual(one: Variant) -> list[str]:
     import methods
 
     defaults = methods.parameters(one.method)
-    return [name for name, value in one.params if value == defaults[name]]
+    return [name for name, value in one.params if name in defaults and value == defaults[name]]
+
+
+def check_stored(one: Variant) -> None:
+    """Raise UserError for packed entries of which single ones would have to go."""
+    params = dict(one.params)
+    if "cache" in params and params.get("decode") == "hold":
+        raise UserError(f"methods.{one.label}: {caches.HOLDS}")
 
 
 def untouched(chosen: Sequence[Variant], wide: Mapping[str, object]) -> list[str]:
@@ -122,16 +156,18 @@ def variant(label: str, node: Any) -> Variant:
         )
     known = methods.parameters(name)
     for key in params:
-        if key not in known:
+        if key not in known and key not in caches.NAMES:
             raise UserError(
                 f"methods.{label}.{key} is not a parameter of {name}: it takes "
                 f"{', '.join(known) or 'none'}."
             )
     try:
+        params, cache = caches.parted(params)
         policy = methods.build(name, **params)
     except (TypeError, ValueError) as error:
         raise UserError(f"methods.{label}: {error}") from error
-    return Variant(label, name, tuple(sorted(policy.params.items())))
+    stored = {} if cache is None else cache.params
+    return Variant(label, name, tuple(sorted({**policy.params, **stored}.items())))
 
 
 def titles(chosen: Sequence[Variant]) -> dict[str, str]:

@@ -1,0 +1,134 @@
+"""How what is kept is stored: settings, labels, cells and their keys."""
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.engine import Branch
+from harness.errors import UserError
+from harness.run import sweep
+from harness.run.validate import Job
+from harness.scoring.bridge import Bridge
+from harness.scoring.single import single_cell
+from harness.settings.caches import Quantized
+from harness.settings.grid import Cell, cell_key
+from tests.run.conftest import Program
+
+USUAL = {"cache": "quantized", "cache_bits": 4, "cache_group": 32, "cache_residual": 32}
+
+
+@pytest.fixture
+def compose(
+    call: Program, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Job]:
+    """The validated job of a command line."""
+
+    def job(*typed: str) -> Job:
+        found: list[Job] = []
+        monkeypatch.setattr(sweep, "run", lambda config: found.append(sweep.validate(config)))
+        names = {one.split("=")[0] for one in typed}
+        assert call(*[o for o in overrides if o.split("=")[0] not in names], *typed) == 0
+        return found[0]
+
+    return job
+
+
+def stored(job: Job) -> dict[str, dict[str, object]]:
+    """What each label says of its cache."""
+    return {
+        one.label: {name: value for name, value in one.params if name in USUAL}
+        for one in job.variants
+    }
+
+
+def test_labels_and_the_sweep_say_how_entries_are_stored(compose: Callable[..., Job]) -> None:
+    chosen = "method=[full,full_quantized,snapkv,snapkv_quantized]"
+    usual = {"full": {}, "full_quantized": USUAL, "snapkv": {}, "snapkv_quantized": USUAL}
+    assert stored(compose(chosen)) == usual
+    two = {**USUAL, "cache_bits": 2}
+    job = compose(chosen, "cache_bits=2")
+    assert stored(job) == usual | {"full_quantized": two, "snapkv_quantized": two}
+    assert job.told == ["cache_bits=2 does not apply to full, snapkv."]
+    own = "+methods.restkv.cache_bits=8"
+    job = compose("method=[full,snapkv,restkv]", "cache=quantized", "cache_residual=0", own)
+    none = {**USUAL, "cache_residual": 0}
+    assert stored(job) == {"full": {}, "snapkv": none, "restkv": {**none, "cache_bits": 8}}
+    grown = compose("method=[h2o]", "cache=quantized", "decode=grow")
+    assert stored(grown) == {"h2o": USUAL}
+    again = dict(grown.config.methods["h2o"])  # as config.yaml holds it
+    assert {name: again[name] for name in USUAL} == USUAL
+
+
+def test_the_full_cache_in_few_bits_is_one_cell(compose: Callable[..., Job]) -> None:
+    job = compose("method=[full_quantized,snapkv_quantized,snapkv]", "ratios=[0.5,0.9]")
+    cells = [(one.label, one.ratio, one.evicts) for one in job.cells(blank=False)]
+    assert cells == [
+        ("full", None, False),
+        ("full_quantized", 0.0, True),
+        *((label, ratio, True) for label in ("snapkv_quantized", "snapkv") for ratio in (0.5, 0.9)),
+    ]
+    assert len({cell_key(one, {}) for one in job.cells(blank=False)}) == 6
+
+
+def test_keys_of_earlier_answers_hold_and_every_part_of_a_cache_changes_one(
+    compose: Callable[..., Job],
+) -> None:
+    def key(*typed: str) -> str:
+        (cell,) = (one for one in compose("method=[snapkv]", *typed).cells(False) if one.evicts)
+        return cell_key(cell, {})
+
+    params = {"adaptive_floor": 0.2, "boundary_share": 0.1, "budget": "uniform", "group": "mean"}
+    params |= {"kernel": 5, "pool": "avg", "protect": "none", "pyramid_beta": 20}
+    params |= {"value_norm": False, "window": 32, "window_anchor": "end"}
+    before = Cell("snapkv", "snapkv", tuple(sorted(params.items())), ratio=0.9)
+    assert key() == key("cache=full_precision") == cell_key(before, {})
+    parts = ([], ["cache_bits=8"], ["cache_group=16"], ["cache_residual=0"])
+    assert len({key(), *(key("cache=quantized", *part) for part in parts)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["cache=quantised"], "cache=quantised is not known: use one of full_precision, quantized"),
+        (["cache=quantized", "cache_bits=3"], "cache_bits=3 is not allowed; give 8, 4 or 2."),
+        (["cache=quantized", "cache_group=0"], "cache_group=0 is not allowed; give a whole number"),
+        (["cache=quantized", "cache_residual=-1"], "cache_residual=-1 is not allowed"),
+        (["cache_bits=2"], "cache_bits=2 applies to none of the chosen methods"),
+        (["+methods.snapkv.cache_bits=2"], "cache_bits=2 is of a quantized cache; give cache="),
+        (["method=[h2o]", "cache=quantized"], "methods.h2o: cache=quantized packs groups of"),
+        (["method=[full]", "+methods.full.cache=quantized"], "so it stays in full precision"),
+        (["method=[full]", "cache=quantized"], "cache=quantized applies to none of the chosen"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_in_one_sentence(
+    call: Program, overrides: list[str], capsys: pytest.CaptureFixture[str], typed, told
+) -> None:
+    usual = [one for one in overrides if not one.startswith("method=")]
+    methods = [] if typed[0].startswith("method=") else ["method=[snapkv]"]
+    assert call(*usual, *methods, *typed) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_cells_that_store_what_they_keep_otherwise_share_a_policy() -> None:
+    bridge = Bridge.__new__(Bridge)
+    bridge._policies = {}
+    few = (*sorted(Quantized(2, 16, 0).params.items()),)
+    window = (("window", 16),)
+    plain = bridge._branch(Cell("a", "snapkv", window, ratio=0.5))
+    packed = bridge._branch(Cell("b", "snapkv", (*few, *window), ratio=0.5))
+    assert packed.policy is plain.policy
+    assert (plain.cache, packed.cache) == (None, Quantized(2, 16, 0))
+    assert bridge._branch(Cell("c", "full", few, ratio=0.0)) == Branch(cache=Quantized(2, 16, 0))
+    assert bridge._branch(Cell("full", "full")) == Branch()
+
+
+def test_lmms_eval_takes_the_same_names() -> None:
+    cell = single_cell("snapkv", 0.5, None, {"cache": "quantized", "cache_bits": 2})
+    assert {**USUAL, "cache_bits": 2}.items() <= dict(cell.params).items()
+    whole = single_cell("full", None, None, {"cache": "quantized"})
+    assert (whole.ratio, dict(whole.params), whole.evicts) == (0.0, USUAL, True)
+    assert single_cell("full", None, None, {}) == Cell("full", "full")
+    with pytest.raises(UserError, match="cache_bits=3 is not allowed"):
+        single_cell("snapkv", 0.5, None, {"cache": "quantized", "cache_bits": 3})
