@@ -5,6 +5,8 @@ Torch only; it must not know models, prompts, caches or eviction methods.
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.sparse.a_shape import AShape
 from harness.sparse.attention import attend
 from harness.sparse.blocks import BLOCK, causal, finished, share
@@ -53,7 +55,11 @@ def build(name: str, **params: object) -> Pattern | None:
         if parameter not in known:
             takes = "it takes " + ", ".join(known) if known else "it takes none"
             raise ValueError(f"{name} has no parameter {parameter!r}; {takes}.")
-    return None if name == DENSE else _PATTERNS[name](**params)
+    if name == DENSE:
+        return None
+    kind: Any = _PATTERNS[name]
+    pattern: Pattern = kind(**params)
+    return pattern
 
 
 def parameters(name: str) -> dict[str, object]:

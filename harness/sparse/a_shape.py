@@ -29,6 +29,7 @@ class AShape(Pattern):
 
     def __post_init__(self) -> None:
         """Refuse values that are no counts."""
+        super().__post_init__()
         require_count(self.name, "sinks", self.sinks, 0)
         require_count(self.name, "window", self.window, 1)
 

@@ -34,6 +34,7 @@ class FlexPrefill(Pattern):
 
     def __post_init__(self) -> None:
         """Refuse values the rule has no meaning for."""
+        super().__post_init__()
         require_number(self.name, "gamma", self.gamma, 0, 1)
         require_number(self.name, "tau", self.tau, 0, 1)
         require_count(self.name, "min_budget", self.min_budget, 1)

@@ -31,6 +31,7 @@ class VerticalSlash(Pattern):
 
     def __post_init__(self) -> None:
         """Refuse values that are no counts."""
+        super().__post_init__()
         for name in ("vertical", "slash", "queries"):
             require_count(self.name, name, getattr(self, name), 1)
 

@@ -35,6 +35,7 @@ class XAttention(Pattern):
 
     def __post_init__(self) -> None:
         """Refuse values the rule has no meaning for."""
+        super().__post_init__()
         require(self.stride in STRIDES, self.name, "stride", self.stride, "4, 8, 16 or 32")
         require_number(self.name, "threshold", self.threshold, 0, 1)
 
