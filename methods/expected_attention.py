@@ -53,6 +53,11 @@ class ExpectedAttention(ScoringPolicy):
         require_flag(self.name, "value_norm", self.value_norm)
         require_number(self.name, "epsilon", self.epsilon, 0, 1)
 
+    @property
+    def needs_all_rows(self) -> bool:
+        """It needs all queries, not what they attended to."""
+        return False
+
     def measure(self, view: LayerView) -> Tensor:
         """Expected attention behind the sinks, 0 for them."""
         first = min(self.sinks, view.length - 1)

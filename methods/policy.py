@@ -78,6 +78,11 @@ class Policy(ABC):
         return False
 
     @property
+    def needs_all_rows(self) -> bool:
+        """Whether its score is made of the attention of all queries, not of some last ones."""
+        return self.window is None
+
+    @property
     def adds(self) -> bool:
         """Whether a method that needs all queries adds their causal attention up, so that
         `LayerView.earlier` may stand for the first of them.

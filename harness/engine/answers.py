@@ -164,6 +164,7 @@ class Answers:
             "score": self.filled.score_s,
             "compact": self.compact_s,
             "decode": self.decode_s,
+            "search": self.filled.search_s,
         }
         count = len(cells)
         share = {name: value / count for name, value in seconds.items()}
@@ -218,6 +219,7 @@ class Answers:
             segments=self.prompt.segments,
             kept_shares=None if kept.shares is None else kept.shares.tolist(),
             shown=shown,
+            computed_blocks=self.filled.computed,
             nonfinite_tokens=self.nonfinite[i] if self.filled.finite and kept.finite else len(ids),
         )
 

@@ -27,8 +27,10 @@ from harness.engine.prefill import Capture
 from harness.engine.rotary import Rotary, forget_lengths
 from harness.engine.selfcheck import check_split
 from harness.engine.settings import PROTOCOLS, Branch
+from harness.engine.sparsity import Sparsity, check_rows
 from harness.models.prompts import told
 from harness.settings import caches, labels
+from harness.sparse import DENSE, Pattern, build
 from methods.kernels import require, using
 
 _REFUSED = (
@@ -48,6 +50,7 @@ def evict(
     protocol: str = "replay",
     context: int | None = None,
     rule: str | None = None,
+    prefill: str | Pattern = DENSE,
     kernels: str = "auto",
     **params: object,
 ) -> Iterator[PreTrainedModel]:
@@ -57,10 +60,12 @@ def evict(
     policy. ratio: fraction of the prompt's entries evicted; budget: entries kept instead. protocol:
     `replay` (evict after all prompt tokens but the last), `context` (after the last image, or the
     first `context` tokens of the prompt) or `paper` (after the whole prompt). rule: the method's
-    parameter `budget` (uniform, pyramid, adaptive or global), whose name is taken here. kernels:
-    auto, triton or torch, see methods.kernels.using. cache="quantized", with cache_bits,
-    cache_group and cache_residual as of `harness.settings.caches.Quantized`, stores what is kept in
-    few bits; method="full" with ratio=0 evicts nothing. One prompt at a time, no beams. ValueError,
+    parameter `budget` (uniform, pyramid, adaptive or global), whose name is taken here. prefill:
+    dense, or how the prompt attends sparsely: a name of `harness.sparse.names` with its published
+    parameters, or a pattern of `harness.sparse.build`. kernels: auto, triton or torch, see
+    methods.kernels.using. cache="quantized", with cache_bits, cache_group and cache_residual as of
+    `harness.settings.caches.Quantized`, stores what is kept in few bits; method="full" with ratio=0
+    evicts nothing. One prompt at a time, no beams. ValueError,
     one sentence, for what does not fit, for a plain call of the model, which would keep everything,
     and where the scores that decide what is kept are not finite. The logits of new tokens, and what
     is done with a NaN among them, are generate's affair.
@@ -94,6 +99,8 @@ def evict(
             "generate reads its last token and answers in one go; use protocol=replay or context."
         )
     require(kernels, model.device)
+    pattern = build(prefill) if isinstance(prefill, str) else prefill
+    check_rows(pattern, [policy])
     branch = Branch(policy, ratio, budget, cache)
     if "generate" in vars(model):
         raise ValueError(
@@ -111,7 +118,8 @@ def evict(
         running = True
         try:
             with using(kernels):
-                return _generate(model, generate, layout, branch, protocol, context, inputs, kwargs)
+                how = (layout, branch, protocol, context, pattern)
+                return _generate(model, generate, *how, inputs, kwargs)
         finally:
             running = False
 
@@ -139,6 +147,7 @@ def _generate(
     branch: Branch,
     protocol: str,
     context: int | None,
+    pattern: Pattern | None,
     inputs: Tensor | None,
     kwargs: dict[str, Any],
 ) -> Any:
@@ -158,7 +167,8 @@ def _generate(
     (cell,) = plan([branch], boundary)
     requests = [(branch.policy, [cell.count])]
     rotary = Rotary(model, layout, use) if (use := rotary_use([branch.policy])) else None
-    capture = Capture(layout, requests, kinds[:boundary], rotary=rotary)
+    sparse = Sparsity(layout, pattern) if pattern else None
+    capture = Capture(layout, requests, kinds[:boundary], rotary=rotary, sparse=sparse)
     tail = kinds.shape[0] - boundary
     sequel = Sequel(kinds[:boundary], tail, on_top(protocol, tail), rotary)
     evictor = Evictor(layout, cache, cell, capture, sequel)

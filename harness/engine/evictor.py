@@ -51,17 +51,20 @@ class Evictor:
         """During prefill measure and evict, afterwards attend to what is left; [1, q, H, dv]."""
         layer = self.layout.find(module)
         if layer is None:
-            return self._share(module, query, scaling)
+            shared = self._share(module, query, scaling)
+            if shared is not None:
+                return shared
+            return self.capture.attend(module, query, key, value, mask, scaling)
         stored = self.cache.layers[layer.index]
         if isinstance(stored, CompactLayer):
             self.fresh.discard(layer.index)
             return stored.attend(query, key, value, scaling)
-        self.capture.attend(module, query, key, value, mask, scaling)
+        output = self.capture.attend(module, query, key, value, mask, scaling)
         self.fresh.add(layer.index)
         if not self.waits:
             self.capture.read()
             self._compact(layer)
-        return None
+        return output
 
     def settle(self) -> None:
         """After the pass over the prompt: evict if the policy waited for all layers."""

@@ -7,6 +7,7 @@ which each head is hidden what it did not keep. Must not know eviction methods, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from harness.engine.passes import forward
 from harness.engine.prefill import Prefill
 from harness.engine.rotary import forget_lengths
 from harness.engine.settings import Branch, Generation
+from harness.engine.sparsity import Sparsity
 from methods.kernels import using
 
 if TYPE_CHECKING:
@@ -114,12 +116,15 @@ def _read_on(answers: Answers) -> None:
 
 
 def _before(engine: Engine, answers: Answers) -> Cache:
-    """The cache of the prompt up to the eviction, by a pass that nobody listens to."""
+    """The cache of the prompt up to the eviction, by a pass that no policy listens to."""
     forget_lengths(engine.model)
     cache = DynamicCache(config=engine.model.config)
     part = first_part(answers.prompt.inputs, answers.boundary)
     places = answers.positions[..., : answers.boundary]
-    forward(engine.model, engine.layout, cache, places, **part)
+    pattern = engine.pattern
+    attending = listening(Sparsity(engine.layout, pattern)) if pattern else nullcontext()
+    with attending:
+        forward(engine.model, engine.layout, cache, places, **part)
     return cache
 
 

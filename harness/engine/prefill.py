@@ -21,8 +21,9 @@ from harness.engine.caches import branch, tensors
 from harness.engine.inputs import first_part
 from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.passes import Stopwatch, clock, forward, sees_later
-from harness.engine.prefixes import Prefix, Requests
+from harness.engine.prefixes import Prefix, Requests, joined, longest_window
 from harness.engine.rotary import Rotary, Turned, Turns
+from harness.engine.sparsity import Sparsity
 from methods import LayerView, Policy, Rated, Selection
 
 Selections = dict[int, dict[int, Selection]]  # by id of the policy, then by budget
@@ -35,7 +36,8 @@ class Prefill:
     cache: all prompt entries [1, Hkv, L, d] a layer. logits [1, V] after the last prefilled token.
     selections: one mapping for each compressible layer. Times in seconds. rotary, and the turns
     [1, L, dim] that the keys were rotated by, where a policy re-indexes positions. finite: whether
-    all of it is numbers. again: an earlier prompt left the same.
+    all of it is numbers. again: an earlier prompt left the same. search_s: part of prefill_s that
+    a sparse one took to choose blocks; computed: the share of them it computed, by layer.
     """
 
     cache: Cache
@@ -47,6 +49,8 @@ class Prefill:
     turns: Turns | None = None
     finite: bool = True
     again: bool = False
+    search_s: float = 0.0
+    computed: dict[int, float] | None = None
 
 
 class _Asked(NamedTuple):
@@ -72,7 +76,7 @@ class Capture:
 
     requests: for each policy the budgets wanted of it. modality [L]: 0 text, 1 image. suffix: last
     tokens that follow the question. prefix: what was read before this pass. rotary: what queries
-    are rotated by, for policies that undo it.
+    are rotated by, for policies that undo it. sparse: what attends in this pass; None: SDPA.
     """
 
     def __init__(
@@ -83,7 +87,9 @@ class Capture:
         suffix: int = 0,
         prefix: Prefix | None = None,
         rotary: Rotary | None = None,
+        sparse: Sparsity | None = None,
     ) -> None:
+        self.sparse = sparse
         self.suffix = suffix
         self.prefix = prefix
         self.rotary = rotary
@@ -128,11 +134,24 @@ class Capture:
         value: Tensor,
         mask: Tensor | None,
         scaling: float,
-    ) -> None:
-        """Measure the layer, then leave its attention to SDPA."""
+    ) -> Tensor | None:
+        """Measure the layer, then attend; None leaves that to SDPA."""
         layer = self.layout.find(module)
-        if layer is None:
-            return
+        if layer is not None:
+            self._measure(layer, query, key, value, mask, scaling)
+        if self.sparse is None:
+            return None
+        return self.sparse.attend(module, query, key, value, mask, scaling)
+
+    def _measure(
+        self,
+        layer: AttentionLayer,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+    ) -> None:
         self.shapes[layer.index] = key.shape
         if mask is not None and mask is not self._checked_mask:
             self._checked_mask = mask
@@ -263,22 +282,12 @@ def prefill(
                 f"layer {index} attends to keys of shape {tuple(shape)} but caches "
                 f"{tuple(cache.layers[index].keys.shape)}; choose a model that caches its keys."
             )
-    finite = _finite(logits, cache)
-    return Prefill(cache, logits, capture.selections, spent, scored, rotary, turns, finite)
-
-
-def longest_window(requests: Requests, suffix: int) -> int | None:
-    """How many last queries these policies need at most; None: all of them."""
-    windows = [policy.queries(suffix) for policy, _ in requests]
-    return None if None in windows else max((w for w in windows if w), default=0)
-
-
-def joined(first: Turns | None, second: Turns | None) -> Turns | None:
-    """Turns [1, n, dim] and [1, m, dim] of tokens that follow each other."""
-    if first is None or second is None:
-        return None
-    cosines, sines = (torch.cat(pair, dim=1) for pair in zip(first, second, strict=True))
-    return cosines, sines
+    found = Prefill(cache, logits, capture.selections, spent, scored, rotary, turns)
+    found.finite = _finite(logits, cache)
+    if capture.sparse is not None:
+        found.search_s = capture.sparse.searching.seconds()
+        found.computed = capture.sparse.computed()
+    return found
 
 
 def _finite(logits: Tensor, cache: Cache) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -105,3 +106,17 @@ def read(
     times = elapsed - scored, scored
     found = (reader.queries, sums, turns, *times, reader.bidirectional)
     return Prefix(cache, tokens, window, *found)
+
+
+def longest_window(requests: Requests, suffix: int) -> int | None:
+    """How many last queries these policies need at most; None: all of them."""
+    windows = [policy.queries(suffix) for policy, _ in requests]
+    return None if None in windows else max((w for w in windows if w), default=0)
+
+
+def joined(first: Turns | None, second: Turns | None) -> Turns | None:
+    """Turns [1, n, dim] and [1, m, dim] of tokens that follow each other."""
+    if first is None or second is None:
+        return None
+    cosines, sines = (torch.cat(pair, dim=1) for pair in zip(first, second, strict=True))
+    return cosines, sines

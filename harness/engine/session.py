@@ -33,6 +33,7 @@ from harness.engine.settings import (
     Protocol,
 )
 from harness.engine.sharing import Prefills
+from harness.engine.sparsity import check_rows
 from harness.models.memory import free_memory, ran_out
 from harness.models.precision import stopped
 from methods.kernels import require, using
@@ -40,6 +41,7 @@ from methods.kernels import require, using
 if TYPE_CHECKING:
     from harness.models.loaded import LoadedModel
     from harness.models.prompts import Prompt
+    from harness.sparse import Pattern
     from methods import Policy
 
 #: Of the free memory, what a batch may take: on a CPU others take of it as well.
@@ -55,7 +57,8 @@ class Engine:
     batch does not fit, later ones take half of its bytes. kernels: who computes the policies and
     the attention to compacted caches, see methods.kernels.using. cuda_graphs: replay decoding steps
     of cells that do not hold their budget; `auto` does so on a CUDA device with kernels.
-    share_prefixes: read what prompts have in common once, see `harness.engine.sharing`.
+    share_prefixes: read what prompts have in common once, see `harness.engine.sharing`. prefill:
+    the pattern by which prompts attend, see `harness.sparse`; None: dense.
     ValueError, one sentence, for models whose cache cannot be compressed.
     """
 
@@ -67,6 +70,7 @@ class Engine:
         kernels: str = "auto",
         cuda_graphs: bool | str = "auto",
         share_prefixes: bool = True,
+        prefill: Pattern | None = None,
     ) -> None:
         whole = isinstance(cells_per_batch, int) and not isinstance(cells_per_batch, bool)
         if cells_per_batch != "auto" and not (whole and int(cells_per_batch) >= 1):
@@ -88,7 +92,8 @@ class Engine:
             graphs,
         )
         self.batches = Batches()
-        self.prefills = Prefills(self.model, self.layout, share_prefixes)
+        self.pattern = prefill
+        self.prefills = Prefills(self.model, self.layout, share_prefixes, prefill)
         self._known_rotary: Rotary | None = None
         self.cells_per_batch: int | None = (
             None if cells_per_batch == "auto" else int(cells_per_batch)
@@ -160,7 +165,7 @@ class Engine:
         if not branches:
             raise ValueError("no branches were given; give at least one, such as the full cache.")
         check(prompt.inputs)
-        self._check_anchors(branches)
+        self._check_policies(prompt, branches)
         device = prompt.inputs["input_ids"].device
         modality = prompt.modality.to(device)
         boundary = self.boundary(prompt)
@@ -219,8 +224,9 @@ class Engine:
             self._known_rotary = Rotary(self.model, self.layout, use)
         return self._known_rotary
 
-    def _check_anchors(self, branches: Sequence[Branch]) -> None:
+    def _check_policies(self, prompt: Prompt, branches: Sequence[Branch]) -> None:
         policies = [branch.policy for branch in branches if branch.policy is not None]
+        check_rows(self.pattern, policies, prompt.suffix)
         anchored = any(policy.params.get("window_anchor") == "question" for policy in policies)
         if anchored and self.protocol.name == "context":
             raise ValueError(

@@ -187,7 +187,9 @@ class BranchResult:
     window, adaptive: as in methods.Selection, the adaptive share as a mean over layers.
     fallback: the pattern that replaced the method's own where that did not fit, or None.
     letter_logits: at the first answer token. timings: seconds of prefill, score, compact and
-    decode, the batch's cost divided by its branches. truncated_tokens: what the prompt lost to fit
+    decode, the batch's cost divided by its branches, and of search, a part of prefill.
+    computed_blocks: of a sparse prefill the share of the causal pairs of blocks that each layer
+    computed, by its index. truncated_tokens: what the prompt lost to fit
     the model's context before any of this. segments: what the prompt's tokens belong to, see
     harness.models.segments. Of prompts that are traced, else None: kept_shares, for each of the L
     tokens the share of compressed layers and KV heads whose cache kept it at the eviction; shown.
@@ -217,3 +219,4 @@ class BranchResult:
     segments: list[tuple[str, int]] = field(default_factory=list)
     kept_shares: list[float] | None = None
     shown: Shown | None = None
+    computed_blocks: dict[int, float] | None = None

@@ -21,11 +21,13 @@ from harness.engine.batches import HELD, fits
 from harness.engine.caches import tensors
 from harness.engine.inputs import first_part
 from harness.engine.layout import Layout
-from harness.engine.prefill import Capture, Prefill, longest_window, prefill
-from harness.engine.prefixes import Prefix, Requests, read
+from harness.engine.prefill import Capture, Prefill, prefill
+from harness.engine.prefixes import Prefix, Requests, longest_window, read
 from harness.engine.rotary import Rotary, depends_on_length, forget_lengths
 from harness.engine.selfcheck import check_split
+from harness.engine.sparsity import Sparsity
 from harness.models.memory import ran_out
+from harness.sparse import Pattern
 from methods import Policy
 
 if TYPE_CHECKING:
@@ -51,11 +53,18 @@ class Whole:
 class Prefills:
     """Prefills the prompts of one model, and holds what the last ones began with.
 
-    share: False reads every prompt from its start, in one pass.
+    share: False reads every prompt from its start, in one pass. pattern: of a sparse prefill, which
+    reads so too: where a prompt is cut would change which blocks are computed.
     """
 
-    def __init__(self, model: PreTrainedModel, layout: Layout, share: bool = True) -> None:
-        self.model, self.layout, self.share = model, layout, share
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layout: Layout,
+        share: bool = True,
+        pattern: Pattern | None = None,
+    ) -> None:
+        self.model, self.layout, self.share, self.pattern = model, layout, share, pattern
         self._held: list[tuple[_Beginning, Prefix | Whole]] = []  # the latest last
 
     def run(
@@ -100,6 +109,8 @@ class Prefills:
         tokens = min(asked.prompt.context or 0, asked.boundary)
         if tokens == asked.boundary:
             return tokens
+        if self.pattern is not None:
+            return 0
         if tokens < LEAST or 2 * tokens < asked.boundary or depends_on_length(self.model):
             return 0
         if any(_whole_prompt(policy, asked.behind) for policy, _ in asked.requests):
@@ -124,7 +135,7 @@ class Prefills:
         begins = asked.beginning(asked.boundary)
         held = self._find(begins, Whole, suits)
         if held is not None:
-            return replace(held.filled, prefill_s=0.0, score_s=0.0, again=True)
+            return replace(held.filled, prefill_s=0.0, score_s=0.0, search_s=0.0, again=True)
         filled = self._pass(asked, None)
         self._hold(begins, Whole(filled, asked.requests, asked.behind), filled.cache)
         return filled
@@ -152,7 +163,8 @@ class Prefills:
         forget_lengths(self.model)
         kinds = asked.modality[: asked.boundary]
         found = (self.layout, asked.requests, kinds, asked.behind, prefix, asked.rotary)
-        capture = Capture(*found)
+        sparse = Sparsity(self.layout, self.pattern) if self.pattern else None
+        capture = Capture(*found, sparse)
         how = (asked.prompt.inputs, asked.positions, asked.boundary, asked.rotary)
         return prefill(self.model, self.layout, capture, *how)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.settings.grid import Cell, described
 
 PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "evictbench")
-SOURCES = ("methods", "harness/engine", "harness/models")
+SOURCES = ("methods", "harness/engine", "harness/models", "harness/sparse")
 OWN = ("task", "data", "generation")  # settings that differ from task to task
 HOST = "host"
 MACHINE = ("device", "dtype", "machine", HOST)  # of an origin, what is no software

@@ -82,6 +82,7 @@ def test_both_rules_are_seen_to_be_broken(imports: grimp.ImportGraph) -> None:
 
 FORBIDDEN = {
     "methods": ("harness", "lmms_eval", "hydra", "wandb", "transformers"),
+    "harness.sparse": ("transformers", "lmms_eval", "hydra", "omegaconf", "wandb"),
     "harness.engine": ("lmms_eval", "hydra", "omegaconf", "wandb"),
     "harness.stats": ("torch", "transformers", "lmms_eval", "hydra", "omegaconf", "wandb"),
     "harness.report": ("torch", "transformers", "lmms_eval", "hydra", "wandb"),
