@@ -6,6 +6,7 @@ Torch only; it must not know models, configurations or the harness.
 from __future__ import annotations
 
 from .budgets import budget
+from .cake import Cake
 from .chunkkv import ChunkKV
 from .criticalkv import CriticalH2O, CriticalKV, CriticalTOVA
 from .expected_attention import ExpectedAttention
@@ -64,6 +65,7 @@ _POLICIES: dict[str, type[Policy]] = {
         ChunkKV,
         PostVision,
         ExpectedAttention,
+        Cake,
     )
 }
 

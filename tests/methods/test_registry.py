@@ -59,6 +59,16 @@ DEFAULTS = {
     "keydiff": SCORING,
     "trimkv": {"gates": None, "strategy": "alpha", **SCORING},
     "chunkkv": {"pool": "avg", "kernel": 1, "group": "mean", "chunk": 10, "shared": True, **WINDOW},
+    "cake": {
+        "pool": "avg",
+        "kernel": 5,
+        "group": "mean",
+        "gamma": 200.0,
+        "tau1": 1.0,
+        "tau2": 1.0,
+        **WINDOW,
+        "budget": "layers",
+    },
     "knorm": SCORING,
     "expected_attention": {
         "future": 512,
@@ -110,6 +120,7 @@ def test_how_many_queries_each_method_needs():
     every = ("h2o", "criticalkv_h2o", "post_vision", "expected_attention")
     assert {windows.pop(name) for name in every} == {None}
     assert {windows.pop(name) for name in ("snapkv", "restkv", "criticalkv", "chunkkv")} == {32}
+    assert methods.build("cake").window == 32
     assert windows.pop("tova") == windows.pop("criticalkv_tova") == 1
     assert set(windows.values()) == {0}
 
@@ -155,6 +166,12 @@ def test_unknown_parameter_lists_the_parameters():
         ("post_vision", {"recent": 1.1}),
         ("post_vision", {"shared": True, "budget": "adaptive"}),
         ("chunkkv", {"shared": 1}),
+        ("cake", {"gamma": -1}),
+        ("cake", {"tau1": 0}),
+        ("cake", {"tau2": True}),
+        ("h2o", {"budget": "layers"}),
+        ("keydiff", {"budget": "layers"}),
+        ("criticalkv", {"budget": "layers"}),
         ("lagkv", {"sinks": -1}),
         ("lagkv", {"lag": 1}),
         ("lagkv", {"cross": 1}),
