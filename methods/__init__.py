@@ -17,6 +17,9 @@ from .keydiff import KeyDiff
 from .knorm import Knorm
 from .lacache import LaCache
 from .lagkv import LagKV
+from .look_m import LookM
+from .merging import merged
+from .mixkv import MixKV
 from .policy import Policy, Rated, Selection
 from .post_vision import PostVision
 from .random import Random
@@ -38,6 +41,7 @@ __all__ = [
     "Step",
     "budget",
     "build",
+    "merged",
     "names",
     "parameters",
     "title",
@@ -66,6 +70,8 @@ _POLICIES: dict[str, type[Policy]] = {
         PostVision,
         ExpectedAttention,
         Cake,
+        LookM,
+        MixKV,
     )
 }
 

@@ -16,6 +16,7 @@ from .budgets import GLOBAL, LAYERS, RULES, adaptive, boundary, pooled, preferre
 from .checks import require, require_choice, require_count, require_number
 from .holding import Held, Step
 from .kernels import shared
+from .merging import MERGES, NONE
 from .policy import Chosen, Plan, Policy, Rated, Selection
 from .view import LayerView
 
@@ -39,6 +40,8 @@ class ScoringPolicy(Policy):
     prompt stay (arXiv 2605.18053), boundary_share of the layer's budget at each end, at least one;
     a window of last tokens of the method's own holds the last ones, and gives way to the first
     where the budget is too small for both. Both ends stay while a budget is held.
+    merge: average, pivot or weighted = what is evicted from the prompt is merged into the kept
+    entries with the most similar keys (merging.merged); what a held budget drops later is not.
     """
 
     comparable_if: ClassVar[str] = ""  # what lets scores of different layers be compared
@@ -48,6 +51,7 @@ class ScoringPolicy(Policy):
     adaptive_floor: float = 0.2
     protect: str = "none"
     boundary_share: float = 0.1
+    merge: str = NONE
 
     def __post_init__(self) -> None:
         """Refuse values that no method has a meaning for."""
@@ -66,6 +70,7 @@ class ScoringPolicy(Policy):
         require_number(self.name, "adaptive_floor", self.adaptive_floor, 0, 1)
         require_choice(self.name, "protect", self.protect, ("none", "text", "boundary"))
         require_number(self.name, "boundary_share", self.boundary_share, 1e-6, 0.5)
+        require_choice(self.name, "merge", self.merge, (NONE, *MERGES))
 
     @property
     def comparable(self) -> bool:

@@ -23,7 +23,7 @@ from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.prefill import Prefill
 from harness.engine.rotary import Rotary, Turns
 from harness.engine.tiles import Tiles
-from methods import Held, Selection
+from methods import Held, Selection, merged
 from methods.kernels import Unturning
 
 
@@ -159,6 +159,11 @@ def compact_layer(
         reindexed,
     )
     made = CompactLayer(tiles, source.keys.shape[1], source.get_seq_length(), sequel.rotary)
+    for i, (cell, own) in enumerate(zip(cells, chosen, strict=True)):
+        policy = cell.branch.policy
+        if policy is not None and policy.merge != "none":
+            states = source.keys[0], source.values[0]
+            tiles.rewrite(made.sequences([i]), *merged(*states, own.positions[0], policy.merge))
     made.reindexed = reindexed
     made.holders = _holders(cells, counts, layer, layout, sequel)
     return made

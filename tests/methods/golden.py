@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator
 import torch
 
 import methods
-from tests.methods import golden_budgets, golden_decode, golden_layers, golden_scorers
+from tests.methods import (
+    golden_budgets,
+    golden_decode,
+    golden_layers,
+    golden_merging,
+    golden_scorers,
+)
 from tests.methods.golden_data import (
     POOLS,
     ROOT,
@@ -154,6 +160,8 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "lagkv": golden_scorers.check_lagkv,
     "post_vision": golden_scorers.check_post_vision,
     "cake": golden_layers.check_cake,
+    "look_m": golden_merging.check_look_m,
+    "mixkv": golden_scorers.check_mixkv,
 }
 
 

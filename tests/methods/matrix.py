@@ -19,9 +19,12 @@ VARIANTS = {
     "chunkkv_own": ("chunkkv", {"window": 7, "chunk": 3, "kernel": 5, "shared": False}),
     "cake": ("cake", {"window": 8, "budget": "uniform"}),
     "cake_max": ("cake", {"window": 7, "gamma": 5.0, "group": "max", "budget": "uniform"}),
+    "mixkv": ("mixkv", {"window": 8}),
+    "mixkv_half": ("mixkv", {"window": 7, "diversity": 0.5, "pool": "max", "group": "max"}),
     "h2o": ("h2o", {}),
     "h2o_visible": ("h2o", {"recent": 8, "average": "visible_mean", "group": "max"}),
     "h2o_official": ("h2o", {"recent": 8, "causal": False}),
+    "look_m": ("look_m", {"protect": "none", "recent": 3}),
     "tova": ("tova", {}),
     "tova_last": ("tova", {"protect_last": True}),
     "keydiff": ("keydiff", {}),
@@ -49,13 +52,14 @@ VARIANTS = {
     "restkv_values": ("restkv", {"window": 8, "project": False, "group": "max", "spatial": "avg"}),
 }
 
-# What by default needs no file (test_trimkv.py has the method that does) and no other layer's
-# scores (test_layers.py).
+# What by default needs no file (test_trimkv.py has the method that does), no other layer's scores
+# (test_layers.py) and no images (test_merging.py).
 NAMES = tuple(
     name
     for name in methods.names()
     if "gates" not in methods.parameters(name)
     and methods.parameters(name).get("budget") != "layers"
+    and methods.parameters(name).get("protect") != "text"
 )
 
 # Rules that a variant refuses.

@@ -34,6 +34,8 @@ def test_every_stored_case_is_checked():
         "lagkv": 15,
         "post_vision": 7,
         "cake": 8,
+        "look_m": 7,
+        "mixkv": 6,
     }
 
 

@@ -12,7 +12,7 @@ from methods.scoring import ScoringPolicy
 from tests.methods.matrix import REFUSED
 from tests.methods.views import random_view
 
-WINDOW = ("snapkv", "restkv", "criticalkv", "chunkkv", "cake")
+WINDOW = ("snapkv", "restkv", "criticalkv", "chunkkv", "cake", "mixkv")
 OTHERS = ("keydiff", "knorm", "lagkv", "post_vision", "expected_attention")
 SCORING = (*WINDOW, "random", "h2o", "tova", "criticalkv_h2o", "criticalkv_tova", *OTHERS)
 SMALL = {name: {"window": 6} for name in WINDOW} | {
