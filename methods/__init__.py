@@ -6,6 +6,7 @@ Torch only; it must not know models, configurations or the harness.
 from __future__ import annotations
 
 from .budgets import budget
+from .cake import Cake
 from .chunkkv import ChunkKV
 from .criticalkv import CriticalH2O, CriticalKV, CriticalTOVA
 from .expected_attention import ExpectedAttention
@@ -16,6 +17,9 @@ from .keydiff import KeyDiff
 from .knorm import Knorm
 from .lacache import LaCache
 from .lagkv import LagKV
+from .look_m import LookM
+from .merging import merged
+from .mixkv import MixKV
 from .policy import Policy, Rated, Selection
 from .post_vision import PostVision
 from .random import Random
@@ -37,6 +41,7 @@ __all__ = [
     "Step",
     "budget",
     "build",
+    "merged",
     "names",
     "parameters",
     "title",
@@ -64,6 +69,9 @@ _POLICIES: dict[str, type[Policy]] = {
         ChunkKV,
         PostVision,
         ExpectedAttention,
+        Cake,
+        LookM,
+        MixKV,
     )
 }
 

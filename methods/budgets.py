@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 RULES = ("uniform", "pyramid", "adaptive")  # a layer by itself
-GLOBAL = "global"  # all layers at once
+GLOBAL, LAYERS = "global", "layers"  # all layers at once
 
 
 def budget(length: int, ratio: float) -> int:
@@ -125,3 +125,38 @@ def pooled(scores: Tensor, count: int) -> Tensor:
     order = by_rank.sort(dim=-1, descending=True, stable=True).indices[:, : heads * count]
     counts = torch.zeros(batch, heads, dtype=torch.int64, device=scores.device)
     return counts.scatter_add_(1, order % heads, torch.ones_like(order))
+
+
+def preferred(wanted: Tensor, count: int, room: int) -> Tensor:
+    """Tokens each layer keeps outside its protected ones, int64 [B, layers] (arXiv 2503.12491).
+
+    wanted [B, layers]: how much each asks for, none negative; where nobody asks, all get as much.
+    count: their mean over the layers, at most `room`, which is how many there are. Shares are
+    rounded down; what does not fit into its layer, then what rounding left over, goes evenly to
+    layers with room, of which the first take the remainder.
+
+    The sum is count * layers exactly. The released code spreads once, cuts what then exceeds the
+    room, and keeps less.
+    """
+    found = [_preferred(row, count, room) for row in wanted.double().tolist()]
+    return torch.tensor(found, device=wanted.device)
+
+
+def _preferred(wanted: list[float], count: int, room: int) -> list[int]:
+    number, total = len(wanted), sum(wanted)
+    shares = [each / total if total > 0 else 1 / number for each in wanted]
+    asked = [math.floor(share * count * number + 1e-9) for share in shares]
+    counts = [min(each, room) for each in asked]
+    _spread(counts, sum(asked) - sum(counts), room)
+    _spread(counts, count * number - sum(counts), room)
+    return counts
+
+
+def _spread(counts: list[int], rest: int, room: int) -> None:
+    """Add `rest` to the counts that have room, one by one in turn, until all of it is given."""
+    while rest > 0:
+        free = [layer for layer, each in enumerate(counts) if each < room]
+        turns = min(rest // len(free), *(room - counts[layer] for layer in free))
+        for layer in free if turns else free[:rest]:
+            counts[layer] += max(1, turns)
+        rest -= turns * len(free) if turns else min(rest, len(free))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from .checks import require_number
+from .budgets import LAYERS
+from .checks import require, require_number
 from .h2o import H2O
 from .holding import Due
 from .policy import Plan, Scored, over_group
@@ -53,6 +54,8 @@ class TwoStages(_Scoring):
     def __post_init__(self) -> None:
         """Refuse values the method has no meaning for."""
         super().__post_init__()
+        allowed = "another rule, as its first stage counts on the budget of a layer by itself"
+        require(self.budget != LAYERS, self.name, "budget", self.budget, allowed)
         require_number(self.name, "first_stage", self.first_stage, 0, 1)
         require_number(self.name, "epsilon", self.epsilon, 1e-12, 1)
 

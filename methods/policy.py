@@ -20,6 +20,7 @@ from .budgets import kept_count, protected_window
 from .checks import require_choice
 from .holding import Due, Held, Rule, Step, victims
 from .kernels import send
+from .merging import NONE
 from .selection import Chosen as Chosen
 from .selection import Plan as Plan
 from .selection import Rated as Rated
@@ -29,7 +30,7 @@ from .view import LayerView
 
 _SHARED = {
     *("window_anchor", "budget", "pyramid_beta", "adaptive_floor", "protect"),
-    *("boundary_share", "decode", "positions"),
+    *("boundary_share", "merge", "decode", "positions"),
 }
 
 
@@ -40,7 +41,8 @@ class Policy(ABC):
     window: how many last queries the view must hold; None means all of them.
     decode: grow = every new token stays; hold = the cache is evicted back to its budget after each.
     positions: original = keys keep the rotary positions of the prompt; cache = they are re-indexed
-    by their place in the cache.
+    by their place in the cache. merge: none, or how what is evicted from the prompt changes what
+    stays, see `merging.merged`.
     """
 
     name: ClassVar[str] = ""
@@ -50,6 +52,7 @@ class Policy(ABC):
     window: int | None = field(default=0, init=False)
     decode: str = field(default="grow", init=False)
     positions: str = field(default="original", init=False)
+    merge: str = field(default=NONE, init=False)
 
     @property
     def params(self) -> dict[str, object]:

@@ -12,10 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .budgets import GLOBAL, RULES, adaptive, boundary, pooled, pyramid
+from .budgets import GLOBAL, LAYERS, RULES, adaptive, boundary, pooled, preferred, pyramid
 from .checks import require, require_choice, require_count, require_number
 from .holding import Held, Step
 from .kernels import shared
+from .merging import MERGES, NONE
 from .policy import Chosen, Plan, Policy, Rated, Selection
 from .view import LayerView
 
@@ -31,13 +32,16 @@ class ScoringPolicy(Policy):
     pooled scores (budgets.adaptive, with adaptive_floor), none of which may be negative; global =
     the best tokens of all heads of all layers stay, and of each head those protected and the best
     one (budgets.pooled), where scores of different layers are in one unit: shares of attention, or
-    of the layer's output. The total is the same.
+    of the layer's output; layers = layers share by what each asks for (`preference`,
+    budgets.preferred), and the heads of a layer keep as many. The total is the same.
     protect: text = of the prompt, only image tokens are evicted; where there is more text than
     budget, all of it is kept and Selection.fallback is "all_text". While a budget is held, new
     tokens compete with what is left of the images. boundary = the first and the last tokens of the
     prompt stay (arXiv 2605.18053), boundary_share of the layer's budget at each end, at least one;
     a window of last tokens of the method's own holds the last ones, and gives way to the first
     where the budget is too small for both. Both ends stay while a budget is held.
+    merge: average, pivot or weighted = what is evicted from the prompt is merged into the kept
+    entries with the most similar keys (merging.merged); what a held budget drops later is not.
     """
 
     comparable_if: ClassVar[str] = ""  # what lets scores of different layers be compared
@@ -47,11 +51,15 @@ class ScoringPolicy(Policy):
     adaptive_floor: float = 0.2
     protect: str = "none"
     boundary_share: float = 0.1
+    merge: str = NONE
 
     def __post_init__(self) -> None:
         """Refuse values that no method has a meaning for."""
-        require_choice(self.name, "budget", self.budget, (*RULES, GLOBAL))
-        if self.waits and not self.comparable:
+        require_choice(self.name, "budget", self.budget, (*RULES, GLOBAL, LAYERS))
+        if self.budget == LAYERS:
+            allowed = "another rule, as layers ask by what an observation window attends to"
+            require(self.prefers, self.name, "budget", self.budget, allowed)
+        if self.budget == GLOBAL and not self.comparable:
             allowed = (
                 "a rule for each layer by itself, as scores of different layers are not in one unit"
             )
@@ -62,6 +70,7 @@ class ScoringPolicy(Policy):
         require_number(self.name, "adaptive_floor", self.adaptive_floor, 0, 1)
         require_choice(self.name, "protect", self.protect, ("none", "text", "boundary"))
         require_number(self.name, "boundary_share", self.boundary_share, 1e-6, 0.5)
+        require_choice(self.name, "merge", self.merge, (NONE, *MERGES))
 
     @property
     def comparable(self) -> bool:
@@ -70,8 +79,17 @@ class ScoringPolicy(Policy):
 
     @property
     def waits(self) -> bool:
-        """With budget=global."""
-        return self.budget == GLOBAL
+        """With budget=global or layers."""
+        return self.budget in (GLOBAL, LAYERS)
+
+    @property
+    def prefers(self) -> bool:
+        """Whether it has a `preference`."""
+        return False
+
+    def preference(self, view: LayerView) -> Tensor:
+        """How much a layer asks for beside others, float64 [B], not negative."""
+        raise AssertionError(f"{self.name} asks for nothing")
 
     @property
     def spares(self) -> bool:
@@ -151,25 +169,38 @@ class ScoringPolicy(Policy):
         return own._replace(sinks=nominal.sinks, window=nominal.window, past=past)
 
     def select_many(self, view: LayerView, budgets: Sequence[int]) -> list[Selection]:
-        """As for every policy; with budget=global of a model that has one layer."""
+        """As for every policy; with a rule for all layers, of a model that has one layer."""
         if not self.waits or not budgets:
             return super().select_many(view, budgets)
         if view.num_layers > 1:
             raise ValueError(
-                f"{self.name}: budget=global chooses from all layers at once and this is one of "
-                f"{view.num_layers}; `rate` each, and give what comes of it to `select_layers`."
+                f"{self.name}: budget={self.budget} chooses from all layers at once and this is "
+                f"one of {view.num_layers}; `rate` each, and give what comes of it to "
+                "`select_layers`."
             )
         return self.select_layers([self.rate(view, budgets)])[0]
 
     @torch.no_grad()
+    def rate(self, view: LayerView, budgets: Sequence[int]) -> Rated:
+        """As for every policy, with what budget=layers needs besides."""
+        rated = super().rate(view, budgets)
+        if self.budget != LAYERS:
+            return rated
+        fixed = [self.fixed(view, plan) for _, plan in rated.shares]
+        return rated._replace(preference=self.preference(view), fixed=fixed)
+
+    @torch.no_grad()
     def select_layers(self, rated: Sequence[Rated]) -> list[list[Selection]]:
-        """A Selection for each layer and budget, with budget=global."""
+        """A Selection for each layer and budget, with a rule for all layers."""
         found: list[list[Selection]] = [[] for _ in rated]
         heads = [one.scored.scores.shape[2] for one in rated]
         for index, (count, plan) in enumerate(rated[0].shares):
             every = torch.cat([one.scored.scores[one.row(index)] for one in rated], 1)
             scores, order = every.sort(dim=-1, descending=True, stable=True)
-            counts = pooled(scores, count)
+            if self.budget == GLOBAL:
+                counts = pooled(scores, count)
+            else:
+                counts = _by_preference(rated, index, heads)
             parts = zip(rated, order.split(heads, 1), counts.split(heads, 1), strict=True)
             for layer, (one, best, own) in enumerate(parts):
                 chosen = Chosen(_ascending(best, own), own, plan.fallback)
@@ -217,6 +248,14 @@ class ScoringPolicy(Policy):
             )
         text = (view.modality == 0)[None, :, None]  # [1, B, 1, L]
         return text if ranges is None else text | ranges
+
+
+def _by_preference(rated: Sequence[Rated], index: int, heads: Sequence[int]) -> Tensor:
+    """How many each head of each layer keeps at a budget, int64 [B, all heads]."""
+    wanted = torch.stack([one.preference for one in rated if one.preference is not None], 1)
+    certain = max(1, rated[0].fixed[index])  # where nothing is protected, the best one stays
+    free = preferred(wanted, rated[0].shares[index][0] - certain, rated[0].length - certain)
+    return (certain + free).repeat_interleave(torch.tensor(heads, device=free.device), 1)
 
 
 def _ascending(order: Tensor, counts: Tensor) -> Tensor:

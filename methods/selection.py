@@ -69,7 +69,9 @@ class Rated(NamedTuple):
 
     shares: for each budget how many tokens the layer keeps, and the plan. plans: the different ones
     among these, to which `scored` and `peaks` belong; protected tokens are +inf, and peaks are as
-    in Selection. remembered: float32 [B, Hkv, L], see Policy.remember.
+    in Selection. remembered: float32 [B, Hkv, L], see Policy.remember. preference: float64 [B], how
+    much the layer asks for, and fixed: for each budget how many tokens are protected, where layers
+    share by these.
     """
 
     length: int
@@ -78,6 +80,8 @@ class Rated(NamedTuple):
     scored: Scored
     peaks: Sequence[Tensor]
     remembered: Tensor | None
+    preference: Tensor | None = None
+    fixed: Sequence[int] = ()
 
     def row(self, index: int) -> int:
         """Which of the plans that of a budget is."""

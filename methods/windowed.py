@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .checks import WINDOW, require_choice, require_count
+from .dispersion import dispersion
 from .scoring import ScoringPolicy
 from .view import LayerView
 
@@ -17,7 +18,8 @@ class WindowPolicy(ScoringPolicy):
 
     window: observation window in queries, and protected window in tokens. window_anchor: end = the
     last queries of the prompt; question = the last ones of the question, before the suffix of the
-    chat template. What is protected are the last tokens either way.
+    chat template. What is protected are the last tokens either way. budget=layers is CAKE's rule
+    (arXiv 2503.12491), see `preference`.
     """
 
     window: int = 32
@@ -42,3 +44,19 @@ class WindowPolicy(ScoringPolicy):
     ) -> tuple[Tensor, Tensor | None]:
         """What each key collects from the observation window, see LayerView.columns."""
         return view.columns(self.window, self.window_anchor, weights, past)
+
+    @property
+    def prefers(self) -> bool:
+        """By the window."""
+        return True
+
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """How weakly entropy and shift count in the preference of a layer: as their roots."""
+        return 1.0, 1.0
+
+    def preference(self, view: LayerView) -> Tensor:
+        """Entropy of what the window attends to before itself, times how much that shifts."""
+        one, other = self.temperatures
+        seen = dispersion(view, self.window, self.window_anchor)
+        return seen.entropy ** (1 / one) * seen.shift ** (1 / other)

@@ -24,7 +24,7 @@ from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.prefill import Prefill
 from harness.engine.rotary import Rotary, Turns
 from harness.engine.tiles import Tiles
-from methods import Held, Selection
+from methods import Held, Selection, merged
 from methods.kernels import Unturning
 
 
@@ -160,7 +160,13 @@ def compact_layer(
         tiles = Tiles.gather(*states, rest, left, carried, *turns)
         made: CompactLayer = quantized.QuantizedLayer(tiles, *about, packed)
     else:
-        made = CompactLayer(Tiles.gather(*states, places, counts, carried, *turns), *about)
+        tiles = Tiles.gather(*states, places, counts, carried, *turns)
+        made = CompactLayer(tiles, *about)
+    for i, (cell, own) in enumerate(zip(cells, chosen, strict=True)):
+        policy = cell.branch.policy
+        if policy is not None and policy.merge != "none":
+            states = source.keys[0], source.values[0]
+            tiles.rewrite(made.sequences([i]), *merged(*states, own.positions[0], policy.merge))
     made.reindexed = reindexed
     made.holders = _holders(cells, counts, layer, layout, sequel)
     return made

@@ -60,15 +60,15 @@ def evict(
     policy. ratio: fraction of the prompt's entries evicted; budget: entries kept instead. protocol:
     `replay` (evict after all prompt tokens but the last), `context` (after the last image, or the
     first `context` tokens of the prompt) or `paper` (after the whole prompt). rule: the method's
-    parameter `budget` (uniform, pyramid, adaptive or global), whose name is taken here. prefill:
-    dense, or how the prompt attends sparsely: a name of `harness.sparse.names` with its published
-    parameters, or a pattern of `harness.sparse.build`. kernels: auto, triton or torch, see
-    methods.kernels.using. cache="quantized", with cache_bits, cache_group and cache_residual as of
-    `harness.settings.caches.Quantized`, stores what is kept in few bits; method="full" with ratio=0
-    evicts nothing. One prompt at a time, no beams. ValueError,
-    one sentence, for what does not fit, for a plain call of the model, which would keep everything,
-    and where the scores that decide what is kept are not finite. The logits of new tokens, and what
-    is done with a NaN among them, are generate's affair.
+    parameter `budget` (uniform, pyramid, adaptive, global or layers), whose name is taken here.
+    prefill: dense, or how the prompt attends sparsely: a name of `harness.sparse.names` with its
+    published parameters, or a pattern of `harness.sparse.build`. kernels: auto, triton or torch,
+    see methods.kernels.using. cache="quantized", with cache_bits, cache_group and cache_residual as
+    of `harness.settings.caches.Quantized`, stores what is kept in few bits; method="full" with
+    ratio=0 evicts nothing. One prompt at a time, no beams. ValueError, one sentence, for what does
+    not fit, for a plain call of the model, which would keep everything, and where the scores that
+    decide what is kept are not finite. The logits of new tokens, and what is done with a NaN among
+    them, are generate's affair.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
@@ -95,8 +95,9 @@ def evict(
         )
     if policy.waits and protocol == "paper":
         raise ValueError(
-            "budget=global chooses when every layer has read the prompt, and under protocol=paper "
-            "generate reads its last token and answers in one go; use protocol=replay or context."
+            f"budget={policy.params['budget']} chooses when every layer has read the prompt, and "
+            "under protocol=paper generate reads its last token and answers in one go; use "
+            "protocol=replay or context."
         )
     require(kernels, model.device)
     pattern = build(prefill) if isinstance(prefill, str) else prefill

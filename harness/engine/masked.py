@@ -28,6 +28,7 @@ from harness.engine.prefill import Prefill
 from harness.engine.rotary import forget_lengths
 from harness.engine.settings import Branch, Generation
 from harness.engine.sparsity import Sparsity
+from methods import merged
 from methods.kernels import using
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def compare(engine: Engine, prompt: Prompt, branches: Sequence[Branch]) -> Compa
             found.append(None)
             continue
         kept = _kept(engine.layout, answers.filled, cell)
-        wanted = _masked(engine, answers, before, kept)
+        own = _merged(engine.layout, answers.filled, before, cell)
+        wanted = _masked(engine, answers, own, kept)
         found.append(_difference(wanted.new_tensor(answers.letter_logits[i]), wanted))
     needs = answers.needs(sorted(cells, key=lambda cell: -cell.count))
     return Compared(found, engine.batch_size(needs, answers.prompt_ids.device))
@@ -141,6 +143,24 @@ def _kept(layout: Layout, filled: Prefill, cell: Cell) -> dict[int, Tensor]:
                 every[head, places[places >= 0]] = True
         kept[layer.index] = every
     return kept
+
+
+def _merged(layout: Layout, filled: Prefill, before: Cache, cell: Cell) -> Cache:
+    """The cache with what a cell merges into the entries that it keeps, in a copy."""
+    policy = cell.branch.policy
+    if policy is None or policy.merge == "none":
+        return before
+    own = branch(before, {}, 1)
+    for layer in layout.layers:
+        stored = own.layers[layer.index]
+        places = filled.selections[layer.rank][id(policy)][cell.count].positions[0]
+        states = stored.keys[0], stored.values[0]
+        mixed = merged(*states, places, policy.merge)
+        stored.keys, stored.values = (each[None].clone() for each in states)
+        head, rank = (places >= 0).nonzero(as_tuple=True)
+        stored.keys[0, head, places[head, rank]] = mixed[0][head, rank]
+        stored.values[0, head, places[head, rank]] = mixed[1][head, rank]
+    return own
 
 
 def _masked(engine: Engine, answers: Answers, before: Cache, kept: dict[int, Tensor]) -> Tensor:

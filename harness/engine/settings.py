@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
-from harness.settings.caches import HOLDS, Quantized
+from harness.settings.caches import HOLDS, MERGES, Quantized
 
 if TYPE_CHECKING:
     from methods import Policy
@@ -155,6 +155,8 @@ class Branch:
             return
         if self.cache is not None and self.policy.decode == "hold":
             raise ValueError(HOLDS)
+        if self.cache is not None and self.policy.merge != "none":
+            raise ValueError(MERGES)
         if (self.ratio is None) == (self.budget is None):
             raise ValueError(
                 f"ratio={self.ratio!r} and budget={self.budget!r}: give exactly one of the two."

@@ -129,6 +129,17 @@ class Tiles:
         own._changed()
         return own
 
+    def rewrite(self, sequences: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Give the first entries of these sequences (int64 [s] on the host) other keys [s, n, d]
+        and values [s, n, dv]; of a shorter one, as many as it has.
+        """
+        place = torch.arange(keys.shape[1])
+        present = place < self.counts[sequences, None]  # [s, n]
+        slots = shared((self.starts[sequences, None] + place)[present], keys.device)
+        present = shared(present, keys.device)
+        self.keys.flatten(0, 1).index_copy_(0, slots, keys[present].to(self.keys.dtype))
+        self.values.flatten(0, 1).index_copy_(0, slots, values[present].to(self.values.dtype))
+
     def append(self, keys: Tensor, values: Tensor, first: Tensor) -> None:
         """Add entries [S, q, d] of tokens first..first + q - 1 to every sequence; first int64 [1].
 

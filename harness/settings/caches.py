@@ -18,6 +18,10 @@ HOLDS = (
     "cache=quantized packs groups of entries, none of which can go by itself while an answer is "
     "written; give decode=grow."
 )
+MERGES = (
+    "cache=quantized packs entries as the prompt made them, and merge changes what stays; give "
+    "merge=none."
+)
 MOST = 65_536  # entries of a group, and those that stay as they are
 
 

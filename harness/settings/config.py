@@ -21,7 +21,7 @@ WANDB_MODES = ("offline", "online", "disabled")
 SCORERS = ("auto", "mmbench")
 EXTRACTIONS = ("lmms_eval", "strict")
 INVALID = ("refuse", "skip")
-SWEEP_WIDE = ("decode", "budget", "positions", "protect", "window_anchor")
+SWEEP_WIDE = ("decode", "budget", "positions", "protect", "merge", "window_anchor")
 CACHE_WIDE = ("cache", "cache_bits", "cache_group", "cache_residual")
 HOME = Path(__file__).resolve().parents[2]
 EMBEDDED = HOME / "harness" / "embedded"
@@ -207,6 +207,7 @@ class Config:
     budget: Any = None
     positions: str | None = None
     protect: str | None = None
+    merge: str | None = None
     window_anchor: str | None = None
     cache: str | None = None
     cache_bits: int | None = None

@@ -11,9 +11,12 @@ from dataclasses import asdict, dataclass, replace
 #: Raised by hand when a change of the code changes answers that earlier stores hold.
 ANSWERS_VERSION = 3
 
-#: Parameters that came after answers were stored, and the setting without which they do nothing:
-#: there they are left out of the key, so that those answers are found.
-IDLE = {"boundary_share": ("protect", "boundary")}
+#: Parameters that came after answers were stored, and the settings without one of which they do
+#: nothing: there they are left out of the key, so that those answers are found.
+IDLE = {
+    "boundary_share": ("protect", ("boundary",)),
+    "merge": ("merge", ("average", "pivot", "weighted")),
+}
 
 FULL = "full"
 BLANK_IMAGE = "blank_image"
@@ -99,12 +102,15 @@ def cell_key(cell: Cell, context: Mapping[str, object]) -> str:
     """
     told = described(cell, context)
     told["cell"].pop("label")
-    params = dict(cell.params)
-    told["cell"]["params"] = [
-        pair
-        for pair in cell.params
-        if pair[0] not in IDLE or params.get(IDLE[pair[0]][0]) == IDLE[pair[0]][1]
-    ]
+    told["cell"]["params"] = [pair for pair in cell.params if _says(pair[0], dict(cell.params))]
     payload = {**told, "version": ANSWERS_VERSION}
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _says(name: str, params: Mapping[str, object]) -> bool:
+    """Whether a parameter does anything beside the others."""
+    if name not in IDLE:
+        return True
+    other, values = IDLE[name]
+    return params.get(other) in values

@@ -105,10 +105,12 @@ def _usual(one: Variant) -> list[str]:
 
 
 def check_stored(one: Variant) -> None:
-    """Raise UserError for packed entries of which single ones would have to go."""
+    """Raise UserError for packed entries of which single ones would have to go or change."""
     params = dict(one.params)
     if "cache" in params and params.get("decode") == "hold":
         raise UserError(f"methods.{one.label}: {caches.HOLDS}")
+    if "cache" in params and params.get("merge", "none") != "none":
+        raise UserError(f"methods.{one.label}: {caches.MERGES}")
 
 
 def untouched(chosen: Sequence[Variant], wide: Mapping[str, object]) -> list[str]:

@@ -29,6 +29,7 @@ class Scatter:
     waits: bool = False
     sees_hidden: bool = False
     unrotates: bool = False
+    merge: str = "none"
 
     def asks(self, view: LayerView) -> None:
         return None

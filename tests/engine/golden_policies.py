@@ -26,6 +26,7 @@ class Chosen:
     adds: bool = False
     sees_hidden: bool = False
     unrotates: bool = False
+    merge: str = "none"
     waits: bool = False
 
     def asks(self, view: LayerView) -> None:

@@ -18,7 +18,8 @@ from harness.models.prompts import Prompt
 # kept[layer] is bool [Hkv, boundary], what queries from the boundary on see of the prompt, or bool
 # [Hkv, rows, length], all that each of them sees.
 # rotary: give every key that such a query sees the rotary position of its rank among them.
-_state: dict[str, object] = {"kept": {}, "boundary": 0, "rotary": None}
+# merge: what of the prompt is not kept is merged into what is, by this rule, for such queries.
+_state: dict[str, object] = {"kept": {}, "boundary": 0, "rotary": None, "merge": None}
 
 
 seen: dict[int, Tensor] = {}  # attention weights [H, length, length] of the last pass, by layer
@@ -27,6 +28,7 @@ seen: dict[int, Tensor] = {}  # attention weights [H, length, length] of the las
 def masked_attention(module, query, key, value, attention_mask, scaling=None, **_):
     heads, length, dim = query.shape[1:]
     groups = heads // key.shape[1]
+    plain = key, value
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scaling = dim**-0.5 if scaling is None else scaling
     logits = query @ key.transpose(-1, -2) * scaling
@@ -41,9 +43,39 @@ def masked_attention(module, query, key, value, attention_mask, scaling=None, **
         if _state["rotary"] is not None:
             logits[0, :, boundary:] = scaling * ranked(query[0], key[0], hidden, boundary)
         logits = logits.masked_fill(hidden, -torch.inf)
-    weights = logits.softmax(-1)
-    seen[module.layer_idx] = weights[0]
-    return (weights @ value).transpose(1, 2), None
+    if kept is None or _state["merge"] is None:
+        weights = logits.softmax(-1)
+        seen[module.layer_idx] = weights[0]
+        return (weights @ value).transpose(1, 2), None
+    mixed = merged(plain[0][0], plain[1][0], kept, _state["merge"])
+    key, mixed_value = (each.repeat_interleave(groups, 0)[None] for each in mixed)
+    later = (
+        query[:, :, boundary:] @ key.transpose(-1, -2) * scaling + attention_mask[..., boundary:, :]
+    )
+    later = later.masked_fill(hidden[:, boundary:], -torch.inf)
+    first = logits[:, :, :boundary].softmax(-1) @ value
+    return torch.cat([first, later.softmax(-1) @ mixed_value], 2).transpose(1, 2), None
+
+
+def merged(keys, values, kept, how):
+    """Keys and values [Hkv, length, d] of which kept bool [Hkv, boundary] take in the others, one
+    by one in float64.
+    """
+    mixed = keys.double(), values.double()
+    for head, stays in enumerate(kept):
+        own, gone = stays.nonzero()[:, 0].tolist(), (~stays).nonzero()[:, 0].tolist()
+        units = keys[head].double() / keys[head].double().norm(dim=-1, keepdim=True)
+        similar = (units[gone] @ units[own].T).tolist()
+        for states, found in zip((keys[head].double(), values[head].double()), mixed, strict=True):
+            parts = {place: [states[place]] for place in own}
+            for row, place in zip(similar, gone, strict=True):
+                target = own[row.index(max(row))]
+                weight = {"average": 1.0, "pivot": 0.5, "weighted": max(row)}[how]
+                more = 0.5 * states[target] if how == "pivot" else 0.0
+                parts[target].append(weight * states[place] + more)
+            for place, both in parts.items():
+                found[head, place] = torch.stack(both).mean(0)
+    return [each.float() for each in mixed]
 
 
 def turned(vectors, positions, rotary, back=False):
@@ -99,10 +131,12 @@ def logits(
     kept: dict[int, Tensor] | None = None,
     boundary: int = 0,
     rotary: tuple[Tensor, float] | None = None,
+    merge: str | None = None,
 ) -> Tensor:
     """Logits [len(answer), V] that choose each answer token, attention masked to `kept`.
 
-    rotary: inverse frequencies and factor of a model whose cache re-indexes positions.
+    rotary: inverse frequencies and factor of a model whose cache re-indexes positions. merge: how
+    what is not kept goes into what is.
     """
     inputs = dict(prompt.inputs)
     tail = torch.tensor([answer[:-1]], dtype=torch.long)
@@ -110,8 +144,8 @@ def logits(
     for name in ("token_type_ids", "mm_token_type_ids"):
         if name in inputs:
             inputs[name] = torch.cat([inputs[name], torch.zeros_like(tail)], dim=1)
-    _state.update(kept=kept or {}, boundary=boundary, rotary=rotary)
+    _state.update(kept=kept or {}, boundary=boundary, rotary=rotary, merge=merge)
     with attention(model, "oracle"):
         output = model(**inputs, use_cache=False)
-    _state.update(kept={}, boundary=0, rotary=None)
+    _state.update(kept={}, boundary=0, rotary=None, merge=None)
     return output.logits[0, -len(answer) :]

@@ -1,4 +1,4 @@
-"""budget=global in the engine: selections that wait for all layers, against a loop over them."""
+"""budget=global and layers in the engine: selections that wait for all layers, against a loop."""
 
 from __future__ import annotations
 
@@ -64,18 +64,33 @@ def test_cells_hold_the_best_of_all_layers(loaded_models, kind, protocol, monkey
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_layers_hold_what_they_asked_for(loaded_models, kind, monkeypatch):
+    """Views come from another policy, to which every layer was shown by itself."""
+    loaded, prompt = loaded_models[kind], make_prompt(kind, seed=66)
+    witness = Scatter(1, window=None)
+    policies = [methods.build("cake", window=4), methods.build("snapkv", window=4, budget="layers")]
+    branches = [Branch(policy, budget=11) for policy in (*policies, witness)]
+    kept, results = first_kept(monkeypatch, Engine(loaded), prompt, branches)
+    for policy, of, result in zip(policies, kept, results, strict=False):
+        chosen = policy.select_layers([policy.rate(view, [11]) for view in witness.views])
+        wanted = [each.positions[0].tolist() for (each,) in chosen]
+        assert of == [[[j for j in head if j >= 0] for head in layer] for layer in wanted]
+        assert len({len(layer[0]) for layer in of}) > 1
+        assert result.kept_tokens == 11
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("protocol", ["replay", "context"])
 def test_generate_inside_evict_waits_for_all_layers(loaded_models, kind, protocol):
     if (kind, protocol) == ("llama", "context"):
         return  # no image, no context
     loaded, prompt = loaded_models[kind], make_prompt(kind, seed=62)
     engine = Engine(loaded, PROTOCOLS[protocol])
-    for name, params in SCORERS[:4]:
-        policy = methods.build(name, **params, budget="global")
+    rules = [*((name, params, "global") for name, params in SCORERS[:4])]
+    for name, params, rule in [*rules, ("cake", {"window": 4}, "layers")]:
+        policy = methods.build(name, **params, budget=rule)
         wanted = engine.run(prompt, [Branch(policy, ratio=0.6)], Generation(6))[0]
-        with harness.evict(
-            loaded.model, name, ratio=0.6, protocol=protocol, rule="global", **params
-        ):
+        with harness.evict(loaded.model, name, ratio=0.6, protocol=protocol, rule=rule, **params):
             inputs = {key: value.clone() for key, value in prompt.inputs.items()}
             found = loaded.model.generate(
                 **inputs, max_new_tokens=6, do_sample=False, eos_token_id=None

@@ -197,3 +197,5 @@ def test_what_cannot_be_packed_is_refused():
         Quantized(True)
     with pytest.raises(ValueError, match=r"none of which can go by itself.*give decode=grow"):
         Branch(methods.build("h2o"), ratio=0.5, cache=Quantized())
+    with pytest.raises(ValueError, match=r"merge changes what stays; give merge=none\.$"):
+        Branch(methods.build("snapkv", merge="pivot"), ratio=0.5, cache=Quantized())

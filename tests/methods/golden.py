@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterator
 import torch
 
 import methods
-from tests.methods import golden_budgets, golden_decode, golden_scorers
+from tests.methods import (
+    golden_budgets,
+    golden_decode,
+    golden_layers,
+    golden_merging,
+    golden_scorers,
+)
 from tests.methods.golden_data import (
     POOLS,
     ROOT,
@@ -153,6 +159,9 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "expected_attention": golden_scorers.check_expected_attention,
     "lagkv": golden_scorers.check_lagkv,
     "post_vision": golden_scorers.check_post_vision,
+    "cake": golden_layers.check_cake,
+    "look_m": golden_merging.check_look_m,
+    "mixkv": golden_scorers.check_mixkv,
 }
 
 

@@ -7,7 +7,16 @@ import dataclasses
 import torch
 
 import methods
-from tests.methods.golden_data import Case, expect, expect_close, expect_same_sets, output, view
+from tests.methods.golden_data import (
+    POOLS,
+    Case,
+    check_scored,
+    expect,
+    expect_close,
+    expect_same_sets,
+    output,
+    view,
+)
 from tests.methods.views import HalfTurns
 
 
@@ -92,3 +101,20 @@ def check_expected_attention(case: Case) -> None:
         == output("expected_attention", case, "idx").sort(-1).values
     ).all(-1)
     expect((same | (output("expected_attention", case, "rel_margin") <= 1e-4)).all(), "sets differ")
+
+
+def check_mixkv(case: Case) -> None:
+    """Where it is no number for all, the weight of each head is that of the prompt's own keys."""
+    params = case["params"]
+    policy = methods.build(
+        "mixkv",
+        window=params["window_size"],
+        pool=POOLS[params["pooling"]],
+        kernel=params["kernel_size"],
+        group=params["gqa_func"],
+        diversity=params["diversity"],
+    )
+    layer = view(case["inputs"], per_query_head=False)
+    keys = layer.keys + params["key_offset"] * layer.keys[:, :, :1]
+    layer = dataclasses.replace(layer, keys=keys)
+    check_scored("mixkv", case, policy, layer, policy.window, rtol=1e-4)  # the lowest is nearly 0

@@ -17,9 +17,14 @@ VARIANTS = {
     "criticalkv_tova": ("criticalkv_tova", {}),
     "chunkkv": ("chunkkv", {"window": 8, "chunk": 4}),
     "chunkkv_own": ("chunkkv", {"window": 7, "chunk": 3, "kernel": 5, "shared": False}),
+    "cake": ("cake", {"window": 8, "budget": "uniform"}),
+    "cake_max": ("cake", {"window": 7, "gamma": 5.0, "group": "max", "budget": "uniform"}),
+    "mixkv": ("mixkv", {"window": 8}),
+    "mixkv_half": ("mixkv", {"window": 7, "diversity": 0.5, "pool": "max", "group": "max"}),
     "h2o": ("h2o", {}),
     "h2o_visible": ("h2o", {"recent": 8, "average": "visible_mean", "group": "max"}),
     "h2o_official": ("h2o", {"recent": 8, "causal": False}),
+    "look_m": ("look_m", {"protect": "none", "recent": 3}),
     "tova": ("tova", {}),
     "tova_last": ("tova", {"protect_last": True}),
     "keydiff": ("keydiff", {}),
@@ -47,8 +52,15 @@ VARIANTS = {
     "restkv_values": ("restkv", {"window": 8, "project": False, "group": "max", "spatial": "avg"}),
 }
 
-# What needs no file; tests/methods/test_trimkv.py has the method that does.
-NAMES = tuple(name for name in methods.names() if "gates" not in methods.parameters(name))
+# What by default needs no file (test_trimkv.py has the method that does), no other layer's scores
+# (test_layers.py) and no images (test_merging.py).
+NAMES = tuple(
+    name
+    for name in methods.names()
+    if "gates" not in methods.parameters(name)
+    and methods.parameters(name).get("budget") != "layers"
+    and methods.parameters(name).get("protect") != "text"
+)
 
 # Rules that a variant refuses.
 REFUSED = {("chunkkv", "adaptive"), ("knorm", "adaptive")}
@@ -73,7 +85,7 @@ every_holding_row = pytest.mark.parametrize("row", HOLDING, ids=label)
 def build(row: tuple[str, str], **more: object) -> methods.Policy:
     name, params = VARIANTS[row[0]]
     rule = {} if row[1] == "uniform" else {"budget": row[1]}
-    return methods.build(name, **params, **rule, **more)
+    return methods.build(name, **{**params, **rule, **more})
 
 
 def heads(selection: methods.Selection) -> list[list[list[int]]]:

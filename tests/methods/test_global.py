@@ -167,6 +167,7 @@ def test_a_layer_by_itself_is_refused_in_one_sentence():
         ("criticalkv", {}, "one unit."),
         ("knorm", {}, "one unit."),
         ("lagkv", {}, "one unit."),
+        ("mixkv", {}, "one unit."),
         ("expected_attention", {}, "one unit."),
         ("post_vision", {"shared": True}, "or shared=false."),
         ("snapkv", {"value_norm": True}, "or value_norm=false."),

@@ -33,6 +33,9 @@ def test_every_stored_case_is_checked():
         "expected_attention": 9,
         "lagkv": 15,
         "post_vision": 7,
+        "cake": 8,
+        "look_m": 7,
+        "mixkv": 6,
     }
 
 

@@ -159,3 +159,43 @@ def test_expected_attention_of_prompts_no_longer_than_the_sinks(length):
     for budget in range(1, length + 1):
         score = methods.build("expected_attention").score(view, budget)
         assert not bool(score.isnan().any())
+
+
+def scaled(numbers, level):
+    """From 0 to 1, then with that mean."""
+    low, high = min(numbers), max(numbers)
+    placed = [(x - low) / (high - low) if high > low else 0.0 for x in numbers]
+    return [x * level / mean(placed) if any(placed) else 0.0 for x in placed]
+
+
+def cosine(one, other):
+    product = sum(x * y for x, y in zip(one, other, strict=True))
+    return product / (math.hypot(*one) * math.hypot(*other))
+
+
+@pytest.mark.parametrize("diversity", [None, 0.3])
+def test_mixkv(diversity):
+    """The weight of a head is the mean cosine of all pairs of its keys, one by one."""
+    view = random_view(29, kv_heads=2, group=3, dim=6, seed=31, sharpness=2.0)
+    view.keys[0, 0] += 1.0  # the keys of the other head point anywhere: its weight may be 0
+    view.values[0, 1, :] = torch.nn.functional.normalize(
+        view.values[0, 1].abs().round() + 1, dim=-1
+    )
+    view.values[0, 1] = view.values[0, 1, :1]  # as long as each other
+    policy = methods.build("mixkv", window=7, kernel=1, diversity=diversity)
+    scores = policy.score(view, 15)[0].tolist()
+    rows = methods.build("snapkv", window=7, kernel=1).measure(view)[0]
+    for head, found in enumerate(scores):
+        keys, values = view.keys[0, head].double().tolist(), view.values[0, head].double().tolist()
+        attention = [float(a) / 7 for a in rows[head, :22]]
+        level = mean(attention)
+        centre = [mean(x / math.hypot(*key) for x, key in zip(column, keys, strict=True))
+                  for column in zip(*keys, strict=True)]  # fmt: skip
+        far = scaled([-cosine(key, centre) for key in keys[:22]], level)
+        long = scaled([math.hypot(*value) for value in values[:22]], level)
+        pairs = [cosine(a, b) for i, a in enumerate(keys) for b in keys[:i]]
+        weight = max(0.0, mean(pairs)) if diversity is None else diversity
+        wanted = [weight * f + (1 - weight) * (a + v)
+                  for f, a, v in zip(far, attention, long, strict=True)]  # fmt: skip
+        assert found[:22] == pytest.approx(wanted, rel=2e-4, abs=1e-7)
+        assert found[22:] == [math.inf] * 7

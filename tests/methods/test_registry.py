@@ -15,8 +15,10 @@ SCORING = {
     "adaptive_floor": 0.2,
     "protect": "none",
     "boundary_share": 0.1,
+    "merge": "none",
 }
 WINDOW = {"window": 32, "window_anchor": "end", **SCORING}
+OBSERVING = ("snapkv", "restkv", "criticalkv", "chunkkv", "mixkv")
 DEFAULTS = {
     "full": {},
     "random": {"seed": 0, "decode": "grow", **SCORING},
@@ -29,6 +31,16 @@ DEFAULTS = {
         "group": "mean",
         "decode": "hold",
         **SCORING,
+    },
+    "look_m": {
+        "recent": None,
+        "causal": True,
+        "average": "sum",
+        "group": "mean",
+        **SCORING,
+        "decode": "grow",
+        "protect": "text",
+        "merge": "pivot",
     },
     "tova": {"protect_last": False, "decode": "hold", **SCORING},
     "criticalkv": {
@@ -59,6 +71,17 @@ DEFAULTS = {
     "keydiff": SCORING,
     "trimkv": {"gates": None, "strategy": "alpha", **SCORING},
     "chunkkv": {"pool": "avg", "kernel": 1, "group": "mean", "chunk": 10, "shared": True, **WINDOW},
+    "cake": {
+        "pool": "avg",
+        "kernel": 5,
+        "group": "mean",
+        "gamma": 200.0,
+        "tau1": 1.0,
+        "tau2": 1.0,
+        **WINDOW,
+        "budget": "layers",
+    },
+    "mixkv": {"pool": "avg", "kernel": 5, "group": "mean", "diversity": None, **WINDOW},
     "knorm": SCORING,
     "expected_attention": {
         "future": 512,
@@ -109,7 +132,8 @@ def test_how_many_queries_each_method_needs():
     windows = {name: methods.build(name).window for name in matrix.NAMES}
     every = ("h2o", "criticalkv_h2o", "post_vision", "expected_attention")
     assert {windows.pop(name) for name in every} == {None}
-    assert {windows.pop(name) for name in ("snapkv", "restkv", "criticalkv", "chunkkv")} == {32}
+    assert {windows.pop(name) for name in OBSERVING} == {32}
+    assert methods.build("cake").window == 32
     assert windows.pop("tova") == windows.pop("criticalkv_tova") == 1
     assert set(windows.values()) == {0}
 
@@ -155,6 +179,16 @@ def test_unknown_parameter_lists_the_parameters():
         ("post_vision", {"recent": 1.1}),
         ("post_vision", {"shared": True, "budget": "adaptive"}),
         ("chunkkv", {"shared": 1}),
+        ("look_m", {"merge": "mean"}),
+        ("snapkv", {"merge": None}),
+        ("streaming_llm", {"merge": "pivot"}),
+        ("mixkv", {"diversity": 1.1}),
+        ("cake", {"gamma": -1}),
+        ("cake", {"tau1": 0}),
+        ("cake", {"tau2": True}),
+        ("h2o", {"budget": "layers"}),
+        ("keydiff", {"budget": "layers"}),
+        ("criticalkv", {"budget": "layers"}),
         ("lagkv", {"sinks": -1}),
         ("lagkv", {"lag": 1}),
         ("lagkv", {"cross": 1}),

@@ -12,13 +12,18 @@ from methods.scoring import ScoringPolicy
 from tests.methods.matrix import REFUSED
 from tests.methods.views import random_view
 
-WINDOW = ("snapkv", "restkv", "criticalkv", "chunkkv")
+WINDOW = ("snapkv", "restkv", "criticalkv", "chunkkv", "cake", "mixkv")
 OTHERS = ("keydiff", "knorm", "lagkv", "post_vision", "expected_attention")
 SCORING = (*WINDOW, "random", "h2o", "tova", "criticalkv_h2o", "criticalkv_tova", *OTHERS)
 SMALL = {name: {"window": 6} for name in WINDOW} | {
     "lagkv": {"sinks": 0, "lag": 4},
     "expected_attention": {"sinks": 0},
 }
+
+
+def build(name, **params):
+    """Each layer by itself unless told otherwise."""
+    return methods.build(name, **{"budget": "uniform", **params})
 
 
 def with_suffix(view, suffix):
@@ -40,11 +45,11 @@ def with_images(view, first, last):
 @pytest.mark.parametrize(("window", "suffix"), [(8, 5), (7, 1), (3, 30), (32, 5)])
 def test_the_question_is_watched_as_if_the_prompt_ended_with_it(name, window, suffix):
     view = with_suffix(random_view(41, group=3, sharpness=2.0), suffix)
-    policy = methods.build(name, window=window, window_anchor="question")
+    policy = build(name, window=window, window_anchor="question")
     ours = policy.measure(view)
     wanted = policy.measure(first_tokens(view, 41 - suffix))
     assert torch.allclose(ours[..., : 41 - suffix], wanted, rtol=1e-4, atol=1e-9)
-    assert not torch.allclose(ours, methods.build(name, window=window).measure(view))
+    assert not torch.allclose(ours, build(name, window=window).measure(view))
     protected = policy.score(view, window + 2)[..., 41 - window :] if window < 32 else ours
     assert bool(protected.isposinf().all()) == (window < 32)  # the last tokens, as without anchor
 
@@ -52,13 +57,13 @@ def test_the_question_is_watched_as_if_the_prompt_ended_with_it(name, window, su
 @pytest.mark.parametrize("name", WINDOW)
 def test_without_a_suffix_the_question_is_the_end(name):
     view = random_view(41)
-    anchored = methods.build(name, window=8, window_anchor="question")
-    assert torch.equal(anchored.keep(view, 15), methods.build(name, window=8).keep(view, 15))
+    anchored = build(name, window=8, window_anchor="question")
+    assert torch.equal(anchored.keep(view, 15), build(name, window=8).keep(view, 15))
 
 
 @pytest.mark.parametrize("name", WINDOW)
 def test_an_anchored_window_needs_the_queries_before_the_suffix(name):
-    policy = methods.build(name, window=8, window_anchor="question")
+    policy = build(name, window=8, window_anchor="question")
     assert (policy.queries(0), policy.queries(5)) == (8, 13)
     assert methods.build(name, window=8).queries(5) == 8
     view = with_suffix(random_view(41), 5)
@@ -73,7 +78,7 @@ def test_an_anchored_window_needs_the_queries_before_the_suffix(name):
 def test_protected_text_stays_and_images_make_up_the_budget(name, budget):
     view = with_images(random_view(41, group=2), 6, 26)  # 20 image tokens, 21 text tokens
     short = SMALL[name] if name == "lagkv" else {}
-    selection = methods.build(name, protect="text", **short).select_many(view, [budget])[0]
+    selection = build(name, protect="text", **short).select_many(view, [budget])[0]
     text = [*range(6), *range(26, 41)]
     assert selection.fallback is None
     for head in selection.positions[0].tolist():
@@ -86,7 +91,7 @@ def test_protected_text_stays_and_images_make_up_the_budget(name, budget):
 @pytest.mark.parametrize("budget", [1, 10, 20])
 def test_more_text_than_budget_is_kept_and_said(name, rule, budget):
     view = with_images(random_view(41), 6, 26)
-    policy = methods.build(name, protect="text", budget=rule)
+    policy = build(name, protect="text", budget=rule)
     selection = policy.select_many(view, [budget])[0]
     assert selection.fallback == "all_text"
     assert selection.positions[0].tolist() == [[*range(6), *range(26, 41)]] * 2
@@ -99,7 +104,7 @@ def test_text_and_the_last_tokens_are_kept_together(name, rule, budget):
     """Also where the prompt ends with an image, so that the window holds no text."""
     modality = torch.ones(1, 25, dtype=torch.long)
     modality[0, [0, 2, 3, 9, 23]] = 0
-    policy = methods.build(name, protect="text", budget=rule, **SMALL.get(name, {}))
+    policy = build(name, protect="text", budget=rule, **SMALL.get(name, {}))
     for layer in range(4):
         view = dataclasses.replace(random_view(25, layer=layer), modality=modality)
         selection = policy.select_many(view, [budget])[0]
@@ -156,7 +161,7 @@ def test_every_rule_keeps_the_same_total(name, rule, length, budget, heads, imag
         return  # refused, see test_registry
     protect = "text" if images and length > 9 else "none"
     span = (3, length - 4) if protect == "text" else None
-    policy = methods.build(name, budget=rule, protect=protect, **SMALL.get(name, {}))
+    policy = build(name, budget=rule, protect=protect, **SMALL.get(name, {}))
     text = 7 if span else 0
     found = total(policy, length, budget, images=span, kv_heads=heads)
     if span is None:

@@ -99,3 +99,7 @@ def test_a_parameter_that_came_later_changes_the_key_only_where_it_says_somethin
     assert key(protect="boundary", boundary_share=0.1) != key(
         protect="boundary", boundary_share=0.2
     )
+    assert key(protect="none", window=32, merge="none") == before
+    assert (
+        len({before, *(key(protect="none", window=32, merge=m) for m in ("pivot", "average"))}) == 3
+    )

@@ -43,6 +43,7 @@ WIDE = {
     "budget": ("pyramid", {"random", "snapkv", "h2o", "tova", "restkv_mean"}),
     "positions": ("cache", {"streaming_llm"}),
     "protect": ("text", {"random", "snapkv", "h2o", "tova", "restkv_mean"}),
+    "merge": ("pivot", {"random", "snapkv", "h2o", "tova", "restkv_mean"}),
     "window_anchor": ("question", {"snapkv", "restkv_mean"}),
 }
 

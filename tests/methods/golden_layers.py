@@ -1,0 +1,54 @@
+"""Budgets that layers ask for, against the published code of CAKE."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+import methods
+from methods.budgets import preferred
+from tests.methods.golden_data import Case, expect, expect_close, output, view
+
+
+def layer_views(case: Case) -> list[methods.LayerView]:
+    """The stored input as several layers: queries made larger, keys and values rolled."""
+    layer, places = view(case["inputs"], per_query_head=False), case["params"]["layers"]
+    return [
+        dataclasses.replace(
+            layer,
+            queries=layer.queries * scale,
+            keys=layer.keys.roll(shift, 2),
+            values=layer.values.roll(shift, 2),
+            layer=number,
+            num_layers=len(places),
+        )
+        for number, (scale, shift) in enumerate(places)
+    ]
+
+
+def check_cake(case: Case) -> None:
+    """Scores, what layers ask for and get, and the sets of each head."""
+    params = case["params"]
+    window, names = params["window_size"], ("gamma", "tau1", "tau2")
+    policy = methods.build("cake", window=window, **{name: params[name] for name in names})
+    views = layer_views(case)
+    rated = [policy.rate(one, [params["cache_size"]]) for one in views]
+    past = views[0].length - window
+    wanted, stored = output("cake", case, "preference"), output("cake", case, "score")
+    ours = torch.cat([one.preference for one in rated])
+    expect_close(ours, wanted, "preference")
+    scores = torch.cat([one.scored.scores[0] for one in rated])
+    expect(scores[..., past:].isinf().all(), "the window is not protected")
+    expect_close(scores[..., :past], stored, "score", rtol=5e-5)
+    counts = output("cake", case, "budget").long()
+    found = preferred(ours[None], params["cache_size"] - window, past)[0]
+    expect((found == counts).all(), f"layers keep {found.tolist()}")
+    margins, positions = output("cake", case, "rel_margin"), output("cake", case, "idx").long()
+    chosen = [layer[0] for layer in policy.select_layers(rated)]
+    for layer, selection in enumerate(chosen):
+        kept = selection.positions[0, :, : counts[layer]]
+        theirs = positions[layer, :, : counts[layer]].sort(-1).values
+        same = (kept == theirs).all(-1) | (margins[layer] <= 1e-4)
+        expect(same.all(), f"layer {layer} differs")
+        expect((selection.counts == counts[layer] + window).all(), f"layer {layer} keeps others")
