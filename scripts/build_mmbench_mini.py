@@ -84,7 +84,7 @@ def build(folder: Path, seed: int = SEED, per_kind: int = 27, long: bool = False
     """Write the dataset folder; returns the number of rows."""
     rng, rows, number = Random(seed), [], 0
     source = (MMBENCH_MINI_LONG if long else MMBENCH_MINI).name
-    draw, kinds = (_long, wall_questions.KINDS) if long else (_short, questions.KINDS)
+    draw, kinds = (_long, wall_questions.ASKED) if long else (_short, questions.KINDS)
     for _ in range(per_kind):
         for kind in kinds:
             question = None
@@ -114,7 +114,7 @@ def main() -> None:
     args = parser.parse_args()
     wanted = [(MMBENCH_MINI, False), (MMBENCH_MINI_LONG, True)]
     for folder, long in [(args.folder, args.long)] if args.folder else wanted:
-        each = args.per_kind or (10 if long else 27)
+        each = args.per_kind or (12 if long else 27)
         print(f"{build(folder, args.seed, each, long)} rows in {folder}")
 
 

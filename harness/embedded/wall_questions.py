@@ -154,6 +154,8 @@ KINDS: dict[str, tuple[_Ask, str, str]] = {
     "background": (_background, "image_style", COARSE),
     "brightness": (_brightness, "image_quality", COARSE),
 }
+# The embedded model has not learned to look for a word and then for what is beside it.
+ASKED = tuple(kind for kind in KINDS if not kind.startswith("beside"))
 
 
 def ask(wall: Wall, kind: str, rng: Random) -> Question | None:
