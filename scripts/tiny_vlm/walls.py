@@ -66,9 +66,9 @@ def draw(
 
 @torch.no_grad()
 def accuracy(
-    model: nn.Module, across: int, seed: int, walls: int = 8, each: int = 24
+    model: nn.Module, across: int, seed: int, walls: int = 16, each: int = 12
 ) -> dict[str, float]:
-    """Share of letters that are right, by kind, on new walls; nan where nothing was asked."""
+    """Share of letters that are right, by kind, on new walls."""
     rng, kinds = Random(seed), list(KINDS)
     right, total = torch.zeros(len(kinds)), torch.zeros(len(kinds))
     attention_hints.set_hints([])
@@ -77,7 +77,7 @@ def accuracy(
         _, hits = language.losses(model, language.forward(model, hidden, batch), batch)
         right.index_add_(0, batch.kinds.cpu(), hits["letter"].float().cpu())
         total.index_add_(0, batch.kinds.cpu(), torch.ones(len(batch.kinds)))
-    return dict(zip(kinds, (right / total).tolist(), strict=True))
+    return {k: float(r / n) for k, r, n in zip(kinds, right, total, strict=True) if n}
 
 
 def train(
@@ -122,7 +122,7 @@ def train(
         schedule.step()
         if step % stage.every == stage.every - 1 or step == stage.max_steps - 1:
             known = accuracy(model, max(stage.across), seed=1)
-            weights = {k: 0.3 + 2 * (1 - v) if v == v else 1.0 for k, v in known.items()}
+            weights |= {kind: 0.3 + 2 * (1 - value) for kind, value in known.items()}
             before = kept(model, held_out, stage.reading)
             texts = {kind: 0.3 + 2 * (1 - before[kind]) for kind in texts}
             known |= {f"before: {kind}": value for kind, value in before.items()}
