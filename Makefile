@@ -7,7 +7,7 @@ MODEL ?=
 SIZE ?=
 BENCH ?= branching
 RUN ?=
-LONG := $(if $(SIZE),$(if $(filter long,$(SIZE)),mmbench_mini_long,$(if $(filter short,$(SIZE)),mmbench_mini,$(error SIZE=$(SIZE) is not known: use short or long))))
+LONG := $(if $(SIZE),$(if $(filter long,$(SIZE)),experiment=long,$(if $(filter short,$(SIZE)),,$(error SIZE=$(SIZE) is not known: use short or long))))
 export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 
@@ -37,7 +37,7 @@ $(VENV)/.smol_vlm: $(VENV)/.run requirements/smol_vlm.txt
 setup: $(VENV)/.run ## create .venv and install evictbench
 
 sweep: $(VENV)/.run $(if $(filter smol_vlm,$(MODEL)),$(VENV)/.smol_vlm) ## answer the embedded question: every method at every ratio
-	@$(PY) -m harness $(if $(MODEL),'model=$(MODEL)') $(if $(or $(TASK),$(LONG)),'task=$(or $(TASK),$(LONG))') $(ARGS)
+	@$(PY) -m harness $(if $(MODEL),'model=$(MODEL)') $(if $(TASK),'task=$(TASK)') $(LONG) $(ARGS)
 
 report: $(VENV)/.run ## write a run's answer.md and report.html anew; RUN=folder, by default the latest
 	@$(PY) -m harness report $(RUN)

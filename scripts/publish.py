@@ -39,7 +39,7 @@ PUBLICATIONS = (
     Publication("needle_mini", ("task=needle_mini", "protocol=replay")),
     Publication("smoothing", ("experiment=smoothing",)),
     Publication("smollm2", ("experiment=smollm2",)),
-    Publication("embedded_long", ("task=mmbench_mini_long",)),
+    Publication("embedded_long", ("experiment=long",)),
     Publication("learned", ("experiment=learned",)),
     Publication("smol_vlm", ("model=smol_vlm",), page=True),
     Publication("embedded", page=True),

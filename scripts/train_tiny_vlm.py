@@ -1,11 +1,11 @@
 """Train harness/embedded/tiny_vlm from nothing: `python -m scripts.train_tiny_vlm`.
 
-Five parts, each of which can begin from the folder that the one before it wrote (--start):
+Four parts, each of which can begin from the folder that the one before it wrote (--start):
 pictures (tower, projector, words, letters, a falling learning rate); texts (new words, then longer
 and longer texts, with some pictures so that they are not forgotten); both (texts of all lengths
-and pictures in equal shares); finish (the same, until the learning rate is down); walls (pictures
-of up to 36 tiles, with no hints where to look, beside texts and short pictures). Texts and scenes
-come from other seeds than the benchmarks'. Writes the model in half precision, its
+and pictures in equal shares); finish (the same, until the learning rate is down). A fifth makes
+tiny_vlm_long of that: walls (pictures of up to 36 tiles, with no hints where to look, beside texts
+and short pictures). Texts and scenes come from other seeds than the benchmarks'. Writes the model in half precision, its
 processor, and training.json with seeds, times and accuracies. Counting passages was tried and not
 learned.
 """
@@ -27,7 +27,7 @@ import transformers
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from harness.embedded import TINY_VLM
+from harness.embedded import TINY_VLM, TINY_VLM_LONG
 from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
 from scripts.build_text_mini import SEED as TEXT_BENCHMARK_SEED
 from scripts.tiny_vlm import attention_hints, build, language, recall, tower, walls, wiring
@@ -35,7 +35,8 @@ from scripts.tiny_vlm.language import Pool, Stage
 from scripts.tiny_vlm.recall import Reading
 from scripts.tiny_vlm.walls import Looking
 
-PARTS = ("pictures", "texts", "both", "finish", "walls")
+PARTS = ("pictures", "texts", "both", "finish")
+WALLS = "walls"
 WORDS = Stage(False, scenes=32, questions=10, goal=0.9, max_steps=800, rate=2e-3)
 LETTERS = Stage(True, scenes=16, questions=8, goal=0.9, max_steps=700, rate=1.5e-3)
 FINISH = replace(LETTERS, max_steps=600, decay=True, partial=True)
@@ -155,7 +156,7 @@ def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> d
         wiring.hush(model)
     elif part == "finish":
         wiring.turn(model, generator)
-    elif part == "walls":
+    elif part == WALLS:
         model.config.text_config.max_position_embeddings = CONTEXT
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.model.language_model.set_attn_implementation(attention_hints.NAME)
@@ -165,7 +166,7 @@ def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> d
 
     if part == "pictures":
         record = pictures(model, rng, plan, log)
-    elif part == "walls":
+    elif part == WALLS:
         record = look(model, rng, plan, log, save)
     else:
         stages = {"texts": plan.texts, "both": (plan.both,), "finish": (plan.turned,)}[part]
@@ -178,10 +179,11 @@ def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> d
         "transformers": transformers.__version__,
     } | record
     model.half().save_pretrained(folder)
-    build.processor().save_pretrained(folder)
+    build.processor(model.config.text_config.max_position_embeddings).save_pretrained(folder)
     parts = history | {part: record}
+    after = f" --part {part} --start harness/embedded/tiny_vlm" if part == WALLS else ""
     whole = {
-        "command": f"python -m scripts.train_tiny_vlm --seed {seed}",
+        "command": f"python -m scripts.train_tiny_vlm --seed {seed}{after}",
         "seed": seed,
         "benchmark_seed": BENCHMARK_SEED,
         "text_benchmark_seed": TEXT_BENCHMARK_SEED,
@@ -205,16 +207,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=TINY_VLM)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--part", choices=("all", *PARTS), default="all")
+    parser.add_argument("--part", choices=("all", *PARTS, WALLS), default="all")
     parser.add_argument("--start", type=Path, help="folder of the part before (not for pictures)")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
     args = parser.parse_args()
     if args.seed in (BENCHMARK_SEED, TEXT_BENCHMARK_SEED):
         parser.error(f"seed {args.seed} made a benchmark; take another one")
-    if args.part in PARTS[1:] and args.start is None:
+    if args.part in (*PARTS[1:], WALLS) and args.start is None:
         parser.error(f"part {args.part} begins from the part before it; give its folder as --start")
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.part == WALLS and args.folder == TINY_VLM:
+        args.folder = TINY_VLM_LONG
     parts = PARTS if args.part == "all" else (args.part,)
     train(args.folder, args.seed, Plan(), parts, args.start)
 

@@ -54,7 +54,7 @@ def vocabulary() -> list[str]:
     return list(dict.fromkeys([*picture_words(), *texts.vocabulary()]))
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(longest: int = 2048) -> PreTrainedTokenizerFast:
     """A word-level tokenizer; words, single digits, marks and newlines are tokens."""
     words = {word: index for index, word in enumerate(vocabulary())}
     backend = Tokenizer(WordLevel(words, unk_token="<unk>"))
@@ -66,14 +66,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         unk_token="<unk>",
         padding_side="left",
-        model_max_length=4096,
+        model_max_length=longest,
         extra_special_tokens={"image_token": "<image>"},
     )
     result.chat_template = CHAT
     return result
 
 
-def processor() -> LlavaProcessor:
+def processor(longest: int = 2048) -> LlavaProcessor:
     """Pixels in [-1, 1] at SIDE x SIDE, 64 image tokens, the chat template above."""
     size = {"height": SIDE, "width": SIDE}
     images = CLIPImageProcessor(
@@ -81,7 +81,7 @@ def processor() -> LlavaProcessor:
     )
     return LlavaProcessor(
         image_processor=images,
-        tokenizer=tokenizer(),
+        tokenizer=tokenizer(longest),
         patch_size=CELL,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,

@@ -197,6 +197,14 @@ def test_a_part_begins_from_the_folder_of_the_part_before(tmp_path):
     assert not after.config.tie_word_embeddings
     tower = [model.model.vision_tower.state_dict() for model in (before, after)]
     assert all(torch.equal(tower[0][name], tower[1][name]) for name in tower[0])
+    train(tmp_path / "long", seed=3, plan=short_plan(), parts=("walls",), start=second)
+    record = json.loads((tmp_path / "long" / "training.json").read_text())
+    assert list(record["parts"]) == ["pictures", "texts", "walls"]
+    processor = AutoProcessor.from_pretrained(tmp_path / "long")
+    config = AutoModelForImageTextToText.from_pretrained(tmp_path / "long").config
+    assert (
+        processor.tokenizer.model_max_length == config.text_config.max_position_embeddings == 4096
+    )
 
 
 def test_new_words_come_behind_the_old_ones():
