@@ -5,9 +5,9 @@ pictures (tower, projector, words, letters, a falling learning rate); texts (new
 and longer texts, with some pictures so that they are not forgotten); both (texts of all lengths
 and pictures in equal shares); finish (the same, until the learning rate is down). A fifth makes
 tiny_vlm_long of that: walls (pictures of up to 36 tiles, with no hints where to look, beside texts
-and short pictures). Texts and scenes come from other seeds than the benchmarks'. Writes the model in half precision, its
-processor, and training.json with seeds, times and accuracies. Counting passages was tried and not
-learned.
+and short pictures). Texts and scenes come from other seeds than the benchmarks'. Writes the model
+in half precision, its processor, and training.json with seeds, times and accuracies. Counting
+passages was tried and not learned.
 """
 
 from __future__ import annotations
