@@ -27,7 +27,7 @@ from harness.scoring import catalog
 from harness.settings.config import CONF, register
 from harness.settings.wording import HELP, sentence, unknown_choice
 
-GROUPS = ("model", "task", "protocol", "method")  # of conf/, chosen by name
+GROUPS = ("model", "task", "protocol", "prefill", "method")  # of conf/, chosen by name
 #: Settings that no file need list.
 FREE = re.compile(
     r"tasks\.[^.=]+\.(overrides|generation|data)\.|hydra\.launcher\.additional_parameters\."

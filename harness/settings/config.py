@@ -186,14 +186,16 @@ class Config:
     """Everything a run depends on; `methods` maps a label to {method, parameters...}.
 
     The names of SWEEP_WIDE are for every chosen method that has them and sets nothing else,
-    `extraction` for every MMBench task that sets none. shard: which part of the questions this
-    process answers, see `settings.shards`. workers: processes that answer it together, see
-    `settings.workers`; null or 1: this one.
+    `extraction` for every MMBench task that sets none. `prefills` maps a label to {pattern,
+    parameters...}: how prompts are read, each way for cells of its own. shard: which part of the
+    questions this process answers, see `settings.shards`. workers: processes that answer it
+    together, see `settings.workers`; null or 1: this one.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    prefills: dict[str, Any] = field(default_factory=dict)
     methods: dict[str, Any] = field(default_factory=dict)
     ratios: Any = None
     budgets: Any = None
