@@ -68,7 +68,7 @@ def _layers(name: str, samples: pd.DataFrame) -> Rows:
     shares = stats.computed(samples)
     known = shares.notna()
     columns: dict[str, Mapping[str, float]] = {
-        str(way): pd.DataFrame(list(part)).mean()
+        str(way): pd.DataFrame(list(part)).mean().to_dict()
         for way, part in shares[known].groupby(samples["prefill"][known], sort=False)
     }
     layers = list(dict.fromkeys(layer for column in columns.values() for layer in column))

@@ -67,6 +67,8 @@ def _check_typed(arguments: Sequence[str], one: bool) -> None:
         group, _, choice = typed.partition("=")
         if group in GROUPS and choice in ("null", "~"):
             raise UserError(unknown_choice(group, choice))
+        if group == "prefill" and choice.strip("[] ") == "":
+            raise UserError("prefill=[] reads no prompt: name at least one, such as prefill=dense.")
         if group in GROUPS and "[[" in choice.replace(" ", ""):
             raise UserError(f"{typed} is a list in a list: give one, such as '{group}=[a,b]'.")
         drawn = re.match(r"\+*tasks\.([^.=]+)\.data\.", typed)

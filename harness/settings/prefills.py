@@ -15,12 +15,13 @@ from harness.settings.grid import Prefill, Variant
 def prefills(chosen: Mapping[str, Any]) -> list[Prefill]:
     """Turn the `prefills` mapping, a label to {pattern, parameters...}, into what cells hold.
 
+    Settings that an earlier version wrote have none: they are dense.
+
     Raises:
-        UserError: nothing is chosen, an unknown pattern or parameter, a value out of range, or two
-            labels alike.
+        UserError: an unknown pattern or parameter, a value out of range, or two labels alike.
     """
     if not chosen:
-        raise UserError("prefill=[] reads no prompt: name at least one, such as prefill=dense.")
+        return [Prefill()]
     found = [_prefill(label, node) for label, node in chosen.items()]
     seen: dict[tuple[object, ...], str] = {}
     for one in found:

@@ -70,7 +70,10 @@ def test_a_run_of_both_is_a_dense_run_and_a_sparse_one(
         (["prefills.flexprefill.gamma=7"], "prefills.flexprefill: flexprefill: gamma=7 is not"),
         (["prefill=[]"], "prefill=[] reads no prompt"),
         (["prefill=sparse"], "prefill=sparse is not there: choose from a_shape, dense, flex"),
-        (["prefills.flexprefill.stride=8"], "no setting prefills.flexprefill.stride"),
+        (
+            ["prefills.flexprefill.stride=8"],
+            "flexprefill takes last, gamma, tau, min_budget, and must be",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_a_model_loads(
@@ -103,6 +106,7 @@ def test_settings_become_patterns_with_every_parameter() -> None:
     ready = built({one.label: dict(one.pattern) or {"pattern": one.label} for one in found})
     assert ready["dense"] is None
     assert ready["mine"].params == {**USUAL, "tau": 0.0}
+    assert prefills({}) == [Prefill()]  # settings that an earlier version wrote
 
 
 @pytest.mark.parametrize(
