@@ -54,7 +54,7 @@ campaign: $(VENV)/.dev ## try to break it: faulty input, kills, full disks, flip
 lint: $(VENV)/.dev ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
-bench: $(VENV)/.run ## time the branching sweep; BENCH=decoding, steps, kernels, decode, claims, prefixes or workers: scripts/bench_*.py
+bench: $(VENV)/.run ## time the branching sweep; BENCH=decoding, steps, kernels, decode, claims, prefill, prefixes or workers: scripts/bench_*.py
 	@$(PY) scripts/bench_$(BENCH).py $(ARGS)
 
 data: $(VENV)/.run ## rebuild the embedded benchmarks from their seeds

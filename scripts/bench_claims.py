@@ -1,17 +1,19 @@
 """Measure what the paper's speed and memory claims are about, end to end, on one model.
 
 `make bench BENCH=claims`. For each prompt length, with the full cache, and with SnapKV and ReST-KV
-at 1,024 kept entries: time to the first token, time of a further token, peak memory of the device
-(medians of alternating runs); and for ReST-KV and H2O the counted operations of scoring one layer.
-Rows go to results/claims/<device>.jsonl, replacing those of the same model, length and method; the
-claims ledger of every report reads them. Eviction is that of harness.evict: each layer is compacted
-as soon as it has read the prompt, as published. The full cache, from which nothing is evicted, goes
+at 1,024 kept entries, each after a dense and after a sparse prefill (--prefills): time to the first
+token, time of a further token, peak memory of the device (medians of alternating runs); and for
+ReST-KV and H2O the counted operations of scoring one layer. Rows go to
+results/claims/<device>.jsonl, replacing those of the same model, length and method; the claims
+ledger of every report reads them. Eviction is that of harness.evict: each layer is compacted as
+soon as it has read the prompt, as published. The full cache, from which nothing is evicted, goes
 through the same attention: transformers' own cache would copy all of it at every token. No step is
 replayed as a CUDA graph, of any method.
 
 Models of published size have random weights (--model mistral_7b, in bfloat16 on a GPU), which time
-and memory do not depend on; --pretrained takes a folder or hub id instead. Without a GPU operations
-are counted on a small model's shape, and nothing is timed unless --times asks for it.
+and memory do not depend on but for a sparse prefill: what that computes follows from real attention
+to real text, so give it --pretrained, a folder or hub id, and --text, a file. Without a GPU
+operations are counted on a small model's shape, and nothing is timed unless --times asks for it.
 """
 
 from __future__ import annotations
@@ -29,10 +31,17 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, MistralConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 import harness
 import methods
+from harness import sparse
 from harness.models.devices import device_of
 from harness.records.atomic import replacing
 from methods import LayerView, kernels
@@ -60,6 +69,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--pretrained", help="folder or hub id of a text model, in place of random weights")
     add("--lengths", nargs="+", type=int, default=[8192, 32768, 131072] if gpu else [1024, 4096])
     add("--budget", type=int, default=1024, help="kept entries a layer and KV head")
+    add("--prefills", nargs="+", choices=sparse.names(), default=["dense", "flexprefill"])
+    add("--text", type=Path, help="file whose text fills prompts; random tokens without it")
     add("--tokens", type=int, default=16, help="generated tokens after the first")
     add("--runs", type=int, default=3, help="of each method, alternating")
     add("--times", action="store_true", help="time a model on the CPU as well")
@@ -69,6 +80,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--lengths: give prompts of 64 tokens or more.")
     if min(args.tokens, args.runs, args.budget) < 1:
         parser.error("--tokens, --runs and --budget are counts from 1.")
+    if args.text and not args.pretrained:
+        parser.error("--text is for the tokenizer of --pretrained.")
     return args
 
 
@@ -90,23 +103,30 @@ def load(args: argparse.Namespace, device: torch.device) -> tuple[str, PreTraine
     return f"{args.model} with random weights", model.eval()
 
 
-def answer(model: PreTrainedModel, ids: torch.Tensor, method: str, budget: int, new: int) -> None:
+def named(method: str, prefill: str) -> str:
+    """What a row calls a method after a prefill, such as restkv+flexprefill."""
+    return method if prefill == sparse.DENSE else f"{method}+{prefill}"
+
+
+def answer(model: PreTrainedModel, ids: torch.Tensor, name: str, budget: int, new: int) -> None:
     """Generate exactly `new` tokens greedily."""
-    with harness.evict(model, method, budget=budget, protocol="paper"):
+    method, _, prefill = name.partition("+")
+    how = {"budget": budget, "protocol": "paper", "prefill": prefill or sparse.DENSE}
+    with harness.evict(model, method, **how):
         model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
             max_new_tokens=new, min_new_tokens=new,
         )  # fmt: skip
 
 
-def timed(model: PreTrainedModel, ids: torch.Tensor, method: str, budget: int, new: int) -> Row:
+def timed(model: PreTrainedModel, ids: torch.Tensor, name: str, budget: int, new: int) -> Row:
     """Milliseconds of one answer and the device's peak memory meanwhile."""
     cuda = ids.device.type == "cuda"
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    answer(model, ids, method, budget, new)
+    answer(model, ids, name, budget, new)
     if cuda:
         torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() if cuda else None
@@ -116,18 +136,28 @@ def timed(model: PreTrainedModel, ids: torch.Tensor, method: str, budget: int, n
 def measure(model: PreTrainedModel, length: int, args: argparse.Namespace) -> dict[str, Row]:
     """Figures of every method at one length; runs of the methods alternate."""
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, model.config.vocab_size, (1, length), generator=generator).to(device)
-    firsts: dict[str, list[Row]] = {name: [] for name in METHODS}
-    wholes: dict[str, list[Row]] = {name: [] for name in METHODS}
+    ids = prompt(model, length, args).to(device)
+    names = [named(method, prefill) for prefill in args.prefills for method in METHODS]
+    firsts: dict[str, list[Row]] = {name: [] for name in names}
+    wholes: dict[str, list[Row]] = {name: [] for name in names}
     for run in range(args.runs + 1):
-        for name in METHODS:
+        for name in names:
             first = timed(model, ids, name, args.budget, 1)
             whole = timed(model, ids, name, args.budget, 1 + args.tokens)
             if run:  # the first warms up
                 firsts[name].append(first)
                 wholes[name].append(whole)
-    return {name: _figures(firsts[name], wholes[name], args.tokens) for name in METHODS}
+    return {name: _figures(firsts[name], wholes[name], args.tokens) for name in names}
+
+
+def prompt(model: PreTrainedModel, length: int, args: argparse.Namespace) -> torch.Tensor:
+    """Token ids [1, length]: of the text, again and again, or random ones."""
+    if args.text:
+        tokenizer = AutoTokenizer.from_pretrained(args.pretrained)
+        ids = tokenizer(args.text.read_text(encoding="utf-8"), return_tensors="pt").input_ids
+        return ids.repeat(1, -(-length // ids.shape[1]))[:, :length]
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(3, model.config.vocab_size, (1, length), generator=generator)
 
 
 def _figures(firsts: list[Row], wholes: list[Row], tokens: int) -> Row:

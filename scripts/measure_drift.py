@@ -21,6 +21,7 @@ from harness.engine import Branch, Engine, Generation
 from harness.models.prompts import Prompt
 from harness.run import collect
 from harness.scoring.rows import ready
+from harness.settings.grid import DENSE
 from methods.restkv import RestKV
 from methods.smoothing import drift
 from methods.view import LayerView
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="evictbench-") as folder:
         rows, context = rows_of(config, Path(folder))
         bridge = collect.load_engine(config, Path(folder) / collect.LOG, context)
-        engine = bridge.engines["replay"]
+        engine = bridge.engines["replay", DENSE]
         for row in rows[:: max(1, len(rows) // args.prompts)][: args.prompts]:
             prompt = ready(bridge, row).prompt
             length = round(len(prompt.modality), -2)

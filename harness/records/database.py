@@ -73,6 +73,7 @@ class Database:
             fresh = schema.is_fresh(db)
             if not fresh:
                 schema.check(db)
+                schema.add_later(db)
             db.execute(f"PRAGMA journal_mode={self.journal}")
             db.execute("PRAGMA synchronous=NORMAL")
             if fresh:

@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.records.atomic import replacing
 from harness.records.store import Store
 from harness.settings.config import Config
+from harness.settings.grid import DENSE
 
 if TYPE_CHECKING:
     from harness.stats.plan import Plan
@@ -77,11 +78,13 @@ def plan_of(config: Config) -> "Plan":
 
 def subject(config: Config) -> dict[str, Any]:
     """What tells one question from another: plans of different subjects are no changes."""
+    sparse = {**config.prefills} if {*config.prefills} - {DENSE} else {}
     return {
         "method": config.analysis.method,
         "tasks": sorted(config.tasks),
         "protocol": asdict(config.protocol),
         "seed": config.seed,
+        **({"prefills": sparse} if sparse else {}),
     }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from harness.settings.grid import Cell, described
+from harness.settings.grid import DENSE, Cell, described
 
 PACKAGES = ("torch", "transformers", "lmms-eval", "datasets", "evictbench")
 SOURCES = ("methods", "harness/engine", "harness/models", "harness/sparse")
@@ -86,8 +86,12 @@ def facts(
 
 
 def _when(cells: Sequence[Cell]) -> dict[str, str]:
-    """When the cells are evicted, and the tail of the protocol that has one."""
+    """When the cells are evicted, the tail of the protocol that has one, and how prompts were read
+    where that is not dense.
+    """
     found = {"protocol": [one.protocol for one in cells], "tail": [one.tail or "" for one in cells]}
+    ways = {one.prefill: _read(one) for one in cells}
+    found["prefill"] = [] if {*ways} == {DENSE} else list(ways.values())
     said = {name: ", ".join(filter(None, dict.fromkeys(each))) for name, each in found.items()}
     return {name: each for name, each in said.items() if each}
 
@@ -102,6 +106,13 @@ def _own(context: Mapping[str, object]) -> str:
     given = context["generation"]
     said = ", ".join(f"{k}={v}" for k, v in given.items()) if isinstance(given, Mapping) else ""
     return f"{context['task']}, data {str(context['data'])[:16]}, {said}"
+
+
+def _read(cell: Cell) -> str:
+    """How a cell's prompt was read: "dense", or "flexprefill (gamma=0.9, ...)"."""
+    given = dict(cell.pattern)
+    name = given.pop("pattern", cell.prefill)
+    return f"{name} ({', '.join(f'{k}={v}' for k, v in given.items())})" if given else str(name)
 
 
 def changes(cell: Cell) -> str:

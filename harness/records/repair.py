@@ -46,6 +46,7 @@ def is_sound(path: Path) -> bool:
             if schema.is_fresh(db):
                 return True
             schema.check(db)
+            schema.add_later(db)
             untraced = db.execute(f"SELECT 1 FROM responses WHERE {schema.UNTRACED} LIMIT 1")
             return untraced.fetchone() is None and all(
                 table.holds(row)

@@ -42,6 +42,10 @@ FIELDS: dict[str, str] = {
 #: What is stored of the prompt of a row, under the key of the full cache; JSON, tokens of a few.
 PROMPT_FIELDS = {"segments": "TEXT NOT NULL", "tokens": "TEXT", "images": "TEXT NOT NULL"}
 
+#: What is stored of a sparse prefill of a row, under the key of the full cache: the part of its
+#: prefill_s in which blocks were chosen; JSON: layer -> the share of the causal ones it computed.
+PREFILL_FIELDS = {"search_s": "REAL NOT NULL", "computed": "TEXT NOT NULL"}
+
 CASTS: dict[str, Callable[[Any], object]] = {
     "TEXT": str,
     "INTEGER": int,
@@ -113,6 +117,7 @@ _BESIDE = {"origin": "TEXT NOT NULL", "traces": "INTEGER NOT NULL"}
 RESPONSES = Table("responses", _ROW, {**FIELDS, **_BESIDE})
 PROMPTS = Table("prompts", _ROW, PROMPT_FIELDS)
 KEPT = Table("kept", _ROW, {"shares": "BLOB NOT NULL"})
+PREFILLS = Table("prefills", _ROW, PREFILL_FIELDS)
 CELLS = Table("cells", {"cell_key": "TEXT NOT NULL"}, {"description": "TEXT NOT NULL"})
 ORIGINS = Table("origins", {"origin": "TEXT NOT NULL"}, {"description": "TEXT NOT NULL"})
 PLANS = Table(
@@ -137,7 +142,8 @@ UNTRACED = """traces > 0 AND traces > (
     SELECT count(*) FROM kept AS k
     WHERE k.cell_key = responses.cell_key AND k.row = responses.row
 )"""
-TABLES = (RESPONSES, PROMPTS, KEPT, CELLS, ORIGINS, PLANS, NOTES)
+TABLES = (RESPONSES, PROMPTS, KEPT, CELLS, ORIGINS, PLANS, NOTES, PREFILLS)
+LATER = (PREFILLS,)  # which files that were made before do not have
 
 
 def is_fresh(db: sqlite3.Connection) -> bool:
@@ -161,10 +167,17 @@ def check(db: sqlite3.Connection) -> None:
     if pragma(db, "user_version") != VERSION:
         raise sqlite3.DatabaseError("it was made by another version of this program")
     found = dict(db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
-    if found != {table.name: table.create for table in TABLES}:
+    absent = {table.name: table.create for table in LATER if table.name not in found}
+    if {**found, **absent} != {table.name: table.create for table in TABLES}:
         raise sqlite3.DatabaseError("its tables are damaged")
     if db.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
         raise sqlite3.DatabaseError("its pages are damaged")
+
+
+def add_later(db: sqlite3.Connection) -> None:
+    """Make the tables that came after a sound file of ours was made."""
+    for table in LATER:
+        db.execute(table.create.replace("TABLE", "TABLE IF NOT EXISTS", 1))
 
 
 def answered(db: sqlite3.Connection) -> dict[str, set[int]]:

@@ -78,6 +78,7 @@ class Store(Database):
         answers: Values,
         prompts: Values | None = None,
         kept: Mapping[str, Sequence[float] | bytes] | None = None,
+        prefills: Values | None = None,
     ) -> None:
         """Store one sample in one transaction; what is there already stays.
 
@@ -87,6 +88,7 @@ class Store(Database):
             prompts: key of the full cache -> the values named in `schema.PROMPT_FIELDS`.
             kept: cell key -> a share from 0 to 1 for each token, kept to 5 digits, or what was
                 stored of them.
+            prefills: key of the full cache -> the values named in `schema.PREFILL_FIELDS`.
         """
         shares = {
             key: {"shares": each if isinstance(each, bytes) else _packed(each)}
@@ -104,6 +106,7 @@ class Store(Database):
             self._insert(schema.RESPONSES, _keyed(row, own))
             self._insert(schema.PROMPTS, _keyed(row, prompts or {}))
             self._insert(schema.KEPT, _keyed(row, shares))
+            self._insert(schema.PREFILLS, _keyed(row, prefills or {}))
 
     def read(self, key: str) -> dict[int, dict[str, Any]]:
         """All answers of a cell: row -> the values named in `schema.FIELDS`, `origin`, `traces`.
@@ -120,6 +123,10 @@ class Store(Database):
     def prompts(self, key: str) -> dict[int, dict[str, Any]]:
         """The recorded prompts under a full cache's key: row -> the values of PROMPT_FIELDS."""
         return self._by_row(schema.PROMPTS, key)
+
+    def prefills(self, key: str) -> dict[int, dict[str, Any]]:
+        """The sparse prefills under a full cache's key: row -> the values of PREFILL_FIELDS."""
+        return self._by_row(schema.PREFILLS, key)
 
     def kept(self, key: str) -> dict[int, NDArray[np.float32]]:
         """What a cell kept of the rows that were traced: row -> a share of each token."""

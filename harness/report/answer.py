@@ -6,6 +6,7 @@ Written by rules from a `Study`. Must not know files.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 
 import pandas as pd
 
@@ -13,6 +14,7 @@ from harness import stats
 from harness.report import (
     answer_tables,
     honesty,
+    prefills,
     protocols,
     published,
     summary,
@@ -39,7 +41,7 @@ def limits(study: Study) -> Iterator[str]:
         for sentence in honesty.sentences(own, group, _computed(study)):
             yield lead + sentence
         yield lead + honesty.window(group)
-    if set(study.cells["protocol"]) == {"replay"}:
+    if {*map(protocols.when, study.cells["protocol"])} == {"replay"}:
         yield (
             "Under replay the last prompt tokens have read the whole prompt before anything is "
             "evicted, so a method can keep an answer by keeping them; protocol=context is harder."
@@ -62,7 +64,8 @@ def text(study: Study, limited: Iterable[str] | None = None) -> str:
     lines += [f"*{escape(study.warning, 600)}*", ""] if study.warning else []
     lines += [" ".join(said), "", f"Run: {escape(study.name)}.", ""]
     lines += [*_plan(study), ""]
-    for rows in [*protocols.side_by_side(study.cells), *published.of(study)]:
+    beside = (protocols.side_by_side(study.cells), prefills.of(study), published.of(study))
+    for rows in chain(*beside):
         lines += answer_tables.beside(rows)
     for key, rows in tables.groups(study.comparisons):
         if tables.differing(study.cells):

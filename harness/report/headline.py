@@ -20,6 +20,7 @@ WHEN = {
     "replay": "Evicted after the question is read (replay)",
     "context": "Evicted before the question is read (context)",
 }
+READ = "Read by "  # how such a sentence begins where prompts are read in several ways
 REASONS = 2  # that the headline gives one by one
 
 
@@ -37,17 +38,31 @@ def headline(study: Study) -> tuple[str, ...]:
 
 
 def leads(sentence: str) -> bool:
-    """Whether a sentence begins what is said of one of several protocols."""
-    return sentence.removeprefix("Exploratory: ").startswith(tuple(WHEN.values()))
+    """Whether a sentence begins what is said of one of several protocols or prefills."""
+    return sentence.removeprefix("Exploratory: ").startswith((*WHEN.values(), READ))
+
+
+def _where(protocol: str, several: bool) -> str:
+    """How a sentence begins that is about one protocol; several: prefills."""
+    when, _, read = protocol.partition("+")
+    said = WHEN.get(when, f"Evicted under {when}")
+    by = read or "a dense prefill"
+    return f"{READ}{by}, {said[0].lower()}{said[1:]}" if several else said
 
 
 def _apart(study: Study) -> list[tuple[str, Study]]:
-    """Where the runs differ by their protocol alone, each with when it evicts; else the study."""
+    """Where the runs differ by their protocol or prefill alone, each with when it evicts and how it
+    reads; else the study.
+    """
     if tables.differing(study.cells) != ["protocol"]:
         return [("", study)]
     frames = ("cells", "verdicts", "contrasts")
+    several = any("+" in protocol for protocol in study.cells["protocol"])
     return [
-        (WHEN[protocol], replace(study, **{name: _under(study, name, protocol) for name in frames}))
+        (
+            _where(protocol, several),
+            replace(study, **{name: _under(study, name, protocol) for name in frames}),
+        )
         for protocol in study.cells["protocol"].unique()
     ]
 

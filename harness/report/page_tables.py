@@ -6,10 +6,11 @@ a table looks; all text is escaped by the template.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 import pandas as pd
 
-from harness.report import protocols, published, tables, verdict_tables, words
+from harness.report import prefills, protocols, published, tables, verdict_tables, words
 from harness.report.answer_tables import reading
 from harness.report.study import Study
 from harness.report.verdict_tables import Rows
@@ -60,11 +61,9 @@ def verdicts(study: Study) -> list[Ruled]:
 
 
 def beside(study: Study) -> list[Ruled]:
-    """Scores under several protocols, where there are several, and published ones."""
-    return [
-        Ruled(Table(rows.title, rows.header, rows.body), rows.notes)
-        for rows in [*protocols.side_by_side(study.cells), *published.of(study)]
-    ]
+    """Scores under several protocols and prefills, where there are several, and published ones."""
+    beside = (protocols.side_by_side(study.cells), prefills.of(study), published.of(study))
+    return [Ruled(Table(rows.title, rows.header, rows.body), rows.notes) for rows in chain(*beside)]
 
 
 def _ruled(rows: Rows) -> Ruled:

@@ -18,15 +18,21 @@ READ = {
 }
 
 
+def when(protocol: str) -> str:
+    """A protocol without the prefill that stands behind it."""
+    return protocol.partition("+")[0]
+
+
 def side_by_side(cells: pd.DataFrame) -> Iterator[Rows]:
-    """A table for every model and task that was run under more than one protocol: a line a method,
-    a column a setting.
+    """A table for every model, task and prefill that was run under more than one protocol: a line a
+    method, a column a setting.
     """
-    several = cells.groupby(["model", "task"], sort=False)
-    for (model, task), part in several:
+    several = cells.groupby(["model", "task", "prefill"], sort=False)
+    for (model, task, read), part in several:
         names = list(part["protocol"].unique())
         if len(names) > 1:
-            yield _side(str(model), str(task), part, names)
+            name = str(task) if read == "dense" else f"{task} ({read} prefill)"
+            yield _side(str(model), name, part, names)
 
 
 def _side(model: str, task: str, cells: pd.DataFrame, names: list[str]) -> Rows:
@@ -44,7 +50,7 @@ def _side(model: str, task: str, cells: pd.DataFrame, names: list[str]) -> Rows:
         [label, *(f" {ARROW} ".join(filled(line.get(column, []))) for column in header)]
         for label, line in lines.items()
     ]
-    said = f" {ARROW} ".join(READ[name] for name in names)
+    said = f" {ARROW} ".join(READ[when(name)] for name in names)
     return Rows(
         f"{tables.short(model)} on {task}: what it is worth to read the question first",
         ["Method", *map(_evicted, header)],

@@ -26,7 +26,7 @@ class Asked:
 
     @property
     def full(self) -> dict[str, Cell]:
-        """The full cache's cells, one a protocol, by key."""
+        """The full cache's cells, one a protocol and prefill, by key."""
         return full_cells(self.cells)
 
     def missing(self, store: Store) -> int:

@@ -27,7 +27,7 @@ from harness.scoring import catalog
 from harness.settings.config import CONF, register
 from harness.settings.wording import HELP, sentence, unknown_choice
 
-GROUPS = ("model", "task", "protocol", "method")  # of conf/, chosen by name
+GROUPS = ("model", "task", "protocol", "prefill", "method")  # of conf/, chosen by name
 #: Settings that no file need list.
 FREE = re.compile(
     r"tasks\.[^.=]+\.(overrides|generation|data)\.|hydra\.launcher\.additional_parameters\."
@@ -67,6 +67,8 @@ def _check_typed(arguments: Sequence[str], one: bool) -> None:
         group, _, choice = typed.partition("=")
         if group in GROUPS and choice in ("null", "~"):
             raise UserError(unknown_choice(group, choice))
+        if group == "prefill" and choice.strip("[] ") == "":
+            raise UserError("prefill=[] reads no prompt: name at least one, such as prefill=dense.")
         if group in GROUPS and "[[" in choice.replace(" ", ""):
             raise UserError(f"{typed} is a list in a list: give one, such as '{group}=[a,b]'.")
         drawn = re.match(r"\+*tasks\.([^.=]+)\.data\.", typed)

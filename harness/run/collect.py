@@ -20,6 +20,7 @@ from harness.records.store import Store
 from harness.run.asked import Asked
 from harness.run.meanwhile import Told, meanwhile
 from harness.settings.config import Config
+from harness.settings.prefills import built
 from harness.settings.workers import AUTO, here, through_ray
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ def load_engine(config: Config, log: Path, context: Mapping[str, object]) -> "Br
     with quiet.into(log):
         from harness.scoring.bridge import Bridge
 
-        bridge = Bridge(config.model, config.protocol, config.device, config.dtype, config.engine)
+        how = (config.model, config.protocol, config.device, config.dtype, config.engine)
+        bridge = Bridge(*how, built(config.prefills))
     loaded = str(bridge.loaded.dtype).removeprefix("torch.")
     if loaded != context["dtype"]:
         raise RuntimeError(f"the model runs in {loaded} and its cells are keyed {context['dtype']}")

@@ -129,12 +129,12 @@ class Mean:
 
     def items(self) -> Iterator[tuple[str, float]]:
         """The name of each cell, such as "mini/restkv/0.9", or "mini/restkv/0.9/context" of a run
-        under several protocols, and its mean.
+        under several protocols or prefills, and its mean.
         """
         several = len(self.one.full) > 1
         for key, (total, count) in self._sums.items():
             cell = self.one.cells[key]
-            under = f"/{cell.protocol}" if several else ""
+            under = f"/{cell.under}" if several else ""
             yield f"{self.one.task.name}/{_name(cell)}{under}", total / count
 
 

@@ -199,7 +199,7 @@ def submit(one: Asked, frame: "pd.DataFrame", folder: Path) -> None:
         texts = list(frame[frame["cell_key"] == key]["text"])
         amount = f"n{cell.budget}" if cell.ratio is None else f"{cell.ratio:g}"
         kept = f"-{amount}" if cell.evicts else ""
-        under = f"-{cell.protocol}" if several else ""
+        under = f"-{cell.under}" if several else ""
         one.benchmark.submit(texts, folder / one.task.name / f"{cell.label}{kept}{under}.xlsx")
 
 

@@ -87,7 +87,7 @@ def write(
 def _prompts(
     store: Store, one: Asked, model: str, images: Mapping[int, str]
 ) -> list[dict[str, object]]:
-    """The prompts of one task in the order of its rows, for each protocol."""
+    """The prompts of one task in the order of its rows, for each protocol and prefill."""
     nothing = {"segments": "[]", "tokens": None, "images": "[]"}
     rows: list[dict[str, object]] = []
     for key, cell in one.full.items():
@@ -126,7 +126,7 @@ def _kept(store: Store, one: Asked, model: str) -> list[dict[str, object]]:
 
 
 def _named(one: Asked, model: str, cell: Cell) -> dict[str, str]:
-    return {"model": model, "task": one.task.name, "protocol": cell.protocol}
+    return {"model": model, "task": one.task.name, "protocol": cell.under}
 
 
 def _images(one: Asked, folder: Path, more: Sequence[int]) -> dict[int, str]:

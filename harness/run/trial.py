@@ -87,8 +87,8 @@ class Trial:
         worst = dict.fromkeys(cells, 0.0)
         batch = len(cells)
         for position in sorted(positions):
-            for protocol in dict.fromkeys(cell.protocol for cell in cells):
-                part = [cell for cell in cells if cell.protocol == protocol]
+            for under in dict.fromkeys(cell.under for cell in cells):
+                part = [cell for cell in cells if cell.under == under]
                 with self._at(position):
                     found = self.engine.compare(cells=part, **self._request(position))
                     batch = min(batch, found.batch)

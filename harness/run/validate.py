@@ -14,7 +14,8 @@ from harness.run import tasks
 from harness.run.tasks import Task
 from harness.settings.checks import check, refuse_images
 from harness.settings.config import Config, ModelConfig
-from harness.settings.grid import Cell, Variant, expand
+from harness.settings.grid import Cell, Prefill, Variant, expand
+from harness.settings.prefills import check_rows, prefills
 from harness.settings.variants import (
     cache_wide,
     check_anchors,
@@ -34,6 +35,7 @@ class Job:
 
     config: Config
     tasks: Sequence[Task]
+    prefills: Sequence[Prefill]
     variants: Sequence[Variant]
     ratios: Sequence[float]
     budgets: Sequence[int]
@@ -46,7 +48,7 @@ class Job:
         """The cells of a task, with the blank image or without."""
         each = self.config.protocol.each()
         protocols = [(one.name, one.tail if one.name == "replay" else None) for one in each]
-        return expand(self.variants, self.ratios, self.budgets, blank, protocols)
+        return expand(self.variants, self.ratios, self.budgets, blank, protocols, self.prefills)
 
 
 def validate(config: Config, here: bool = True) -> Job:
@@ -59,8 +61,11 @@ def validate(config: Config, here: bool = True) -> Job:
     weights = identify(config.model.pretrained, config.model.revision)
     chosen = variants(config.methods, sweep_wide(config), cache_wide(config))
     check_anchors(chosen, config.protocol.each())
+    ways = prefills(config.prefills)
+    check_rows(ways, chosen)
     effective = {one.label: {"method": one.method, **dict(one.params)} for one in chosen}
-    config = replace(config, methods=effective)
+    read = {one.label: dict(one.pattern) or {"pattern": one.label} for one in ways}
+    config = replace(config, methods=effective, prefills=read)
     pairs, left_out = contrasts(chosen, config.analysis.contrasts)
     config = replace(config, analysis=replace(config.analysis, contrasts=pairs))
     told = [*untouched(chosen, sweep_wide(config) | cache_wide(config)), *left_out]
@@ -70,7 +75,8 @@ def validate(config: Config, here: bool = True) -> Job:
             refuse_images(task.name, config.model)
     told += _without_template(config.model)
     folder = Path(config.run.dir) / config.run.name
-    return Job(config, chosen_tasks, chosen, ratios, budgets, weights, folder, told, command())
+    cells = (ways, chosen, ratios, budgets)
+    return Job(config, chosen_tasks, *cells, weights, folder, told, command())
 
 
 def _with_images(model: ModelConfig) -> ModelConfig:

@@ -145,7 +145,8 @@ class Collector(lmms):
     def _answer(self, rows: Iterator[Row]) -> None:
         """Let the rows be answered and put each into the store when it comes."""
         for row, found in self.workers.run(rows):
-            self.store.write(row.number, found.answers, found.prompts, found.kept)
+            told = (found.answers, found.prompts, found.kept, found.prefills)
+            self.store.write(row.number, *told)
             self._free(row.number)
             self.computed += 1
             self.told |= dict.fromkeys(found.told)

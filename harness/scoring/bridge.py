@@ -31,7 +31,8 @@ from harness.models.segments import Texts
 from harness.settings import caches
 from harness.settings.checks import template_of
 from harness.settings.config import EngineConfig, ModelConfig, ProtocolConfig
-from harness.settings.grid import FULL, Cell
+from harness.settings.grid import DENSE, FULL, Cell
+from harness.sparse import Pattern
 
 
 class Bridge:
@@ -44,8 +45,9 @@ class Bridge:
         device: str = "auto",
         dtype: str = "auto",
         engine: EngineConfig | None = None,
+        prefills: Mapping[str, Pattern | None] | None = None,
     ) -> None:
-        """Load the model.
+        """Load the model; prefills: the patterns of cells by label, None for dense.
 
         Raises:
             UserError: it cannot be loaded, or lacks what the engine needs.
@@ -65,15 +67,17 @@ class Bridge:
                 chat_template=template_of(model),
             )
             self.engines = {
-                each.name: Engine(
+                (each.name, label): Engine(
                     self.loaded,
                     Protocol(each.name, each.tail),
                     engine.cells_per_batch,
                     engine.kernels,
                     engine.cuda_graphs,
                     engine.share_prefixes,
+                    pattern,
                 )
                 for each in protocol.each()
+                for label, pattern in (prefills or {DENSE: None}).items()
             }
         except (OSError, ValueError) as error:
             raise UserError(f"model={model.name}: {error}") from error
@@ -106,7 +110,7 @@ class Bridge:
 
         Args:
             messages: the prompt in lmms-eval's protocol, or as `prompt` made it.
-            cells: what to decode, all under one protocol.
+            cells: what to decode, all under one protocol and prefill.
             generation: lmms-eval's generation arguments.
             letters: whose logits at the first answer token are wanted.
             texts: what the prompt's segments tell apart.
@@ -173,9 +177,9 @@ class Bridge:
             return masked.compare(self._engine(cells), prompt, branches)
 
     def _engine(self, cells: Sequence[Cell]) -> Engine:
-        """The one that evicts when these cells say."""
-        (protocol,) = {cell.protocol for cell in cells}
-        return self.engines[protocol]
+        """The one that reads and evicts as these cells say."""
+        (own,) = {(cell.protocol, cell.prefill) for cell in cells}
+        return self.engines[own]
 
     def _prompt(
         self, messages: list[dict[str, Any]], wanted: Generation, texts: Texts | None

@@ -6,7 +6,7 @@ is scored.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import isfinite
 from typing import Any, Protocol
@@ -55,9 +55,9 @@ class Row:
     """A row and the cells that lack an answer to it.
 
     number: in the data set. turn: of its question. messages: makes the prompt in lmms-eval's
-    protocol. cells: by key. full: the full cache under each protocol, by key. generation:
-    lmms-eval's arguments. letters: whose logits are wanted. texts: what the prompt's segments tell
-    apart. trace: also record which tokens each cell keeps.
+    protocol. cells: by key. full: the full cache under each protocol and prefill, by key.
+    generation: lmms-eval's arguments. letters: whose logits are wanted. texts: what the prompt's
+    segments tell apart. trace: also record which tokens each cell keeps.
     """
 
     task: str
@@ -91,7 +91,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Answered:
-    """A row as `Store.write` takes it: answers, prompts and kept shares by cell key.
+    """A row as `Store.write` takes it: answers, prompts, kept shares and prefills by cell key.
 
     told: what a person should know of how it was computed.
     """
@@ -100,6 +100,7 @@ class Answered:
     prompts: Mapping[str, Mapping[str, object]]
     kept: Mapping[str, Sequence[float]]
     told: Sequence[str] = ()
+    prefills: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 def ready(engine: Engine, row: Row) -> Ready:
@@ -113,8 +114,8 @@ def ready(engine: Engine, row: Row) -> Ready:
 
 
 def results(engine: Engine, row: Row, made: Ready) -> dict[str, Any]:
-    """The engine's results by cell key, protocol by protocol: missing cells beside the full cache,
-    blank images alone.
+    """The engine's results by cell key, one protocol and prefill after the other: missing cells
+    beside the full cache, blank images alone.
 
     The full cache is decoded along even when its answer is stored: in low precision an answer
     depends a little on its batch, so cells and baseline share one.
@@ -122,7 +123,7 @@ def results(engine: Engine, row: Row, made: Ready) -> dict[str, Any]:
     how = (row.generation, row.letters, row.texts, row.trace)
     found: dict[str, Any] = {}
     for key, full in row.full.items():
-        asked = {n: cell for n, cell in row.cells.items() if cell.protocol == full.protocol}
+        asked = {n: cell for n, cell in row.cells.items() if cell.under == full.under}
         blank = [name for name, cell in asked.items() if cell.control == BLANK_IMAGE]
         others = {n: cell for n, cell in asked.items() if n != key and n not in blank}
         if key in asked or others:
@@ -153,6 +154,7 @@ def answered(engine: Engine, row: Row, made: Ready) -> Answered:
         {key: described(found[key]) for key in row.full if key in found},
         {key: each for key, each in shares.items() if each is not None},
         engine.told(),
+        {key: read(found[key]) for key in row.full if key in found and sparse(found[key])},
     )
 
 
@@ -220,6 +222,19 @@ def described(result: Any) -> dict[str, object]:
         "segments": json.dumps(result.segments),
         "tokens": None if shown is None else storable(json.dumps(shown.tokens, ensure_ascii=False)),
         "images": json.dumps([] if shown is None else shown.grids),
+    }
+
+
+def sparse(result: Any) -> bool:
+    """Whether the prompt of an engine result was read sparsely."""
+    return getattr(result, "computed_blocks", None) is not None
+
+
+def read(result: Any) -> dict[str, object]:
+    """How the prompt of an engine result was read, as the values that the store keeps."""
+    return {
+        "search_s": float(result.timings["search"]),
+        "computed": json.dumps(result.computed_blocks),
     }
 
 

@@ -12,17 +12,18 @@ import pandas as pd
 from harness.records.store import Store
 from harness.scoring.benchmark import Benchmark
 from harness.scoring.judgement import Judgement
-from harness.settings.grid import Cell
+from harness.settings.grid import Cell, full_cells
 
 COLUMNS = (
-    "model", "task", "group", "protocol", "method", "ratio", "budget", "control", "cell_key",
-    "row", "index", "question_id", "category", "l2_category", "question", "options", "answer",
+    "model", "task", "group", "protocol", "prefill", "method", "ratio", "budget", "control",
+    "cell_key", "row", "index", "question_id", "category", "l2_category", "question", "options",
+    "answer",
     "text", "parsed", "unparsed", "parsed_other", "unparsed_other", "metric", "extraction", "score",
     "score_other", "correct", "failed",
     "exposed_tokens", "prompt_tokens", "truncated_tokens", "nonfinite_tokens", "image_tokens",
     "evictable_tokens", "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
     "window_effective", "adaptive_active", "fallback", "letter_logits",
-    "prefill_s", "score_s", "compact_s", "decode_s", "origin",
+    "prefill_s", "score_s", "compact_s", "decode_s", "search_s", "computed_blocks", "origin",
 )  # fmt: skip
 FAILED = Judgement(None, nan)
 
@@ -42,8 +43,12 @@ def table(
         names: the constant columns model, task and group.
 
     Returns:
-        The columns `COLUMNS`, sorted by cell and row. ratio is 0 for the full cache and its
-        control and NaN where a budget was given; budget is null where a ratio was given. An
+        The columns `COLUMNS`, sorted by cell and row. protocol: with the label of a sparse prefill
+        behind it, such as "replay+flexprefill"; prefill: that label alone. ratio is 0 for the
+        full cache and its control and NaN where a budget was given; budget is null where a ratio
+        was given. computed_blocks: of a sparse prefill, JSON: layer -> the share of the causal
+        blocks that it computed; search_s: of its full cache, seconds of prefill_s in which they
+        were chosen. An
         answer of which the task tells no reading stands as it is under `parsed`. failed: some of
         its tokens were chosen by logits or scores that are no numbers, so its text means nothing
         and it has neither reading nor score.
@@ -52,14 +57,22 @@ def table(
     asked = asked.drop(columns="letters").rename(columns={"text": "question"})
     asked["options"] = [json.dumps(q, ensure_ascii=False) if q else None for q in asked["options"]]
     asked.insert(0, "row", benchmark.rows)
-    parts = [_cell(store, benchmark, key, cell, asked) for key, cell in cells.items()]
+    read = {cell.under: store.prefills(key) for key, cell in full_cells(cells).items()}
+    parts = [
+        _cell(store, benchmark, key, cell, asked, read[cell.under]) for key, cell in cells.items()
+    ]
     frame = pd.concat(parts, ignore_index=True).assign(**names, metric=benchmark.metric)
     frame["extraction"] = benchmark.config.extraction
     return _typed(frame)[list(COLUMNS)]
 
 
 def _cell(
-    store: Store, benchmark: Benchmark, key: str, cell: Cell, asked: pd.DataFrame
+    store: Store,
+    benchmark: Benchmark,
+    key: str,
+    cell: Cell,
+    asked: pd.DataFrame,
+    prefills: Mapping[int, Mapping[str, object]],
 ) -> pd.DataFrame:
     answers = store.read(key)
     found = pd.DataFrame([answers[row] for row in benchmark.rows]).drop(
@@ -71,13 +84,17 @@ def _cell(
         for one, fails in zip(benchmark.judge(list(found["text"])), failed, strict=True)
     ]
     ratio = cell.ratio if cell.evicts else 0.0
+    read = [prefills.get(row, {}) if cell.control == "none" else {} for row in benchmark.rows]
     return pd.concat([asked, found], axis=1).assign(
         method=cell.label,
         ratio=float("nan") if ratio is None else ratio,
         budget=cell.budget,
         control=cell.control,
-        protocol=cell.protocol,
+        protocol=cell.under,
+        prefill=cell.prefill,
         cell_key=key,
+        search_s=[None if cell.evicts else one.get("search_s") for one in read],
+        computed_blocks=[one.get("computed") for one in read],
         parsed=[_reading(j, text) for j, text in zip(judged, found["text"], strict=True)],
         unparsed=[judgement.unparsed for judgement in judged],
         score=[float(judgement.score) for judgement in judged],
@@ -111,6 +128,8 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
             "window_effective": "Int64",
             "adaptive_active": "Float64",
             "fallback": "string",
+            "search_s": "Float64",
+            "computed_blocks": "string",
             "ratio": "float64",
             "parsed": "string",
             "group": "string",

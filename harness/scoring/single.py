@@ -17,8 +17,10 @@ from harness.models.precision import rerun
 from harness.scoring.bridge import Bridge
 from harness.settings import labels
 from harness.settings.config import EngineConfig, ModelConfig, ProtocolConfig
-from harness.settings.grid import FULL, Cell
+from harness.settings.grid import DENSE, FULL, Cell, Variant
+from harness.settings.prefills import check_rows, prefills
 from harness.settings.variants import check_stored, variant
+from harness.sparse import build
 
 
 class EvictBench(lmms):
@@ -26,11 +28,12 @@ class EvictBench(lmms):
 
     model_args: pretrained, revision, method (default: the full cache; a label of conf/method such
     as restkv_nospatial is one too), ratio (evicted fraction) or budget (kept tokens), protocol,
-    tail, dtype, kernels (auto, triton, torch), as in the sweep's model settings max_length and
-    max_prompt (tokens) and tile (pixels), and cache (quantized) with cache_bits, cache_group and
-    cache_residual. Any parameter of the method goes by its name, but for one: its parameter
-    `budget`, how layers and heads share the kept tokens, is called `rule` here (rule=pyramid),
-    because budget=16 is their number.
+    tail, prefill (dense, or the name of a pattern with its published parameters), dtype, kernels
+    (auto, triton, torch), as in the sweep's model settings max_length and max_prompt (tokens) and
+    tile (pixels), and cache (quantized) with cache_bits, cache_group and cache_residual. Any
+    parameter of the method goes by its name, but for one: its parameter `budget`, how layers and
+    heads share the kept tokens, is called `rule` here (rule=pyramid), because budget=16 is their
+    number.
     """
 
     is_simple = False
@@ -43,6 +46,7 @@ class EvictBench(lmms):
         budget: int | None = None,
         protocol: str = "replay",
         tail: str = "last_token",
+        prefill: str = DENSE,
         rule: str | None = None,
         revision: str | None = None,
         device: str | None = None,
@@ -71,11 +75,14 @@ class EvictBench(lmms):
             raise UserError("protocol=both is for sweeps: choose replay, context or paper.")
         self.told = False
         cell = single_cell(method, ratio, budget, params, rule)
-        self.cell = replace(cell, protocol=protocol)
+        (read,) = prefills({prefill: {"pattern": prefill}})
+        check_rows([read], [Variant(cell.label, cell.method, cell.params)])
+        self.cell = replace(cell, protocol=protocol, prefill=read.label, pattern=read.pattern)
         model = ModelConfig(pretrained, pretrained, revision, False, trust_remote_code)
         model.max_length, model.max_prompt, model.tile = max_length, max_prompt, tile
         rules, chosen = ProtocolConfig(protocol, tail), EngineConfig(kernels=kernels)
-        self.bridge = Bridge(model, rules, device or "auto", dtype, chosen)
+        patterns = {prefill: build(prefill)}
+        self.bridge = Bridge(model, rules, device or "auto", dtype, chosen, patterns)
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer every request from the evicted cache."""

@@ -190,13 +190,16 @@ class Config:
 
     The names of SWEEP_WIDE are for every chosen method that has them and sets nothing else, those
     of CACHE_WIDE for every one but the full cache, `extraction` for every MMBench task that sets
-    none. shard: which part of the questions this process answers, see `settings.shards`. workers:
-    processes that answer it together, see `settings.workers`; null or 1: this one.
+    none. `prefills` maps a label to {pattern, parameters...}: how prompts are read, each way for
+    cells of its own. shard: which part of the questions this process answers, see
+    `settings.shards`. workers: processes that answer it together, see `settings.workers`; null or
+    1: this one.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    prefills: dict[str, Any] = field(default_factory=dict)
     methods: dict[str, Any] = field(default_factory=dict)
     ratios: Any = None
     budgets: Any = None

@@ -19,6 +19,7 @@ IDLE = {
 }
 
 FULL = "full"
+DENSE = "dense"
 BLANK_IMAGE = "blank_image"
 
 
@@ -32,10 +33,20 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Prefill:
+    """A way to read prompts, under the label that tables show: the name of its pattern and all its
+    parameters, or nothing for dense.
+    """
+
+    label: str = DENSE
+    pattern: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True)
 class Cell:
     """One column of answers: a labelled method at one ratio (evicted fraction) or budget (kept
     tokens a KV head) under one protocol; `control` is "none", or "blank_image" for the full cache
-    on a grey image. tail: of the protocol, null where it has none.
+    on a grey image. tail: of the protocol, null where it has none. prefill, pattern: as of Prefill.
     """
 
     label: str
@@ -46,6 +57,13 @@ class Cell:
     control: str = "none"
     protocol: str = "replay"
     tail: str | None = "last_token"
+    prefill: str = DENSE
+    pattern: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def under(self) -> str:
+        """When it is evicted and how its prompt was read: "replay", or "replay+flexprefill"."""
+        return self.protocol if self.prefill == DENSE else f"{self.protocol}+{self.prefill}"
 
     @property
     def evicts(self) -> bool:
@@ -61,10 +79,11 @@ def expand(
     budgets: Sequence[int],
     blank_image: bool = True,
     protocols: Sequence[tuple[str, str | None]] = (("replay", "last_token"),),
+    prefills: Sequence[Prefill] = (Prefill(),),
 ) -> list[Cell]:
-    """All cells of a sweep for each protocol and its tail: first the full cache and the blank-image
-    control, then method by method. A variant that evicts nothing and stores all in few bits is a
-    single cell, of ratio 0.
+    """All cells of a sweep for each protocol and its tail, and each prefill: first the full cache
+    and the blank-image control, then method by method. A variant that evicts nothing and stores
+    all in few bits is a single cell, of ratio 0.
     """
     cells = [Cell(FULL, FULL)]
     if blank_image:
@@ -76,11 +95,16 @@ def expand(
             continue
         cells += [Cell(*base, ratio=ratio) for ratio in ratios]
         cells += [Cell(*base, budget=budget) for budget in budgets]
-    return [replace(cell, protocol=name, tail=tail) for name, tail in protocols for cell in cells]
+    return [
+        replace(cell, protocol=name, tail=tail, prefill=one.label, pattern=one.pattern)
+        for name, tail in protocols
+        for one in prefills
+        for cell in cells
+    ]
 
 
 def full_cells(cells: Mapping[str, Cell]) -> dict[str, Cell]:
-    """Those of the full cache, one a protocol, by key."""
+    """Those of the full cache, one a protocol and prefill, by key."""
     return {
         key: cell for key, cell in cells.items() if not cell.evicts and cell.control != BLANK_IMAGE
     }
@@ -90,6 +114,11 @@ def described(cell: Cell, context: Mapping[str, object]) -> dict[str, dict[str, 
     """A cell and every setting that can change its answers, as JSON takes them."""
     own = asdict(cell)
     when = {name: own.pop(name) for name in ("protocol", "tail")}
+    pattern = dict(own.pop("pattern"))
+    if pattern:
+        when["prefill"] = pattern
+    else:
+        del own["prefill"]  # as before there were others
     return {"cell": own, "context": {**context, **when}}
 
 
@@ -97,11 +126,12 @@ def cell_key(cell: Cell, context: Mapping[str, object]) -> str:
     """16 hex digits of sha256 over every setting that can change this cell's answers.
 
     Args:
-        cell: its label is left out: renaming a variant keeps its answers.
+        cell: its labels are left out: renaming a variant or a prefill keeps its answers.
         context: weights and data fingerprints, task, generation, dtype, device, seed.
     """
     told = described(cell, context)
     told["cell"].pop("label")
+    told["cell"].pop("prefill", None)
     told["cell"]["params"] = [pair for pair in cell.params if _says(pair[0], dict(cell.params))]
     payload = {**told, "version": ANSWERS_VERSION}
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -18,12 +18,13 @@ from harness.settings.bounds import NAME
 from harness.settings.config import CONF
 
 GROUPS = ("model", "task", "protocol", "experiment")
+LISTS = {"prefill": "prefills", "method": "methods"}  # groups, and the settings that they fill
 #: What changes no answer and no verdict, or stands in the name anyhow.
 LEFT_OUT = re.compile(
     r"(run|wandb|engine|store|hydra|ray)\.|seed$|shard$|workers$|model\.(name|caveat)$|protocol\.name$|"
-    r"analysis\.resamples$|methods\.[^.]+\.method$|tasks\.[^.]+\.lmms_task$"
+    r"analysis\.resamples$|methods\.[^.]+\.method$|prefills\.[^.]+\.pattern$|tasks\.[^.]+\.lmms_task$"
 )
-SHORT = re.compile(r"^(methods|analysis|model|protocol)\.")
+SHORT = re.compile(r"^(methods|prefills|analysis|model|protocol)\.")
 LENGTH = 120  # characters; a longer name is cut and told apart by a digest
 
 
@@ -56,17 +57,17 @@ def default_name(cfg: DictConfig, typed: Sequence[str]) -> str:
         cfg: the composed settings.
         typed: what they were composed from.
     """
-    chosen = {name: _choice(typed, name) for name in (*GROUPS, "method")}
+    chosen = {name: _choice(typed, name) for name in (*GROUPS, *LISTS)}
     asked = [f"{name}={value}" for name, value in chosen.items() if value is not None]
-    usual = _compose(asked)
-    methods = usual.methods
-    if chosen["method"] is not None:
-        methods = _compose([text for text in asked if not text.startswith("method=")]).methods
+    usual = plain = _compose(asked)
+    if any(chosen[name] is not None for name in LISTS):
+        plain = _compose([text for text in asked if text.partition("=")[0] not in LISTS])
     parts = [cfg.model.name, "+".join(sorted(cfg.tasks)), cfg.protocol.name, f"seed{cfg.seed}"]
     if chosen["experiment"] not in (None, "null"):
         parts.insert(0, str(chosen["experiment"]))
-    if set(cfg.methods) != set(methods):
-        parts.append("+".join(sorted(cfg.methods)))
+    for name in LISTS.values():
+        if set(cfg[name]) != set(plain[name]):
+            parts.append("+".join(sorted(cfg[name])))
     changes = dict(_changes(cfg, usual))
     whole = "-".join([*parts, *(f"{name}={value}" for name, value in changes.items())])
     if cfg.model.name == own_name(cfg.model.pretrained):  # it stands in front

@@ -64,15 +64,18 @@ def _unknown_setting(name: str) -> str:
 
 
 def _unknown_parameter(name: str) -> str:
-    """Name what is close by: the parameters of a method, else where all settings are listed."""
-    found = re.fullmatch(r"methods\.([^.]+)\.([^.]+)", name)
-    if found and (CONF / "method" / f"{found[1]}.yaml").is_file():
-        source = (CONF / "method" / f"{found[1]}.yaml").read_text()
+    """Name what is close by: the parameters of a method or prefill, else where all settings are
+    listed.
+    """
+    found = re.fullmatch(r"(method|prefill)s\.([^.]+)\.([^.]+)", name)
+    if found and (CONF / found[1] / f"{found[2]}.yaml").is_file():
+        folder = CONF / found[1]
+        source = (folder / f"{found[2]}.yaml").read_text()
         label = re.search(r"^\s*- (\w+)@_here_", source, re.MULTILINE)  # an ablation's base
-        node = OmegaConf.load(CONF / "method" / f"{label[1] if label else found[1]}.yaml")
-        takes = ", ".join(str(key) for key in node if key != "method") or "no parameter"
+        node = OmegaConf.load(folder / f"{label[1] if label else found[2]}.yaml")
+        takes = ", ".join(str(key) for key in node if key not in ("method", "pattern"))
         return (
-            f"There is no setting {name}: {found[1]} takes {takes}, and must be among the methods "
-            "chosen with 'method=[...]'."
+            f"There is no setting {name}: {found[2]} takes {takes or 'no parameter'}, and must be "
+            f"among the {found[1]}s chosen with '{found[1]}=[...]'."
         )
     return f"There is no setting {name}: {HELP}, and `--cfg job` every setting with its value."

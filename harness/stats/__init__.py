@@ -15,6 +15,7 @@ from harness.stats.frame import (
     LEVELS,
     REQUIRED,
     TIMINGS,
+    computed,
     failed,
     roles,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "accuracy_interval",
     "between",
     "compare",
+    "computed",
     "described",
     "failed",
     "losses",

@@ -30,6 +30,7 @@ MEASURED = [
     *NUMBERS, *TIMINGS, "question_id", "score", "correct", "complete", "failed", "flip", "unparsed",
     "unparsed_other", "exposed_tokens", "evictable_tokens", "image_tokens", "kept_tokens",
     "kept_image", "kept_text", "cache_bytes", "full_cache_bytes", "truncated_tokens",
+    "computed_share",
 ]  # fmt: skip
 
 
@@ -51,11 +52,13 @@ def summarise(samples: Samples) -> pd.DataFrame:
     `accuracy` is the mean score in the task's `metric`; with scores of 0 and 1 the share of right
     rows. `unparsed_rate_other` is that of the second reading of the answers, nan where the task has
     none. Shares are fractions, times are seconds summed over the cell's rows, bytes and token
-    counts are means over rows. A question is right in the circular sense when every one of its
-    rotations is; questions of which a cell lacks a rotation that other cells have are left out of
-    that share. A flip is a parsed answer that differs from the full cache's on the same row
-    (unparsed against unparsed is none); nan where the full cache has no parsed answer to compare
-    with. `failed_rows` have no score, so that a cell with some has none of these.
+    counts are means over rows. `computed_share` is the share of the causal blocks that a sparse
+    prefill computed, over its layers, and `search_s` the part of the full cache's `prefill_s` in
+    which they were chosen; nan for dense ones. A question is right in the circular sense when every
+    one of its rotations is; questions of which a cell lacks a rotation that other cells have are
+    left out of that share. A flip is a parsed answer that differs from the full cache's on the same
+    row (unparsed against unparsed is none); nan where the full cache has no parsed answer to
+    compare with. `failed_rows` have no score, so that a cell with some has none of these.
 
     Order: as the (model, task, protocol) groups first appear; in each the full cache, the blank
     image, then methods by first appearance, ratios and budgets ascending.
@@ -72,7 +75,9 @@ def described(samples: Samples) -> Described:
         return samples
     frame = against_full(prepared(samples))
     frame["complete"] = complete(frame)
-    names = frame.drop_duplicates("cell")[["cell", *CELL, "group", "metric"]].reset_index(drop=True)
+    names = frame.drop_duplicates("cell")[
+        ["cell", *CELL, "prefill", "group", "metric"]
+    ].reset_index(drop=True)
     numbers = frame[MEASURED].astype(frame[NUMBERS].astype(float).dtypes)
     numbers["fallback"] = frame["fallback"].notna()
     measures = pd.DataFrame([_cell(rows) for _, rows in numbers.groupby(frame["cell"])])
@@ -152,7 +157,8 @@ def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
         "adaptive_active": rows["adaptive_active"].mean(),
         "fallback_rate": rows["fallback"].mean(),
         "window_effective": rows["window_effective"].mean(),
-        **{name: rows[name].sum() for name in TIMINGS},
+        "computed_share": rows["computed_share"].mean(),
+        **{name: rows[name].sum(min_count=1) for name in TIMINGS},
     }
 
 

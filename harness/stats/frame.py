@@ -4,19 +4,23 @@ One row a cell and question row. Must not know of tensors, of lmms-eval, of Hydr
 are shown.
 """
 
+import json
+
 import numpy as np
 import pandas as pd
 
 GROUP = ["model", "task", "protocol"]
 CELL = [*GROUP, "method", "ratio", "budget", "control", "cell_key"]
-TIMINGS = ["prefill_s", "score_s", "compact_s", "decode_s"]
+STEPS = ["prefill_s", "score_s", "compact_s", "decode_s"]
+TIMINGS = [*STEPS, "search_s"]
 CELL_COLUMNS = [
-    *GROUP, "group", "metric", "method", "ratio", "budget", "control", "n_questions", "n_rows",
-    "failed_rows", "accuracy", "accuracy_low", "accuracy_high", "circular_accuracy", "flip_rate",
+    *GROUP, "prefill", "group", "metric", "method", "ratio", "budget", "control", "n_questions",
+    "n_rows", "failed_rows", "accuracy", "accuracy_low", "accuracy_high", "circular_accuracy",
+    "flip_rate",
     "exposed_tokens", "vacuous", "kept_fraction", "kept_fraction_image", "kept_fraction_text",
     "cache_bytes", "full_cache_bytes", "unparsed_rate", "unparsed_rate_other",
     "truncated_rate", "adaptive_active",
-    "window_effective", "fallback_rate", "cell_key", *TIMINGS,
+    "window_effective", "fallback_rate", "computed_share", "cell_key", *TIMINGS,
 ]  # fmt: skip
 ABILITY_COLUMNS = [
     *GROUP, "method", "ratio", "budget", "control", "level", "ability", "n_rows", "accuracy",
@@ -25,7 +29,7 @@ ABILITY_COLUMNS = [
 LEVELS = ["category", "l2_category"]
 ROTATION = 1_000_000  # MMBench: index = rotation * ROTATION + question
 REQUIRED = [
-    *CELL, *TIMINGS, "row", "parsed", "unparsed", "correct", "exposed_tokens", "image_tokens",
+    *CELL, *STEPS, "row", "parsed", "unparsed", "correct", "exposed_tokens", "image_tokens",
     "evictable_tokens", "kept_tokens", "kept_image", "kept_text", "cache_bytes",
     "full_cache_bytes", "window_effective", "adaptive_active", "fallback",
 ]  # fmt: skip
@@ -33,7 +37,7 @@ REQUIRED = [
 
 USED = {
     *REQUIRED, *LEVELS, "index", "question_id", "score", "metric", "group", "truncated_tokens",
-    "failed", "unparsed_other", "letter_logits",
+    "failed", "unparsed_other", "letter_logits", "prefill", "search_s", "computed_blocks",
 }  # fmt: skip
 
 
@@ -76,9 +80,24 @@ def prepared(samples: pd.DataFrame) -> pd.DataFrame:
     frame["failed"] = failed(frame)
     frame["score"] = frame["score"].mask(frame["failed"])
     frame["unparsed"] = frame["unparsed"].astype(bool)
+    frame["prefill"] = frame.get("prefill", "dense")
+    frame["search_s"] = frame.get("search_s", pd.Series(np.nan, index=frame.index)).astype(float)
+    frame["computed_share"] = computed(frame).map(_mean, na_action="ignore").astype(float)
     second = frame.get("unparsed_other", pd.Series(pd.NA, index=frame.index))
     frame["unparsed_other"] = second.astype("boolean").astype("Float64").astype("float64")
     return frame
+
+
+def computed(samples: pd.DataFrame) -> pd.Series:
+    """By layer, the share of the causal blocks that a sparse prefill computed; else null."""
+    none = pd.Series(None, index=samples.index, dtype=object)
+    given = samples.get("computed_blocks", none).astype(object)
+    known = {text: json.loads(text) for text in given.dropna().unique()}
+    return given.map(known, na_action="ignore").where(given.notna(), None)
+
+
+def _mean(shares: dict[str, float]) -> float:
+    return float(np.mean(list(shares.values())))
 
 
 def failed(samples: pd.DataFrame) -> pd.Series:

@@ -8,6 +8,7 @@ import torch
 from harness.embedded import TINY_VLM
 from harness.scoring.bridge import Bridge
 from harness.settings.config import ModelConfig, ProtocolConfig
+from harness.settings.grid import DENSE
 from scripts.measure_drift import described, drifts, main
 
 
@@ -19,7 +20,7 @@ def test_drift_is_how_far_the_most_attended_entries_move():
     said = [{"role": "user", "content": f"{words} What is the word?"}]
     prompt = bridge.prompt(said, {"max_new_tokens": 1})
     length = len(prompt.modality) - 1  # the last token is read after the eviction
-    found = drifts(bridge.engines["replay"], prompt, 0.5)
+    found = drifts(bridge.engines["replay", DENSE], prompt, 0.5)
     model = bridge.loaded.model
     model.get_decoder().set_attn_implementation("eager")
     with torch.no_grad():

@@ -35,7 +35,7 @@ def cells(protocol: str) -> list[Cell]:
 def test_what_the_other_protocol_holds_is_let_go_before_a_prompt_does_not_fit(bridge, monkeypatch):
     wanted = [one.text for one in bridge.answer(MESSAGES, cells("replay"), *HOW)]
     bridge.answer(MESSAGES, cells("context"), *HOW)
-    held = bridge.engines["context"].prefills._held
+    held = bridge.engines["context", "dense"].prefills._held
     assert held
     own = sharing.prefill
 

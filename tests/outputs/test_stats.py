@@ -52,7 +52,18 @@ def test_measures_by_hand(make_cell):
     assert (row["exposed_tokens"], row["vacuous"]) == (1.5, False)
     assert (row["unparsed_rate"], row["window_effective"]) == (0.5, 6)
     assert row["adaptive_active"] == 0.5
-    assert [row[name] for name in stats.TIMINGS] == [1.0, 0.5, 0.25, 2.0]
+    assert [row[name] for name in stats.TIMINGS[:4]] == [1.0, 0.5, 0.25, 2.0]
+    assert row[["search_s", "computed_share"]].isna().all()
+    assert row["prefill"] == "dense"
+
+
+def test_a_sparse_prefill_by_hand(make_cell):
+    shares = ['{"0": 0.5, "2": 0.25}', '{"0": 1.0, "2": 0.75}']
+    read = {"prefill": "xattention", "computed_blocks": shares}
+    cell = make_cell("restkv", [1, 0], index=[0, 1], **read, search_s=[0.5, 0.25])
+    row = stats.summarise(cell).iloc[0]
+    assert (row["prefill"], row["computed_share"], row["search_s"]) == ("xattention", 0.625, 0.75)
+    assert list(stats.computed(cell)) == [{"0": 0.5, "2": 0.25}, {"0": 1.0, "2": 0.75}]
     assert np.isnan(row["flip_rate"])
 
 

@@ -120,7 +120,7 @@ class FakeEngine:
 
     def _say(self, cell: Cell, text: str, letters: Sequence[str]) -> str:
         seed = repr((cell.method, cell.params, cell.ratio, cell.budget, cell.control, text))
-        seed += "" if cell.protocol == "replay" else cell.protocol
+        seed += "" if cell.under == "replay" else cell.under
         digest = hashlib.sha256(seed.encode()).digest()
         letter = (letters or "ABCD")[digest[0] % len(letters or "ABCD")]
         styles = (letter, f"{letter}.", f"({letter})", "red", "it is green", "I do not know", "")
@@ -155,7 +155,8 @@ def result(
         truncated_tokens=0,
         nonfinite_tokens=nonfinite,
         letter_logits={letter: nan if nonfinite else 0.5 for letter in letters},
-        timings={"prefill": 0.1, "score": 0.2, "compact": 0.3, "decode": 0.4},
+        timings={"prefill": 0.1, "score": 0.2, "compact": 0.3, "decode": 0.4, "search": 0.025},
+        computed_blocks={0: 0.5, 1: 0.25} if cell.pattern else None,
         segments=[("template", 3), ("image", 64), ("question", 34)],
         kept_shares=[kept / 100] * 100 if trace else None,
         shown=shown if trace else None,

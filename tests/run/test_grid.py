@@ -3,7 +3,15 @@ from dataclasses import replace
 
 import pytest
 
-from harness.settings.grid import Cell, Variant, cell_key, described, expand, full_cells
+from harness.settings.grid import (
+    Cell,
+    Prefill,
+    Variant,
+    cell_key,
+    described,
+    expand,
+    full_cells,
+)
 
 CONTEXT = {"weights": "w", "data": "d", "seed": 0, "generation": {"n": 8}}
 BASE = Cell("snapkv", "snapkv", (("kernel", 5), ("window", 32)), ratio=0.5)
@@ -44,6 +52,25 @@ def test_a_key_is_what_earlier_stores_hold() -> None:
     told = described(late, context)
     assert told["context"] == {**context, "protocol": "context", "tail": None}
     assert "protocol" not in told["cell"]
+
+
+def test_every_prefill_has_all_cells_and_dense_ones_keep_their_keys() -> None:
+    sparse = Prefill("wide", (("pattern", "xattention"), ("stride", 16)))
+    cells = expand([Variant("a", "snapkv")], [0.5], [], False, prefills=[Prefill(), sparse])
+    assert [(c.label, c.under) for c in cells] == [
+        ("full", "replay"), ("a", "replay"), ("full", "replay+wide"), ("a", "replay+wide")
+    ]  # fmt: skip
+    assert [cell_key(c, CONTEXT) for c in cells[:2]] == [
+        cell_key(c, CONTEXT) for c in expand([Variant("a", "snapkv")], [0.5], [], False)
+    ]
+    assert "prefill" not in described(cells[0], CONTEXT)["cell"]
+    told = described(cells[2], CONTEXT)
+    assert told["cell"]["prefill"] == "wide"
+    assert told["context"]["prefill"] == {"pattern": "xattention", "stride": 16}
+    renamed = replace(cells[2], prefill="other")
+    assert cell_key(renamed, CONTEXT) == cell_key(cells[2], CONTEXT)
+    other = replace(cells[2], pattern=(("pattern", "xattention"), ("stride", 8)))
+    assert len({cell_key(c, CONTEXT) for c in (*cells, other)}) == 5
 
 
 def test_budgets_make_cells_too_and_the_control_can_be_left_out() -> None:
