@@ -65,5 +65,5 @@ def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         from harness.report import heatmap, page, plots  # late: not every test draws
 
         monkeypatch.setattr(page, "write", lambda study, path, *_: path.write_text("a page"))
-        for drawing in (plots, "curve"), (heatmap, "heatmap"):
+        for drawing in (plots, "curve"), (plots, "bytes_curve"), (heatmap, "heatmap"):
             monkeypatch.setattr(*drawing, lambda rows, path: path.write_text("a picture"))

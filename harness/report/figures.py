@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from harness.report import plots, tables, words
+from harness.report import plots, sizes, tables, words
 from harness.report.words import label, percent, span
 
 SYMBOLS = {
@@ -57,13 +57,13 @@ def base(height: int, **layout: Any) -> go.Figure:
     return figure.update_layout(**layout)
 
 
-def placed(cells: pd.DataFrame, comparisons: pd.DataFrame) -> pd.DataFrame:
+def placed(cells: pd.DataFrame, comparisons: pd.DataFrame, by_bytes: bool = False) -> pd.DataFrame:
     """Compressed cells with their difference from the full cache and where they stand.
 
-    Adds difference, difference_low, difference_high (nan where nothing was compared), evicted (the
-    ratio asked for; measured for absolute budgets) and x = log2 of the compression factor.
+    Adds difference, difference_low, difference_high (nan where nothing was compared), evicted (as
+    in `plots.placed`; by_bytes: the bytes saved) and x = log2 of the compression factor.
     """
-    rows = plots.placed(cells)
+    rows = sizes.placed(cells) if by_bytes else plots.placed(cells)
     names = ["difference", "difference_low", "difference_high"]
     if comparisons.empty:
         return rows.assign(**dict.fromkeys(names, np.nan))
@@ -80,21 +80,25 @@ def styles(cells: pd.DataFrame) -> dict[str, plots.Style]:
     return plots.styles(list(tables.compressed(cells)["label"].unique()))
 
 
-def curves(cells: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[tuple[str, go.Figure]]:
-    """Score in percent against the evicted share, a line a method, the references across.
+def curves(
+    cells: pd.DataFrame, comparisons: pd.DataFrame, by_bytes: bool = False
+) -> Iterator[tuple[str, go.Figure]]:
+    """Score in percent against the evicted share, or the bytes that are left, a line a method, the
+    references across.
 
     Nothing where no score is known.
     """
-    rows = placed(cells, comparisons)
+    rows = placed(cells, comparisons, by_bytes)
     references = tables.references(cells[cells["accuracy"].notna()])
     if rows["accuracy"].isna().all() and references.empty:
         return
-    for title, names in panels(rows):
-        figure = _axes(rows)
+    every = [("methods", list(rows["label"].unique()))] if by_bytes else panels(rows)
+    for title, names in every:
+        figure = _axes(rows, sizes.ticks(rows) if by_bytes else None)
         for _, cell in references.iterrows():
             _reference(figure, cell, rows)
         style = styles(cells)
-        _lines(figure, rows, names, "accuracy", style)
+        _lines(figure, rows, names, "accuracy", style, 0 if by_bytes else plots.SPREAD)
         ends = _ends(rows, names, "accuracy", style)
         ends += [
             (100 * cell["accuracy"], cell["label"], plots.REFERENCE[cell["label"]][0], ACROSS)
@@ -129,17 +133,15 @@ def differences(
         yield title, figure
 
 
-def _axes(rows: pd.DataFrame) -> go.Figure:
+def _axes(rows: pd.DataFrame, marks: dict[float, str] | None = None) -> go.Figure:
     """Axes without titles, which would take a phone's room; the page names them."""
-    figure = base(400)
     places = rows.drop_duplicates("x").sort_values("x")
     shown = places.iloc[::-1].iloc[:: max(1, len(places) // 6)]
-    figure.update_xaxes(
-        tickvals=shown["x"].tolist(),
-        ticktext=[f"{100 * evicted:.3g} %" for evicted in shown["evicted"]],
-        range=[places["x"].min() - 0.4, places["x"].max() + 0.4] if len(places) else [0, 1],
-    )
-    return figure
+    said = [f"{100 * evicted:.3g} %" for evicted in shown["evicted"]]
+    marks = dict(zip(shown["x"], said, strict=True)) if marks is None else marks
+    span = [places["x"].min() - 0.4, places["x"].max() + 0.4] if len(places) else [0, 1]
+    ticks = {"tickvals": [*marks], "ticktext": [*marks.values()]}
+    return base(400).update_xaxes(**ticks, range=span)
 
 
 def _lines(
@@ -148,9 +150,10 @@ def _lines(
     names: list[str],
     value: str,
     style: dict[str, plots.Style],
+    spread: float = plots.SPREAD,
 ) -> None:
     """A line a method in `value`, and its intervals, which stand side by side at a setting."""
-    half = min(plots.SPREAD, plots.STEP * (len(names) - 1)) / 2
+    half = min(spread, plots.STEP * (len(names) - 1)) / 2
     for place, offset in enumerate(np.linspace(-half, half, len(names))):
         name = names[place]
         line = rows[rows["label"] == name].sort_values("x")

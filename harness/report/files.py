@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.records.atomic import STAGE
-from harness.report import answer, heatmap, page, plots, summary, tables
+from harness.report import answer, heatmap, page, plots, sizes, summary, tables
 from harness.report.headline import headline
 from harness.report.study import Study
 
@@ -24,7 +24,8 @@ def write(study: Study, folder: Path, but: Collection[str] = ()) -> dict[str, Pa
 
     One (model, task, protocol) group gives curve.png, several one
     curve-<model>-<task>-<protocol>.png each and another for the mean of each group of tasks. A
-    task whose rows form a grid of length and depth gives heatmap-<task>.png as well.
+    task whose rows form a grid of length and depth gives heatmap-<task>.png as well, and one with
+    cells in few bits bytes.png, or bytes-<model>-<task>-<protocol>.png.
 
     Args:
         study: the run, as `harness.report.build` makes it.
@@ -57,6 +58,7 @@ def _write(study: Study, folder: Path) -> dict[str, Path]:
     curves = _curves(cells, "curve")
     averages = _curves(means, "curve-mean") if len(means) else {}
     grids = _grids(samples)
+    sized = {name: part for name, part in _curves(cells, "bytes").items() if sizes.differ(part)}
     text = summary.text(
         samples,
         cells,
@@ -65,6 +67,7 @@ def _write(study: Study, folder: Path) -> dict[str, Path]:
         [f"{name}.png" for name in curves],
         _of_groups(averages),
         _of_groups(grids),
+        _of_groups(sized),
     )
     frames = {"samples": samples, "cells": cells, "abilities": abilities}
     frames |= {"comparisons": study.comparisons, "ablation": study.ablation}
@@ -73,6 +76,7 @@ def _write(study: Study, folder: Path) -> dict[str, Path]:
     )
     paths = _write_tables(folder, frames)
     drawn = _draw(folder, curves | averages, plots.curve) | _draw(folder, grids, heatmap.heatmap)
+    drawn |= _draw(folder, sized, plots.bytes_curve)
     limits = list(answer.limits(study))
     for name, told in (("summary", text), ("answer", answer.text(study, limits))):
         paths[name] = folder / f"{name}.md"
@@ -109,8 +113,10 @@ def _draw(
 
 def _remove_stale(folder: Path, written: set[Path]) -> None:
     """Files of an earlier report of this folder that this one has no place for."""
-    ours = {folder / "curve.png", folder / "means.parquet"}
-    ours |= {*folder.glob("curve-*.png"), *folder.glob("heatmap-*.png")}
+    ours = {folder / "curve.png", folder / "bytes.png", folder / "means.parquet"}
+    ours |= {
+        path for name in ("curve", "bytes", "heatmap") for path in folder.glob(f"{name}-*.png")
+    }
     for stale in ours - written:
         stale.unlink(missing_ok=True)
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from harness.records.atomic import replacing
-from harness.report import charts, evidence, figures, page_tables, tables, words
+from harness.report import charts, evidence, figures, page_tables, sizes, tables, words
 from harness.report.headline import leads
 from harness.report.study import Study
 
@@ -164,6 +164,10 @@ def _part(
         "metric": str(cells["metric"].iloc[0]),
         "vacuous": int(rows["vacuous"].sum()),
         "curves": [scripts.plot(f, title) for title, f in figures.curves(cells, compared)],
+        "sizes": [
+            scripts.plot(f, title)
+            for title, f in (figures.curves(cells, compared, True) if sizes.differ(cells) else ())
+        ],
         "differences": [
             scripts.plot(f, title) for title, f in figures.differences(cells, compared, margin)
         ],

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.report import published, tables
+from harness.report import published, sizes, tables
 
 # Okabe and Ito's colour-blind-safe palette, its yellow darkened to show on white; black and grey
 # are kept for the two references. A method has a colour; its variants share it, each with a dash.
@@ -55,23 +55,31 @@ def curve(cells: pd.DataFrame, path: Path) -> None:
     figure(cells).savefig(path, format="png", metadata={"Software": None})
 
 
-def figure(cells: pd.DataFrame) -> Figure:
+def bytes_curve(cells: pd.DataFrame, path: Path) -> None:
+    """Write the `figure` against bytes to `path` as PNG, the same bytes for the same cells."""
+    figure(cells, by_bytes=True).savefig(path, format="png", metadata={"Software": None})
+
+
+def figure(cells: pd.DataFrame, by_bytes: bool = False) -> Figure:
     """Accuracy with 95 % intervals against compression, a line a method.
 
     The horizontal axis is log2 of the compression factor 1 / (1 - ratio), which sets the usual
     ratios about evenly apart; cells with an absolute budget stand at their measured evicted share.
-    Variants named after another method ("restkv_mean" beside "restkv") get a panel of their own.
+    Variants named after another method ("restkv_mean" beside "restkv") get a panel of their own,
+    except against bytes, where all are compared with all.
 
     Args:
         cells: one (model, task, protocol) group of `stats.summarise`.
+        by_bytes: the axis is what the caches take in bytes, see `sizes`.
     """
-    rows = placed(cells)
-    shown = panels(list(rows["label"].unique()))
+    rows = sizes.placed(cells) if by_bytes else placed(cells)
+    names = list(rows["label"].unique())
+    shown = [("methods", names)] if by_bytes else panels(names)
     picture = Figure(figsize=(0.6 + 6.2 * len(shown), 5.2), dpi=150, layout="constrained")
     axes = picture.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    style = styles(list(rows["label"].unique()))
+    style = styles(names)
     for place, (axis, (title, labels)) in enumerate(zip(axes, shown, strict=True)):
-        _panel(axis, rows, labels, cells, style)
+        _panel(axis, rows, labels, cells, style, by_bytes)
         if len(shown) > 1:
             axis.set_title(title, loc="left", fontsize=10, parse_math=False)
         if place == 0:
@@ -150,17 +158,18 @@ def _panel(
     labels: list[str],
     cells: pd.DataFrame,
     style: dict[str, Style],
+    by_bytes: bool,
 ) -> None:
     ends: list[_End] = []
     for _, cell in tables.references(cells[cells["accuracy"].notna()]).iterrows():
         ends.append(_reference(axis, cell))
-    half = min(SPREAD, STEP * (len(labels) - 1)) / 2
+    half = 0.0 if by_bytes else min(SPREAD, STEP * (len(labels) - 1)) / 2
     offsets = np.linspace(half, -half, len(labels))
     for label, offset in zip(reversed(labels), offsets, strict=True):
         line = rows[rows["label"] == label].sort_values("x")
         ends += _line(axis, line, offset, style[label])
     _stars(axis, rows[rows["label"].isin(labels)], style)
-    _ticks(axis, rows)
+    _ticks(axis, rows, by_bytes)
     bottom, top = axis.get_ylim()
     axis.set_ylim(max(bottom, -2), min(top, 102))
     _name_lines(axis, ends)
@@ -204,15 +213,19 @@ def _stars(axis: Axes, rows: pd.DataFrame, style: dict[str, Style]) -> None:
                   mec=style[star["label"]].colour, mfc="none", zorder=5)  # fmt: skip
 
 
-def _ticks(axis: Axes, rows: pd.DataFrame) -> None:
+def _ticks(axis: Axes, rows: pd.DataFrame, by_bytes: bool) -> None:
     places = rows.drop_duplicates("x").sort_values("x")
-    step = max(1, len(places) // 8)
-    shown = places.iloc[::-1].iloc[::step]
-    axis.set_xticks(
-        shown["x"].to_numpy(),
-        [f"{100 * r:.3g} %\n{_factor(1 / (1 - r))}" for r in shown["evicted"]],
-    )
-    axis.set_xlabel("share of the KV cache evicted, and compression factor (log scale)")
+    if by_bytes:
+        marks = sizes.ticks(rows)
+        axis.set_xticks([*marks], [f"{text}\n{_factor(2**x)}" for x, text in marks.items()])
+        axis.set_xlabel(sizes.TITLE)
+    else:
+        shown = places.iloc[::-1].iloc[:: max(1, len(places) // 8)]
+        axis.set_xticks(
+            shown["x"].to_numpy(),
+            [f"{100 * r:.3g} %\n{_factor(1 / (1 - r))}" for r in shown["evicted"]],
+        )
+        axis.set_xlabel("share of the KV cache evicted, and compression factor (log scale)")
     axis.grid(axis="y", color="#DDDDDD", lw=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     if len(places):

@@ -29,6 +29,7 @@ def text(
     curves: Iterable[str],
     means: Mapping[tuple[str, str, str], str] | None = None,
     grids: Mapping[tuple[str, str, str], str] | None = None,
+    sizes: Mapping[tuple[str, str, str], str] | None = None,
 ) -> str:
     """The whole summary.
 
@@ -42,6 +43,7 @@ def text(
         curves: file names of the pictures, one a (model, task, protocol) group.
         means: file name of the curve of each group of tasks, by model, group and protocol.
         grids: file name of the heatmap of each (model, task, protocol) that has one.
+        sizes: that of the score against bytes, where some cells are stored in few bits.
     """
     lines = [f"# {escape(meta.get('name', 'Accuracy against cache compression'))}", ""]
     if "question" in meta:
@@ -61,6 +63,8 @@ def text(
         ]
         lines += [escape(honesty.window(group), SENTENCE), *_reading(group), ""]
         lines += [f"![score against compression]({picture})", ""]
+        if key in (sizes or {}):
+            lines += [f"![score against bytes]({(sizes or {})[key]})", ""]
         if key in (grids or {}):
             lines += [f"![score by length and depth]({(grids or {})[key]})", ""]
         lines += list(_sections(own, group, kinds))

@@ -68,7 +68,8 @@ def validate(config: Config, here: bool = True) -> Job:
     config = replace(config, methods=effective, prefills=read)
     pairs, left_out = contrasts(chosen, config.analysis.contrasts)
     config = replace(config, analysis=replace(config.analysis, contrasts=pairs))
-    told = [*untouched(chosen, sweep_wide(config) | cache_wide(config)), *left_out]
+    stored = {name: value for name, value in cache_wide(config).items() if name == "cache"}
+    told = [*untouched(chosen, sweep_wide(config) | stored), *left_out]
     config = replace(config, model=_with_images(config.model))
     for task in chosen_tasks:
         if task.config.images:

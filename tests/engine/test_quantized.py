@@ -8,6 +8,7 @@ import torch
 from engine_helpers import Scatter, run_with_logits, stop_some
 from tiny_models import PROTOCOLS, make_prompt
 
+import harness
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol
 from harness.engine.quantized import QuantizedLayer, gather
@@ -114,6 +115,23 @@ def test_a_second_question_finds_the_context_as_it_was_packed(loaded_models):
     first, second, third = (engine.run(prompt, branches, Generation(12)) for _ in range(3))
     assert [one.token_ids for one in first] == [one.token_ids for one in second]
     assert [one.token_ids for one in first] == [one.token_ids for one in third]
+
+
+def test_generate_inside_evict_packs_alike(loaded_models):
+    loaded, prompt = loaded_models["llava"], make_prompt("llava", seed=13)
+    setting = Quantized(2, 4, 3)
+    branch = Branch(methods.build("snapkv"), ratio=0.4, cache=setting)
+    (wanted,) = Engine(loaded).run(prompt, [branch], Generation(9))
+    how = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": None}
+    length = prompt.modality.shape[0]
+    with harness.evict(loaded.model, "snapkv", ratio=0.4, **setting.params) as model:
+        found = model.generate(**prompt.inputs, **how)[0, length:].tolist()
+    assert found == wanted.token_ids
+    with harness.evict(loaded.model, "snapkv", ratio=0.4) as model:
+        assert model.generate(**prompt.inputs, **how)[0, length:].tolist() != found
+    wrong = harness.evict(loaded.model, "full", ratio=0, cache="quantized", cache_bits=5)
+    with pytest.raises(ValueError, match="cache_bits=5 is not allowed"), wrong:
+        pass
 
 
 def test_reindexed_keys_are_packed_as_they_are_stored(loaded_models):
