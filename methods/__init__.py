@@ -13,6 +13,7 @@ from .expected_attention import ExpectedAttention
 from .full import Full
 from .h2o import H2O
 from .holding import Due, Held, Rule, Step, victims
+from .infinipot_v import InfiniPotV
 from .keydiff import KeyDiff
 from .knorm import Knorm
 from .lacache import LaCache
@@ -72,6 +73,7 @@ _POLICIES: dict[str, type[Policy]] = {
         Cake,
         LookM,
         MixKV,
+        InfiniPotV,
     )
 }
 

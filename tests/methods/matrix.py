@@ -36,6 +36,7 @@ VARIANTS = {
         "expected_attention",
         {"covariance": False, "value_norm": False, "sinks": 0, "future": 7},
     ),
+    "infinipot_v": ("infinipot_v", {"protect": "none"}),
     "lagkv": ("lagkv", {"sinks": 2, "lag": 5}),
     "lagkv_cross": ("lagkv", {"sinks": 0, "lag": 4, "cross": True}),
     "lagkv_short": ("lagkv", {}),
@@ -53,7 +54,7 @@ VARIANTS = {
 }
 
 # What by default needs no file (test_trimkv.py has the method that does), no other layer's scores
-# (test_layers.py) and no images (test_merging.py).
+# (test_layers.py) and no images (test_merging.py, test_oracles_keys.py).
 NAMES = tuple(
     name
     for name in methods.names()
@@ -63,7 +64,7 @@ NAMES = tuple(
 )
 
 # Rules that a variant refuses.
-REFUSED = {("chunkkv", "adaptive"), ("knorm", "adaptive")}
+REFUSED = {("chunkkv", "adaptive"), ("knorm", "adaptive"), ("infinipot_v", "adaptive")}
 
 MATRIX = [
     (variant, rule)
