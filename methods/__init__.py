@@ -23,6 +23,7 @@ from .merging import merged
 from .mixkv import MixKV
 from .policy import Policy, Rated, Selection
 from .post_vision import PostVision
+from .qfilters import QFilters, filters_of
 from .random import Random
 from .restkv import RestKV
 from .snapkv import SnapKV
@@ -42,6 +43,7 @@ __all__ = [
     "Step",
     "budget",
     "build",
+    "filters_of",
     "merged",
     "names",
     "parameters",
@@ -74,6 +76,7 @@ _POLICIES: dict[str, type[Policy]] = {
         LookM,
         MixKV,
         InfiniPotV,
+        QFilters,
     )
 }
 

@@ -87,7 +87,7 @@ class InfiniPotV(ScoringPolicy):
         return Scored(torch.stack(found), [None] * len(plans))
 
     def _frames(self, view: LayerView) -> Tensor | None:
-        """Positions of image tokens, int64 [frames, tokens], if there are two frames of one size."""
+        """Positions of image tokens, int64 [frames, tokens], of two frames or more, or None."""
         if view.modality is None:
             return None
         found: Tensor | None = view.once(("frames", self.frame), lambda: self._cut(view))

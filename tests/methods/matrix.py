@@ -53,12 +53,12 @@ VARIANTS = {
     "restkv_values": ("restkv", {"window": 8, "project": False, "group": "max", "spatial": "avg"}),
 }
 
-# What by default needs no file (test_trimkv.py has the method that does), no other layer's scores
+# What by default needs no file (test_trimkv.py, test_qfilters.py), no other layer's scores
 # (test_layers.py) and no images (test_merging.py, test_oracles_keys.py).
 NAMES = tuple(
     name
     for name in methods.names()
-    if "gates" not in methods.parameters(name)
+    if not {"gates", "filters"} & {*methods.parameters(name)}
     and methods.parameters(name).get("budget") != "layers"
     and methods.parameters(name).get("protect") != "text"
 )

@@ -89,6 +89,7 @@ DEFAULTS = {
         **SCORING,
         "protect": "text",
     },
+    "qfilters": {"filters": None, "recent": 0, **SCORING},
     "knorm": SCORING,
     "expected_attention": {
         "future": 512,
@@ -190,6 +191,8 @@ def test_unknown_parameter_lists_the_parameters():
         ("snapkv", {"merge": None}),
         ("streaming_llm", {"merge": "pivot"}),
         ("mixkv", {"diversity": 1.1}),
+        ("qfilters", {"filters": 3}),
+        ("qfilters", {"recent": -1}),
         ("infinipot_v", {"temporal": 1.1}),
         ("infinipot_v", {"recent": -0.1}),
         ("infinipot_v", {"frame": 0}),
