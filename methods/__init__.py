@@ -13,6 +13,7 @@ from .expected_attention import ExpectedAttention
 from .full import Full
 from .h2o import H2O
 from .holding import Due, Held, Rule, Step, victims
+from .infinipot_v import InfiniPotV
 from .keydiff import KeyDiff
 from .knorm import Knorm
 from .lacache import LaCache
@@ -22,6 +23,7 @@ from .merging import merged
 from .mixkv import MixKV
 from .policy import Policy, Rated, Selection
 from .post_vision import PostVision
+from .qfilters import QFilters, filters_of
 from .random import Random
 from .restkv import RestKV
 from .snapkv import SnapKV
@@ -41,6 +43,7 @@ __all__ = [
     "Step",
     "budget",
     "build",
+    "filters_of",
     "merged",
     "names",
     "parameters",
@@ -72,6 +75,8 @@ _POLICIES: dict[str, type[Policy]] = {
         Cake,
         LookM,
         MixKV,
+        InfiniPotV,
+        QFilters,
     )
 }
 

@@ -5,20 +5,19 @@ Read from safetensors alone. Must not know what is done with what they say.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import linear, logsigmoid, silu
 
-PIN = "@sha256:"
+from .files import Stamps, found
+
 _NAME = re.compile(r"(?:^|\.)layers\.(\d+)\.(?:self_attn\.)?retention_gate\.(.+)$")
 
 
@@ -44,60 +43,24 @@ class Gate:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """log beta, at most 0, float32 [B, Hkv, L], of hidden states [B, L, width]."""
-        found = hidden.float()
+        state = hidden.float()
         for place, (weight, bias) in enumerate(self.maps):
-            found = linear(silu(found) if place else found, weight, bias)
-        return logsigmoid(found + self.bias).transpose(1, 2)
+            state = linear(silu(state) if place else state, weight, bias)
+        return logsigmoid(state + self.bias).transpose(1, 2)
 
 
 def load(place: str, device: torch.device | str = "cpu") -> tuple[Gate, ...]:
     """The gates of a file, or of a folder's *.safetensors, by layer, float32 on a device.
 
-    place: may end as `pinned` makes it. ValueError, one sentence, where there are none, where they
-    do not fit together, and where they are others than the pinned ones.
+    place: may end as `files.pinned` makes it. ValueError, one sentence, where there are none, where
+    they do not fit together, and where they are others than the pinned ones.
     """
-    where, _, wanted = place.partition(PIN)
-    stamps = _stamps(where)
-    if wanted and wanted != _digest(stamps):
-        raise ValueError(f"gates={where} has changed since it was chosen; give the command again.")
+    where, stamps = found("gates", place)
     return _load(where, stamps, str(device))
 
 
-def pinned(place: str) -> str:
-    """The place with the start of sha256 over what lies there, so that its name tells of it."""
-    where = place.partition(PIN)[0]
-    return f"{where}{PIN}{_digest(_stamps(where))}"
-
-
-def _stamps(where: str) -> tuple[tuple[str, int, int], ...]:
-    files = _files(Path(where).expanduser())
-    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-
-
-@lru_cache(maxsize=16)
-def _digest(stamps: tuple[tuple[str, int, int], ...]) -> str:
-    found = hashlib.sha256()
-    for file, _, _ in stamps:
-        with open(file, "rb") as opened:
-            found.update(hashlib.file_digest(opened, "sha256").digest())
-    return found.hexdigest()[:16]
-
-
-def _files(place: Path) -> list[Path]:
-    try:
-        found = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
-        if found and all(file.is_file() for file in found):
-            return found
-    except OSError:
-        pass
-    raise ValueError(
-        f"gates={place} is no safetensors file and no folder with one; name the gates that were "
-        "trained for this model."
-    )
-
-
 @lru_cache(maxsize=4)
-def _load(place: str, stamps: tuple[tuple[str, int, int], ...], device: str) -> tuple[Gate, ...]:
+def _load(place: str, stamps: Stamps, device: str) -> tuple[Gate, ...]:
     layers: dict[int, dict[str, Tensor]] = {}
     for file, _, _ in stamps:
         try:
@@ -119,8 +82,8 @@ def _load(place: str, stamps: tuple[tuple[str, int, int], ...], device: str) -> 
 def _tensors(file: str) -> Iterator[tuple[int, str, Tensor]]:
     with safe_open(file, "pt") as opened:
         for name in opened.keys():  # noqa: SIM118, it is no mapping
-            if found := _NAME.search(name):
-                yield int(found[1]), found[2], opened.get_tensor(name).float()
+            if named := _NAME.search(name):
+                yield int(named[1]), named[2], opened.get_tensor(name).float()
 
 
 def _gate(place: str, layer: int, parts: dict[str, Tensor]) -> Gate:

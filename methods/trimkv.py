@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .checks import require, require_choice
-from .gates import Gate, load, pinned
+from .files import pinned
+from .gates import Gate, load
 from .scoring import ScoringPolicy
 from .view import LayerView
 
@@ -56,7 +57,7 @@ class TrimKV(ScoringPolicy):
     def ready(self) -> TrimKV:
         """The same with the digest of its gates behind their place."""
         self._gates()
-        return replace(self, gates=pinned(str(self.gates)))
+        return replace(self, gates=pinned("gates", str(self.gates)))
 
     def measure(self, view: LayerView) -> Tensor:
         """(L + 1 - i) log beta_i, float32 [B, Hkv, L]."""

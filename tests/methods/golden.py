@@ -162,6 +162,8 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "cake": golden_layers.check_cake,
     "look_m": golden_merging.check_look_m,
     "mixkv": golden_scorers.check_mixkv,
+    "infinipot_v": golden_scorers.check_infinipot_v,
+    "qfilters": golden_layers.check_qfilters,
 }
 
 

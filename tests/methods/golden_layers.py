@@ -1,14 +1,15 @@
-"""Budgets that layers ask for, against the published code of CAKE."""
+"""What is read off several layers, against the published code of CAKE and of Q-Filters."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import torch
+from safetensors.torch import load_file
 
 import methods
 from methods.budgets import preferred
-from tests.methods.golden_data import Case, expect, expect_close, output, view
+from tests.methods.golden_data import ROOT, Case, expect, expect_close, inputs, output, view
 
 
 def layer_views(case: Case) -> list[methods.LayerView]:
@@ -52,3 +53,22 @@ def check_cake(case: Case) -> None:
         same = (kept == theirs).all(-1) | (margins[layer] <= 1e-4)
         expect(same.all(), f"layer {layer} differs")
         expect((selection.counts == counts[layer] + window).all(), f"layer {layer} keeps others")
+
+
+def check_qfilters(case: Case) -> None:
+    """Filters, scores and kept sets of each layer."""
+    params, file = case["params"], ROOT / "qfilters" / f"{case['inputs']}.safetensors"
+    policy = methods.build("qfilters", filters=str(file), recent=params["window_length"])
+    queries, theirs = inputs(case["inputs"])["q"], load_file(file)["q_filters"]
+    scores, margins = output("qfilters", case, "score"), output("qfilters", case, "margin")
+    for layer, (scale, shift) in enumerate(params["layers"]):
+        leaning = (queries + params["lean"] * queries[:, :, shift : shift + 1]) * scale
+        made = methods.filters_of(leaning[0], theirs.shape[1])
+        expect(torch.allclose(made, theirs[layer], atol=1e-5), f"filters of layer {layer} differ")
+        own = layer_views(case)[layer]
+        if scores is not None:
+            close = torch.allclose(policy.measure(own)[0], scores[layer], atol=1e-6)
+            expect(close, f"scores of layer {layer} differ")
+        stored = output("qfilters", case, "idx")[layer].long().sort(-1).values
+        same = (policy.keep(own, case["n_kept"])[0] == stored).all(-1) | (margins[layer] <= 1e-5)
+        expect(same.all(), f"layer {layer} keeps another set")

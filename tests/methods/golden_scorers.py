@@ -118,3 +118,30 @@ def check_mixkv(case: Case) -> None:
     keys = layer.keys + params["key_offset"] * layer.keys[:, :, :1]
     layer = dataclasses.replace(layer, keys=keys)
     check_scored("mixkv", case, policy, layer, policy.window, rtol=1e-4)  # the lowest is nearly 0
+
+
+def check_infinipot_v(case: Case) -> None:
+    """Kept sets, and what the tokens of earlier frames score beside the last ones."""
+    params, system = case["params"], case["params"]["system_size"]
+    layer = view(case["inputs"], per_query_head=False, length=params["length"])
+    kinds = torch.ones(1, layer.length, dtype=torch.long)
+    kinds[:, :system] = 0
+    layer = dataclasses.replace(layer, modality=kinds)
+    policy = methods.build(
+        "infinipot_v",
+        temporal=params["tar_ratio"],
+        recent=params["query_ratio"],
+        frame=params["token_per_frame"],
+    )
+    selection = policy.select_many(layer, [case["n_kept"]])[0]
+    stored, margin = (output("infinipot_v", case, name) for name in ("temporal", "rel_margin"))
+    if stored is not None:
+        changed = policy._changed(layer, policy._frames(layer), 0)
+        earlier = slice(system, system + stored.shape[-1])
+        close = torch.allclose(changed[0, :, earlier], stored, atol=2e-6)
+        expect(close, "frames are compared otherwise")
+        margin = torch.minimum(margin, output("infinipot_v", case, "temporal_rel_margin"))
+    theirs = output("infinipot_v", case, "idx").long().sort(-1).values
+    same = (selection.positions[0] == theirs).all(-1) | (margin <= 1e-5)
+    expect(same.all(), "kept sets differ")
+    expect(selection.fallback is None, f"it was {selection.fallback}")

@@ -36,6 +36,7 @@ VARIANTS = {
         "expected_attention",
         {"covariance": False, "value_norm": False, "sinks": 0, "future": 7},
     ),
+    "infinipot_v": ("infinipot_v", {"protect": "none"}),
     "lagkv": ("lagkv", {"sinks": 2, "lag": 5}),
     "lagkv_cross": ("lagkv", {"sinks": 0, "lag": 4, "cross": True}),
     "lagkv_short": ("lagkv", {}),
@@ -52,18 +53,18 @@ VARIANTS = {
     "restkv_values": ("restkv", {"window": 8, "project": False, "group": "max", "spatial": "avg"}),
 }
 
-# What by default needs no file (test_trimkv.py has the method that does), no other layer's scores
-# (test_layers.py) and no images (test_merging.py).
+# What by default needs no file (test_trimkv.py, test_qfilters.py), no other layer's scores
+# (test_layers.py) and no images (test_merging.py, test_oracles_keys.py).
 NAMES = tuple(
     name
     for name in methods.names()
-    if "gates" not in methods.parameters(name)
+    if not {"gates", "filters"} & {*methods.parameters(name)}
     and methods.parameters(name).get("budget") != "layers"
     and methods.parameters(name).get("protect") != "text"
 )
 
 # Rules that a variant refuses.
-REFUSED = {("chunkkv", "adaptive"), ("knorm", "adaptive")}
+REFUSED = {("chunkkv", "adaptive"), ("knorm", "adaptive"), ("infinipot_v", "adaptive")}
 
 MATRIX = [
     (variant, rule)

@@ -199,3 +199,53 @@ def test_mixkv(diversity):
                   for f, a, v in zip(far, attention, long, strict=True)]  # fmt: skip
         assert found[:22] == pytest.approx(wanted, rel=2e-4, abs=1e-7)
         assert found[22:] == [math.inf] * 7
+
+
+def with_frames(view, first, frames, size, apart=0):
+    """Frames of so many image tokens, `apart` text tokens between them."""
+    modality = torch.zeros(1, view.length, dtype=torch.long)
+    for frame in range(frames):
+        start = first + frame * (size + apart)
+        modality[:, start : start + size] = 1
+    return dataclasses.replace(view, modality=modality)
+
+
+@pytest.mark.parametrize(("apart", "frame"), [(0, 4), (2, None), (2, 4)])
+@pytest.mark.parametrize("kept", [2, 7, 12, 20])
+def test_infinipot_v(apart, frame, kept):
+    """Frame by frame and place by place; where recent frames do not fit, half of the stage."""
+    view = with_frames(random_view(53, kv_heads=2, group=1, seed=7), 5, 7, 4, apart)
+    policy = methods.build("infinipot_v", temporal=0.6, recent=0.3, frame=frame)
+    images = view.modality[0].nonzero()[:, 0].tolist()
+    text = [j for j in range(53) if j not in images]
+    selection = policy.select_many(view, [len(text) + kept])[0]
+    assert selection.fallback is None
+    stage = kept - round(0.4 * kept)
+    recent = images[-2 * 4 :]  # 0.3 of 7 frames are 2
+    held = recent if len(recent) <= stage else recent[len(recent) - stage // 2 :]
+    for head, positions in enumerate(selection.positions[0].tolist()):
+        keys = view.keys[0, head].double().tolist()
+        sizes = [math.hypot(*value) for value in view.values[0, head].double().tolist()]
+        change = {
+            j: -mean(cosine(keys[j], keys[other]) for other in recent[n % 4 :: 4])
+            for n, j in enumerate(images[: -2 * 4])
+        }
+        taken = sorted(change, key=lambda j, c=change: (-c[j], j))[: stage - len(held)]
+        rest = sorted({*images} - {*taken, *held}, key=lambda j, s=sizes: (-s[j], j))
+        wanted = {*text, *taken, *held, *rest[: kept - len(taken) - len(held)]}
+        assert positions == sorted(wanted)
+
+
+@pytest.mark.parametrize(("frames", "frame", "cut"), [(1, None, 0), (5, None, 1), (3, 5, 0)])
+def test_infinipot_v_without_frames_goes_by_values_and_says_so(frames, frame, cut):
+    view = with_frames(random_view(41, seed=8), 5, frames, 4, 1)
+    view.modality[:, 5 : 5 + cut] = 0  # one frame is smaller
+    policy = methods.build("infinipot_v", frame=frame)
+    text = int((view.modality == 0).sum())
+    selection = policy.select_many(view, [text + 2])[0]
+    plain = view.values.float().norm(dim=-1).masked_fill(view.modality[:, None] == 0, torch.inf)
+    assert selection.fallback == "value_norm"
+    assert torch.equal(selection.positions, plain.topk(text + 2).indices.sort(-1).values)
+    assert policy.select_many(view, [41])[0].fallback is None
+    with pytest.raises(ValueError, match=r"LayerView\.modality"):
+        policy.keep(random_view(41), 9)

@@ -37,6 +37,7 @@ def parameters_of(job: Job) -> dict[str, dict[str, object]]:
 
 
 GATES = HOME / "tests" / "golden" / "trimkv" / "tensors.safetensors"
+FILTERS = HOME / "tests" / "golden" / "qfilters" / "m300.safetensors"
 CHOSEN = "method=[random,streaming_llm,snapkv,h2o,tova,restkv_mean]"
 WIDE = {
     "decode": ("grow", {"streaming_llm", "h2o", "tova", "random"}),
@@ -142,7 +143,8 @@ def test_each_variant_spells_out_the_parameters_and_defaults_of_its_method(path:
 def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job]) -> None:
     nodes = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in METHOD_FILES}
     bases = {n: node.get("defaults", [n])[0].partition("@")[0] for n, node in nodes.items()}
-    job = compose(f"method=[{','.join(nodes)}]", "seed=3", f"methods.trimkv.gates={GATES}")
+    files = [f"methods.trimkv.gates={GATES}", f"methods.qfilters.filters={FILTERS}"]
+    job = compose(f"method=[{','.join(nodes)}]", "seed=3", *files)
     expected = {
         label: methods.parameters(bases[label])
         | {k: 3 if k == "seed" else v for k, v in node.items() if k in methods.parameters(base)}
@@ -150,6 +152,8 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job
         if (base := bases[label]) != "full"
     }
     expected["trimkv"]["gates"] = methods.build("trimkv", gates=str(GATES)).params["gates"]
+    filters = methods.build("qfilters", filters=str(FILTERS)).params["filters"]
+    expected["qfilters"]["filters"] = filters
     assert parameters_of(job) == expected
     assert {cell.label: cell.method for cell in job.cells(blank=True) if cell.evicts} == {
         label: bases[label] for label in expected
