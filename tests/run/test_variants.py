@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 import methods
 from harness.run import sweep
 from harness.run.validate import Job
+from harness.settings import caches
 from harness.settings.config import CONF, HOME, SWEEP_WIDE
 from tests.run.conftest import Program
 
@@ -121,6 +122,7 @@ def test_labels_that_a_sweep_wide_value_makes_equal_are_refused(
     assert told.count("\n") == 1
 
 
+CACHE = {**caches.Quantized().params, "cache": caches.FULL_PRECISION}
 METHOD_FILES = sorted((CONF / "method").glob("*.yaml"))
 
 
@@ -135,9 +137,10 @@ def test_each_variant_spells_out_the_parameters_and_defaults_of_its_method(path:
         known = methods.parameters(path.stem)
         assert {k: known[k] if v == "${seed}" else v for k, v in node.items()} == known
     else:
-        known = methods.parameters(base.removesuffix("@_here_"))
+        known = {**methods.parameters(base.removesuffix("@_here_")), **CACHE}
         assert node.keys() <= known.keys()
-        assert all(known[k] != v for k, v in node.items())  # it names what it changes
+        changed = {k: v for k, v in node.items() if k not in CACHE or k == "cache"}
+        assert all(known[k] != v for k, v in changed.items())  # it names what it changes
 
 
 def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job]) -> None:
@@ -147,9 +150,10 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job
     job = compose(f"method=[{','.join(nodes)}]", "seed=3", *files)
     expected = {
         label: methods.parameters(bases[label])
-        | {k: 3 if k == "seed" else v for k, v in node.items() if k in methods.parameters(base)}
+        | (caches.Quantized().params if "cache" in node else {})
+        | {k: 3 if k == "seed" else v for k, v in node.items() if k not in ("defaults", "method")}
         for label, node in nodes.items()
-        if (base := bases[label]) != "full"
+        if label != "full"
     }
     expected["trimkv"]["gates"] = methods.build("trimkv", gates=str(GATES)).params["gates"]
     filters = methods.build("qfilters", filters=str(FILTERS)).params["filters"]
@@ -161,9 +165,10 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job
 
 
 EXPERIMENTS = {path.stem for path in (CONF / "experiment").glob("*.yaml")}
+OTHERS = {"smollm2", "long", "sparse_prefill"}  # with tasks of their own
 
 
-@pytest.mark.parametrize("name", sorted(EXPERIMENTS - {"smollm2"}))  # it has tasks of its own
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS - OTHERS))
 def test_the_experiments_are_sound(compose: Callable[..., Job], name: str) -> None:
     job = compose(f"experiment={name}")
     tasks = "mmbench_mini+ruler_mini" if name == "bytes" else "mmbench_mini"
