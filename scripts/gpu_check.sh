@@ -67,7 +67,8 @@ tests() { # FILES...: of the kernels, on odd shapes, where pytest is installed
     "${workers[@]}" "$@"
 }
 claims() { # NAME LIMIT NEEDED ARGUMENTS...
-  stage "$1" "$2" "$3" scripts.gpu_check.older scripts.bench_claims --out "$folder/claims.jsonl" "${@:4}"
+  stage "$1" "$2" "$3" scripts.gpu_check.older scripts.bench_claims --prefills dense \
+    --out "$folder/claims.jsonl" "${@:4}"
 }
 
 check versions 40
@@ -85,6 +86,7 @@ else
   bench kernels 90 bench_kernels --lengths 4096 32768
   check sweep 100
   tests tests/kernels
+  stage prefill 90 60 scripts.gpu_check.older scripts.bench_prefill --lengths 8192 32768 --layers 2
   claims claims_32k 60 30 --lengths 32768 --runs 1
   claims claims_128k 300 150 --lengths 131072 --runs 1
 fi

@@ -64,11 +64,13 @@ def test_a_stage_that_fails_or_is_slow_says_so_and_the_next_goes_on(check, tmp_p
     assert any(line.startswith("sweep: ok") for line in said)
     ends = [row["stage"] for row in output.read(tmp_path / "out") if "status" in row]
     assert ends == ["versions", "operations", "answers", "decode", "kernels", "sweep", "tests",
-                    "claims_32k", "claims_128k"]  # fmt: skip
-    assert sum("scripts.gpu_check." in line for line in ran) == 6  # the claims run by way of one
+                    "prefill", "claims_32k", "claims_128k"]  # fmt: skip
+    assert (
+        sum("scripts.gpu_check." in line for line in ran) == 7
+    )  # prefill and claims by way of one
     blocking = [line.split()[0] for line in ran if line.endswith(" 1")]
     assert blocking == ["scripts.gpu_check.operations"]
-    assert (tmp_path / "out" / "table.txt").read_text().splitlines() == said[-10:]
+    assert (tmp_path / "out" / "table.txt").read_text().splitlines() == said[-11:]
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"rows.jsonl", "log.txt", "table.txt"}
 
