@@ -23,6 +23,7 @@ from harness.stats.losses import LOSS_COLUMNS, between, losses
 from harness.stats.means import means
 from harness.stats.plan import Plan
 from harness.stats.readings import other as other_reading
+from harness.stats.standings import STANDING_COLUMNS, evicted, standings
 
 __all__ = [
     "ABILITY_COLUMNS",
@@ -34,6 +35,7 @@ __all__ = [
     "LEVELS",
     "LOSS_COLUMNS",
     "REQUIRED",
+    "STANDING_COLUMNS",
     "TIMINGS",
     "Plan",
     "abilities",
@@ -42,11 +44,13 @@ __all__ = [
     "between",
     "compare",
     "described",
+    "evicted",
     "failed",
     "losses",
     "means",
     "other_reading",
     "pairs",
     "roles",
+    "standings",
     "summarise",
 ]

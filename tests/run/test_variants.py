@@ -162,7 +162,8 @@ EXPERIMENTS = {path.stem for path in (CONF / "experiment").glob("*.yaml")}
 def test_the_experiments_are_sound(compose: Callable[..., Job], name: str) -> None:
     job = compose(f"experiment={name}")
     assert job.folder.name.startswith(f"{name}-tiny_vlm-mmbench_mini-")
-    assert job.config.protocol.name == ("paper" if name == "paper_protocol" else "replay")
+    protocols = {"paper_protocol": "paper", "field": "both"}
+    assert job.config.protocol.name == protocols.get(name, "replay")
     assert len(parameters_of(job)) >= 3
 
 
