@@ -40,6 +40,7 @@ class InfiniPotV(ScoringPolicy):
 
     name: ClassVar[str] = "infinipot_v"
     title: ClassVar[str] = "InfiniPot-V"
+    made_for_images: ClassVar[bool] = True
     temporal: float = 0.5
     recent: float = 0.25
     frame: int | None = None

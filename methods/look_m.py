@@ -24,6 +24,7 @@ class LookM(H2O):
 
     name: ClassVar[str] = "look_m"
     title: ClassVar[str] = "LOOK-M"
+    made_for_images: ClassVar[bool] = True
     decode: str = "grow"
     protect: str = "text"
     merge: str = "pivot"

@@ -47,6 +47,8 @@ class Policy(ABC):
 
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""  # as it is written in a sentence; empty: as its name
+    learned: ClassVar[bool] = False  # whether it was trained
+    made_for_images: ClassVar[bool] = False  # whether it tells image tokens from text
     spans_layers: ClassVar[bool] = False  # whether a Step may hold cells of several layers
     unrotates: ClassVar[bool] = False  # whether it needs LayerView.rotation
     window: int | None = field(default=0, init=False)

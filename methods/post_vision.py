@@ -29,6 +29,7 @@ class PostVision(ScoringPolicy):
 
     name: ClassVar[str] = "post_vision"
     title: ClassVar[str] = "post-vision attention"
+    made_for_images: ClassVar[bool] = True
     comparable_if: ClassVar[str] = "shared=false"
     window: None = field(default=None, init=False)
     recent: float = 0.1

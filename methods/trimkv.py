@@ -32,6 +32,7 @@ class TrimKV(ScoringPolicy):
 
     name: ClassVar[str] = "trimkv"
     title: ClassVar[str] = "TRIM-KV"
+    learned: ClassVar[bool] = True
     gates: str | None = None
     strategy: str = "alpha"
 

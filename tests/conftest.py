@@ -62,8 +62,9 @@ def whole_report() -> None:
 def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that only say what they would be in place of page and pictures: half of a small run."""
     if "whole_report" not in request.fixturenames:
-        from harness.report import heatmap, page, plots  # late: not every test draws
+        from harness.report import field, heatmap, page, plots  # late: not every test draws
 
         monkeypatch.setattr(page, "write", lambda study, path, *_: path.write_text("a page"))
-        for drawing in (plots, "curve"), (plots, "bytes_curve"), (heatmap, "heatmap"):
+        pictures = (plots, "curve"), (plots, "bytes_curve"), (heatmap, "heatmap"), (field, "field")
+        for drawing in pictures:
             monkeypatch.setattr(*drawing, lambda rows, path: path.write_text("a picture"))

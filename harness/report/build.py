@@ -30,7 +30,7 @@ def study(
     Args:
         samples: a row a cell and question row.
         manifest: what is known about the run: name, caveat, told, plan, registered, registration,
-            methods, titles, factors, window_weights, provenance; all may be missing.
+            methods, titles, traits, factors, window_weights, provenance; all may be missing.
         session: facts about this invocation, for the summary only.
 
     Raises:
@@ -62,6 +62,8 @@ def study(
         contrasts=twice[1],
         titles=titles,
         methods=manifest.get("methods", {}),
+        traits=manifest.get("traits", {}),
+        standings=stats.standings(known, plan),
         claims=ledger.rows(cells, means),
         registered=manifest.get("registered", False),
         registration=manifest.get("registration", ""),

@@ -10,13 +10,16 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
 from harness.records.atomic import STAGE
-from harness.report import answer, heatmap, page, plots, sizes, summary, tables
+from harness.report import answer, field, glance, heatmap, page, plots, sizes, summary, tables
 from harness.report.headline import headline
 from harness.report.study import Study
+
+T = TypeVar("T")
 
 
 def write(study: Study, folder: Path, but: Collection[str] = ()) -> dict[str, Path]:
@@ -24,8 +27,9 @@ def write(study: Study, folder: Path, but: Collection[str] = ()) -> dict[str, Pa
 
     One (model, task, protocol) group gives curve.png, several one
     curve-<model>-<task>-<protocol>.png each and another for the mean of each group of tasks. A
-    task whose rows form a grid of length and depth gives heatmap-<task>.png as well, and one with
-    cells in few bits bytes.png, or bytes-<model>-<task>-<protocol>.png.
+    task whose rows form a grid of length and depth gives heatmap-<task>.png as well, a task of
+    eight methods or more field-<model>-<task>.png, and one with cells in few bits bytes.png, or
+    bytes-<model>-<task>-<protocol>.png.
 
     Args:
         study: the run, as `harness.report.build` makes it.
@@ -59,6 +63,9 @@ def _write(study: Study, folder: Path) -> dict[str, Path]:
     averages = _curves(means, "curve-mean") if len(means) else {}
     grids = _grids(samples)
     sized = {name: part for name, part in _curves(cells, "bytes").items() if sizes.differ(part)}
+    seen = list(glance.glances(study))
+    fields = _fields(seen)
+    drawn_as = {id(one): f"{name}.png" for name, one in fields.items()}
     text = summary.text(
         samples,
         cells,
@@ -68,6 +75,7 @@ def _write(study: Study, folder: Path) -> dict[str, Path]:
         _of_groups(averages),
         _of_groups(grids),
         _of_groups(sized),
+        [(glance.rows(one), drawn_as.get(id(one), "")) for one in seen],
     )
     frames = {"samples": samples, "cells": cells, "abilities": abilities}
     frames |= {"comparisons": study.comparisons, "ablation": study.ablation}
@@ -76,7 +84,7 @@ def _write(study: Study, folder: Path) -> dict[str, Path]:
     )
     paths = _write_tables(folder, frames)
     drawn = _draw(folder, curves | averages, plots.curve) | _draw(folder, grids, heatmap.heatmap)
-    drawn |= _draw(folder, sized, plots.bytes_curve)
+    drawn |= _draw(folder, sized, plots.bytes_curve) | _draw(folder, fields, field.field)
     limits = list(answer.limits(study))
     for name, told in (("summary", text), ("answer", answer.text(study, limits))):
         paths[name] = folder / f"{name}.md"
@@ -101,13 +109,11 @@ def _write_tables(folder: Path, frames: Mapping[str, pd.DataFrame]) -> dict[str,
 
 
 def _draw(
-    folder: Path,
-    frames: Mapping[str, pd.DataFrame],
-    picture: Callable[[pd.DataFrame, Path], None],
+    folder: Path, shown: Mapping[str, T], picture: Callable[[T, Path], None]
 ) -> dict[str, Path]:
-    paths = {name: folder / f"{name}.png" for name in frames}
-    for name, frame in frames.items():
-        picture(frame, paths[name])
+    paths = {name: folder / f"{name}.png" for name in shown}
+    for name, what in shown.items():
+        picture(what, paths[name])
     return paths
 
 
@@ -115,7 +121,9 @@ def _remove_stale(folder: Path, written: set[Path]) -> None:
     """Files of an earlier report of this folder that this one has no place for."""
     ours = {folder / "curve.png", folder / "bytes.png", folder / "means.parquet"}
     ours |= {
-        path for name in ("curve", "bytes", "heatmap") for path in folder.glob(f"{name}-*.png")
+        path
+        for name in ("curve", "bytes", "heatmap", "field")
+        for path in folder.glob(f"{name}-*.png")
     }
     for stale in ours - written:
         stale.unlink(missing_ok=True)
@@ -128,10 +136,23 @@ def _curves(cells: pd.DataFrame, stem: str) -> dict[str, pd.DataFrame]:
         return {stem: cells}
     names: dict[str, pd.DataFrame] = {}
     for (model, task, protocol), rows in parts.items():
-        name = "-".join([stem, *(_plain(part) for part in (tables.short(model), task, protocol))])
-        twins = sum(other == name or other.startswith(f"{name}~") for other in names)
-        names[f"{name}~{twins + 1}" if twins else name] = rows
+        names[_free(names, stem, tables.short(model), task, protocol)] = rows
     return names
+
+
+def _fields(seen: Collection[glance.Glance]) -> dict[str, glance.Glance]:
+    """Names of the pictures of many methods, and what they show."""
+    names: dict[str, glance.Glance] = {}
+    for one in filter(field.is_wide, seen):
+        names[_free(names, "field", tables.short(one.model), one.task)] = one
+    return names
+
+
+def _free(taken: Collection[str], stem: str, *parts: str) -> str:
+    """A file name of these parts that is not taken yet."""
+    name = "-".join([stem, *map(_plain, parts)])
+    twins = sum(other == name or other.startswith(f"{name}~") for other in taken)
+    return f"{name}~{twins + 1}" if twins else name
 
 
 def _of_groups(pictures: Mapping[str, pd.DataFrame]) -> dict[tuple[str, str, str], str]:

@@ -34,6 +34,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "registration": str,
     "methods": dict,
     "titles": dict,
+    "traits": dict,
     "factors": dict,
     "window_weights": dict,
     "weights": str,
@@ -42,7 +43,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "samples": str,
     "unfinished": dict,
 }
-NESTED = ("methods", "factors", "window_weights")  # mappings of mappings
+NESTED = ("methods", "traits", "factors", "window_weights")  # mappings of mappings
 COLUMNS = {
     SAMPLES: REQUIRED,
     PROMPTS: ["model", "task", "protocol", "row", "segments", "tokens", "images", "image"],

@@ -19,7 +19,9 @@ class Study:
     samples, cells, abilities, means, comparisons, ablation: frames of `harness.stats`. verdicts: a
     row a setting of the method asked about (`harness.report.verdicts`). contrasts: a row a setting
     of each pair of the plan (`harness.report.contrasts`). titles: label to the method's name as it
-    is written. methods: label to method and parameters. prompts, kept: what the chosen rows looked
+    is written. methods: label to method and parameters. traits: label to what kind of method it is
+    (`settings.variants.traits`). standings: how methods compare (`stats.standings`), a row a model,
+    task and method. prompts, kept: what the chosen rows looked
     like and what each cell kept of them, empty where the run recorded none. weights: where the
     observation windows' weight fell (`harness.report.weights`). claims: rows of the ledger.
     registered: whether the plan was on record before the first answer; registration says so in a
@@ -42,6 +44,8 @@ class Study:
     contrasts: pd.DataFrame = field(default_factory=pd.DataFrame)
     titles: Mapping[str, str] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    traits: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    standings: pd.DataFrame = field(default_factory=pd.DataFrame)
     prompts: pd.DataFrame = field(default_factory=pd.DataFrame)
     kept: pd.DataFrame = field(default_factory=pd.DataFrame)
     weights: pd.DataFrame = field(default_factory=pd.DataFrame)

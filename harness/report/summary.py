@@ -3,13 +3,14 @@
 Turns a samples frame and its cells into Markdown. Knows no files and draws nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from harness import stats
 from harness.report import honesty, markdown, overview, tables
 from harness.report.tables import escape, percent
+from harness.report.verdict_tables import Rows
 
 SHARED = (
     "score and decode: milliseconds a row, those of the batch shared evenly among the cells that "
@@ -30,6 +31,7 @@ def text(
     means: Mapping[tuple[str, str, str], str] | None = None,
     grids: Mapping[tuple[str, str, str], str] | None = None,
     sizes: Mapping[tuple[str, str, str], str] | None = None,
+    glances: Sequence[tuple[Rows, str]] = (),
 ) -> str:
     """The whole summary.
 
@@ -44,6 +46,8 @@ def text(
         means: file name of the curve of each group of tasks, by model, group and protocol.
         grids: file name of the heatmap of each (model, task, protocol) that has one.
         sizes: that of the score against bytes, where some cells are stored in few bits.
+        glances: for each model and task its table of methods, and the file name of its picture or
+            nothing.
     """
     lines = [f"# {escape(meta.get('name', 'Accuracy against cache compression'))}", ""]
     if "question" in meta:
@@ -51,6 +55,7 @@ def text(
     parts = list(tables.groups(cells))
     if len(parts) > 1:
         lines += overview.section(cells, stats.means(cells), focus(cells), means or {})
+        lines += _at_a_glance(glances, "##")
     for (key, group), picture in zip(parts, curves, strict=True):
         model, task, protocol = map(escape, key)
         if len(parts) > 1:
@@ -67,6 +72,8 @@ def text(
             lines += [f"![score against bytes]({(sizes or {})[key]})", ""]
         if key in (grids or {}):
             lines += [f"![score by length and depth]({(grids or {})[key]})", ""]
+        if len(parts) == 1:
+            lines += _at_a_glance(glances, "###")
         lines += list(_sections(own, group, kinds))
     return "\n".join([*lines, "## Provenance", "", *_provenance(meta), ""])
 
@@ -95,6 +102,21 @@ def _sections(samples: pd.DataFrame, cells: pd.DataFrame, abilities: pd.DataFram
     examples = _examples(samples)
     if examples:
         yield from _titled("Answers that eviction changed, the first few", examples)
+
+
+def _at_a_glance(glances: Sequence[tuple[Rows, str]], level: str) -> Iterator[str]:
+    """A table a model and task, with a heading of its own where there are several."""
+    if glances:
+        yield from (f"{level} Methods at a glance", "")
+    for found, picture in glances:
+        if len(glances) > 1:
+            yield from (f"{level}# {escape(found.title)}", "")
+        if picture:
+            yield from (f"![methods at a glance]({picture})", "")
+        body = [[escape(text) for text in line] for line in found.body]
+        yield from markdown.table([escape(name) for name in found.header], body)
+        yield from (line for note in found.notes for line in ("", escape(note, SENTENCE)))
+        yield ""
 
 
 def _titled(title: str, table: list[str]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from harness.records.store import Store
 from harness.run.asked import Asked
 from harness.run.validate import Job
 from harness.settings.config import EMBEDDED
-from harness.settings.variants import factors, titles, window_weights
+from harness.settings.variants import factors, titles, traits, window_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +115,7 @@ def manifest(
         "registration": record.sentence(),
         "methods": config.methods,
         "titles": titles(job.variants),
+        "traits": traits(job.variants),
         "factors": factors(job.variants),
         "window_weights": window_weights(job.variants),
         "weights": job.weights,

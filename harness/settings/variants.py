@@ -179,6 +179,24 @@ def titles(chosen: Sequence[Variant]) -> dict[str, str]:
     return {one.label: methods.title(one.method) for one in chosen if one.label == one.method}
 
 
+def traits(chosen: Sequence[Variant]) -> dict[str, dict[str, bool]]:
+    """What kind of method each label is: whether it looks at queries of the prompt (else it is
+    query-agnostic), whether it is learned, and whether it was made for images.
+    """
+    import methods
+
+    found = {}
+    for one in chosen:
+        policy = methods.build(one.method, **dict(one.params))
+        looks = policy.queries(0) != 0 or policy.observes
+        found[one.label] = {
+            "queries": looks,
+            "learned": policy.learned,
+            "images": policy.made_for_images,
+        }
+    return found
+
+
 def contrasts(
     chosen: Sequence[Variant], asked: Sequence[ContrastConfig]
 ) -> tuple[list[ContrastConfig], list[str]]:

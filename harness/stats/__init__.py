@@ -24,6 +24,7 @@ from harness.stats.losses import LOSS_COLUMNS, between, losses
 from harness.stats.means import means
 from harness.stats.plan import Plan
 from harness.stats.readings import other as other_reading
+from harness.stats.standings import STANDING_COLUMNS, evicted, standings
 
 __all__ = [
     "ABILITY_COLUMNS",
@@ -35,6 +36,7 @@ __all__ = [
     "LEVELS",
     "LOSS_COLUMNS",
     "REQUIRED",
+    "STANDING_COLUMNS",
     "TIMINGS",
     "Plan",
     "abilities",
@@ -44,11 +46,13 @@ __all__ = [
     "compare",
     "computed",
     "described",
+    "evicted",
     "failed",
     "losses",
     "means",
     "other_reading",
     "pairs",
     "roles",
+    "standings",
     "summarise",
 ]

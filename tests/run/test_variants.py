@@ -173,7 +173,8 @@ def test_the_experiments_are_sound(compose: Callable[..., Job], name: str) -> No
     job = compose(f"experiment={name}")
     tasks = "mmbench_mini+ruler_mini" if name == "bytes" else "mmbench_mini"
     assert job.folder.name.startswith(f"{name}-tiny_vlm-{tasks}-")
-    assert job.config.protocol.name == ("paper" if name == "paper_protocol" else "replay")
+    protocols = {"paper_protocol": "paper", "field": "both", "learned": "both"}
+    assert job.config.protocol.name == protocols.get(name, "replay")
     assert len(parameters_of(job)) >= 3
 
 

@@ -1,0 +1,57 @@
+"""What runs, docs and the field's experiment say of the kinds of methods, against the methods."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+import methods
+from harness.settings.config import CONF, HOME
+from harness.settings.grid import Variant
+from harness.settings.variants import traits
+from tests.methods.matrix import NAMES, VARIANTS
+from tests.methods.views import random_view
+
+
+def kinds(name: str, **params: object) -> dict[str, bool]:
+    return traits([Variant(name, name, tuple(params.items()))])[name]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_method_looks_at_queries_if_others_change_what_it_keeps(variant: str) -> None:
+    name, params = VARIANTS[variant]
+    policy = methods.build(name, **params)
+    views = [random_view(96, seed=seed) for seed in (0, 1)]
+    views[1] = replace(views[0], queries=views[1].queries)
+    kept = [policy.keep(view, 40) for view in views]
+    assert kinds(name, **params)["queries"] != torch.equal(*kept)
+
+
+def test_docs_name_the_kinds() -> None:
+    """A new method has its place in docs/methods.md: each name where its class says."""
+    text = (HOME / "docs" / "methods.md").read_text(encoding="utf-8")
+    said = {
+        kind: {*re.findall(r"`(\w+)`", re.search(pattern, text, re.DOTALL)[1])}
+        for kind, pattern in {
+            "agnostic": r"\n\n([^\n.]*(?:\n[^\n.]+)*?) look at no query",
+            "learned": r"Learned: ([^.]*)\.",
+            "images": r"Made for images: ([^.]*)\.",
+        }.items()
+    }
+    told = {name: kinds(name) for name in NAMES if name != "full"}
+    assert said == {
+        "agnostic": {name for name, kind in told.items() if not kind["queries"]} | {"trimkv"},
+        "learned": {name for name, kind in told.items() if kind["learned"]} | {"trimkv"},
+        "images": {name for name, kind in told.items() if kind["images"]},
+    }
+
+
+def test_the_field_is_whole() -> None:
+    """Every method that needs no file, but what `protocol=context` refuses on pictures."""
+    given = yaml.safe_load((CONF / "experiment" / "field.yaml").read_text(encoding="utf-8"))
+    (chosen,) = (one["override /method"] for one in given["defaults"] if "override /method" in one)
+    assert {*chosen} == {*NAMES} - {"full", "post_vision"}
