@@ -84,7 +84,9 @@ class Glance:
 
 
 def glances(study: Study) -> Iterator[Glance]:
-    """One a model and task that several methods ran on."""
+    """One a model and task that several methods ran on, where a study knows how these stand."""
+    if study.standings.empty:
+        return
     for (model, task), cells in study.cells.groupby(["model", "task"], sort=False):
         rows = tables.compressed(cells)
         if rows["label"].nunique() > 1:

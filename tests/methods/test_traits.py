@@ -22,13 +22,13 @@ def kinds(name: str, **params: object) -> dict[str, bool]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_method_looks_at_queries_if_others_change_what_it_keeps(variant: str) -> None:
+def test_a_method_looks_at_queries_if_others_change_its_score(variant: str) -> None:
     name, params = VARIANTS[variant]
     policy = methods.build(name, **params)
     views = [random_view(96, seed=seed) for seed in (0, 1)]
     views[1] = replace(views[0], queries=views[1].queries)
-    kept = [policy.keep(view, 40) for view in views]
-    assert kinds(name, **params)["queries"] != torch.equal(*kept)
+    scores = [policy.score(view, 40) for view in views]
+    assert kinds(name, **params)["queries"] != torch.equal(*scores)
 
 
 def test_docs_name_the_kinds() -> None:
