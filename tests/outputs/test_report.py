@@ -73,8 +73,8 @@ def test_vacuous_cells_are_never_a_result(make_sweep, tmp_path, write_report):
     samples.loc[samples["method"].eq("restkv") & samples["ratio"].eq(0.9), "exposed_tokens"] = 0
     part = write_report(samples, tmp_path, META)["summary"].read_text()
     assert paragraph(part).startswith("This table answers only in part: 1 of 6")
-    line = next(line for line in part.splitlines() if line.startswith("| restkv |"))
-    assert line.count("**v**") == 1
+    lines = [line for line in part.splitlines() if line.startswith("| restkv |")]
+    assert [line.count("**v**") for line in lines if "[" in line].count(1) == 1
     assert "best restkv" not in part
 
 
@@ -264,7 +264,7 @@ def test_each_group_gets_its_curve(make_sweep, tmp_path, write_report):
                       "curve-tiny-mini-replay~2"}  # fmt: skip
     assert {p.name for p in tmp_path.glob("curve*")} == {f"{name}.png" for name in curves}
     text = paths["summary"].read_text()
-    assert text.count("## tiny on") == 2
+    assert text.count("\n## tiny on") == 2
     assert text.count("](curve-") == 3
     assert len(tables.console_table(stats.summarise(several)).split("\n\n\n")) >= 1
 
