@@ -128,7 +128,7 @@ def _zeroed(path: Path) -> None:
 
 def _cut(path: Path) -> None:
     _filled(path)
-    path.write_bytes(path.read_bytes()[:40_000])
+    path.write_bytes(path.read_bytes()[:48_000])
 
 
 def _newer(path: Path) -> None:
