@@ -85,6 +85,8 @@ class QuantizedLayer(CompactLayer):
 
     def readable(self) -> Tiles:
         """All entries in full precision."""
+        if not self.packed:
+            return self.tiles
         self.tiles.close()
         plan, own = self._plan(), self.tiles
         slots = int(plan.blocks.sum()) * own.size
@@ -103,8 +105,8 @@ class QuantizedLayer(CompactLayer):
 
     def weights_of_tiles(self, weights: Tensor) -> Tensor:
         """Weights of what is readable as those of the tiles, for cells without packed entries."""
-        by_sequence = len(weights) == len(self.tiles.table)
-        return weights if by_sequence else weights.index_select(0, self._plan().tiles)
+        same = not self.packed or len(weights) == len(self.tiles.table)  # those of sequences are
+        return weights if same else weights.index_select(0, self._plan().tiles)
 
     def settle(self) -> None:
         """Pack the oldest entries of cells that hold enough of them."""
