@@ -283,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     about = {
         "command": f"python -m scripts.train_gates --seed {args.seed} --steps {args.steps} "
         f"--keep {args.keep} --next {args.next} {' '.join(args.settings)}".strip(),
-        "model": loaded.name,
+        "model": Path(loaded.name).name,
         "weights": context["weights"],
         "plan": asdict(plan),
         "machine": machine(),
