@@ -40,7 +40,7 @@ PUBLICATIONS = (
     Publication("smoothing", ("experiment=smoothing",)),
     Publication("smollm2", ("experiment=smollm2",)),
     Publication("embedded_long", ("experiment=long",)),
-    Publication("learned", ("experiment=learned",)),
+    Publication("learned", ("experiment=learned", "limit=120")),
     Publication("smol_vlm", ("model=smol_vlm",), page=True),
     Publication("embedded", page=True),
 )
