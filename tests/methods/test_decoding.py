@@ -137,7 +137,7 @@ def test_what_is_protected_is_never_evicted(row):
         cell.step()
         for head in cell.kept:
             newest = sorted(head)
-            if cell.policy.name.endswith("h2o"):
+            if "recent" in cell.policy.params:
                 recent = len(head) // 2 if params["recent"] is None else params["recent"]
                 recent = recent if len(head) > recent else len(head) // 2
                 assert newest[len(head) - recent :] == list(range(cell.seen - recent, cell.seen))
@@ -159,7 +159,7 @@ def test_of_equal_entries_the_newest_that_may_go_is_evicted(row):
     cell.carried = [dict.fromkeys(head, 1.0) for head in cell.kept]
     before = [list(head) for head in cell.kept]
     gone = cell.step()
-    if cell.policy.name.endswith("h2o"):
+    if "recent" in cell.policy.params:
         counts = [len(head) for head in before]
         recent = [cell.policy.params["recent"] or n // 2 for n in counts]
         recent = [r if n > r else n // 2 for r, n in zip(recent, counts, strict=True)]
