@@ -89,7 +89,7 @@ def test_figures_of_a_cell_count_what_was_kept(loaded_models, kind):
     assert (full.window, full.adaptive, cell.window) == (None, None, 4)
     assert (full.exposed_tokens, cell.exposed_tokens) == (0, 3)
     assert (cell.prompt_tokens, cell.evictable_tokens) == (length + 1, length)
-    assert set(cell.timings) == {"prefill", "score", "compact", "decode"}
+    assert set(cell.timings) == {"prefill", "search", "score", "compact", "decode"}
     assert set(cell.letter_logits) == {"A", "B"}
 
 

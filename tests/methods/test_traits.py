@@ -13,7 +13,7 @@ import methods
 from harness.settings.config import CONF, HOME
 from harness.settings.grid import Variant
 from harness.settings.variants import traits
-from tests.methods.matrix import NAMES, VARIANTS
+from tests.methods.matrix import VARIANTS
 from tests.methods.views import random_view
 
 
@@ -31,20 +31,24 @@ def test_a_method_looks_at_queries_if_others_change_its_score(variant: str) -> N
     assert kinds(name, **params)["queries"] != torch.equal(*scores)
 
 
+FILELESS = [n for n in methods.names() if not {"gates", "filters"} & {*methods.parameters(n)}]
+
+
 def test_docs_name_the_kinds() -> None:
     """A new method has its place in docs/methods.md: each name where its class says."""
     text = (HOME / "docs" / "methods.md").read_text(encoding="utf-8")
     said = {
         kind: {*re.findall(r"`(\w+)`", re.search(pattern, text, re.DOTALL)[1])}
         for kind, pattern in {
-            "agnostic": r"\n\n([^\n.]*(?:\n[^\n.]+)*?) look at no query",
+            "agnostic": r"\n\n([^\n.]*(?:\n[^\n.]+)*?) look at\s+no query",
             "learned": r"Learned: ([^.]*)\.",
             "images": r"Made for images: ([^.]*)\.",
         }.items()
     }
-    told = {name: kinds(name) for name in NAMES if name != "full"}
+    told = {name: kinds(name) for name in FILELESS if name != "full"}
     assert said == {
-        "agnostic": {name for name, kind in told.items() if not kind["queries"]} | {"trimkv"},
+        "agnostic": {name for name, kind in told.items() if not kind["queries"]}
+        | {"trimkv", "qfilters"},
         "learned": {name for name, kind in told.items() if kind["learned"]} | {"trimkv"},
         "images": {name for name, kind in told.items() if kind["images"]},
     }
@@ -54,4 +58,4 @@ def test_the_field_is_whole() -> None:
     """Every method that needs no file, but what `protocol=context` refuses on pictures."""
     given = yaml.safe_load((CONF / "experiment" / "field.yaml").read_text(encoding="utf-8"))
     (chosen,) = (one["override /method"] for one in given["defaults"] if "override /method" in one)
-    assert {*chosen} == {*NAMES} - {"full", "post_vision"}
+    assert {*chosen} == {*FILELESS} - {"full", "post_vision"}

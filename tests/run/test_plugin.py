@@ -91,9 +91,10 @@ def test_every_part_of_the_cell_arrives() -> None:
     assert dict(model.cell.params)["alpha"] == 0.5
     assert dict(model.cell.params)["window"] == 32
     assert isinstance(model.bridge, FakeBridge)
-    settings, protocol, device, dtype, engine = model.bridge.settings
+    settings, protocol, device, dtype, engine, patterns = model.bridge.settings
     assert (settings.pretrained, protocol.name, device, dtype) == ("folder", "paper", "cpu", "auto")
     assert engine.kernels == "torch"
+    assert list(patterns) == ["dense"]
 
 
 @pytest.mark.usefixtures("fake")

@@ -96,7 +96,7 @@ def test_a_run_of_two_tasks_holds_a_table_of_each(
     assert frame["cell_key"].nunique() == 8
     text = (tmp_path / "run" / "summary.md").read_text()
     assert "## All tasks" in text
-    assert text.count("## tiny_vlm on ") == 2
+    assert text.count("\n## tiny_vlm on ") == 2
     out = capsys.readouterr().out
     assert "mmbench_en_dev: 4 cells x 27 rows, 27 to compute" in out
 

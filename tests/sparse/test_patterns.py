@@ -150,7 +150,7 @@ def test_the_share_counts_causal_pairs_of_blocks():
     [
         ("sparse", {}, "unknown prefill 'sparse'; choose one of dense, a_shape"),
         ("dense", {"gamma": 0.9}, "dense has no parameter 'gamma'; it takes none"),
-        ("flexprefill", {"stride": 8}, "it takes gamma, tau, min_budget"),
+        ("flexprefill", {"stride": 8}, "it takes last, gamma, tau, min_budget"),
         ("flexprefill", {"gamma": 2}, "gamma=2 is not allowed"),
         ("xattention", {"stride": 7}, "stride=7 is not allowed; give 4, 8, 16 or 32"),
         ("a_shape", {"window": 0}, "window=0 is not allowed"),

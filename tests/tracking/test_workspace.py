@@ -108,7 +108,7 @@ def test_printing_needs_neither_network_nor_key(no_network, monkeypatch, tmp_pat
     assert (layout["entity"], layout["project"]) == ("team", "project")
     for label in ("criticalkv", "restkv_relative", "random"):
         assert f"accuracy/{label}" in printed[0].out
-    assert "accuracy/full" not in printed[0].out
+    assert '"accuracy/full"' not in printed[0].out
     assert list(tmp_path.iterdir()) == []
 
 
