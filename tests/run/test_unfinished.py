@@ -97,6 +97,7 @@ def test_damaged_settings_are_one_sentence(tmp_path: Path, text: str, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_process_beside_the_run_reports_it(
     call: Program, stopping_engine: Stops, overrides: list[str], tmp_path: Path
 ):
