@@ -18,7 +18,7 @@ def budgets(length: int) -> list[int]:
 
 
 @every_row
-@pytest.mark.parametrize("group", [1, 4, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("group", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 7))])
 @pytest.mark.parametrize("length", LENGTHS)
 def test_keeps_exactly_the_budget_once_each_and_in_order(row, group, length):
     """Heads of a layer and layers of a model may differ; what they keep together does not."""

@@ -126,6 +126,7 @@ def test_every_protocol_has_its_own_rows_and_pictures(make_sweep, tmp_path, writ
         assert f"](curve-mean-tiny-both-{protocol}.png)" in section(text, title)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_report")
 def test_means_on_the_page_name_their_protocol(make_sweep, tmp_path, write_report):
     page = write_report(under_both(tasks(make_sweep)), tmp_path, {})["report"].read_text()

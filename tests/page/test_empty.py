@@ -1,6 +1,7 @@
 """Where there is nothing to show the page says so, and nothing breaks."""
 
 import pandas as pd
+import pytest
 
 from harness import stats
 from harness.report.study import Study
@@ -46,6 +47,7 @@ def test_nothing_but_the_references(open_page, tmp_path):
     opened.outline()
 
 
+@pytest.mark.slow
 def test_every_lack_alone(open_page, tmp_path):
     """One page, a task for each thing that a run can lack."""
     whole = sweep(("random", "restkv"), questions=6)

@@ -220,6 +220,7 @@ def test_tasks_get_a_section_each(open_page, tmp_path):
     opened.outline()
 
 
+@pytest.mark.slow
 def test_bytes_depend_on_the_study_alone(tmp_path):
     code = """
 import hashlib, pathlib, sys
