@@ -181,6 +181,11 @@ def ask(scene: Scene, kind: str, rng: Random) -> Question | None:
     draft = make(scene, rng)
     if draft is None:
         return None
+    return finished(draft, kind, category, l2_category, rng)
+
+
+def finished(draft: Draft, kind: str, category: str, l2_category: str, rng: Random) -> Question:
+    """The question of a draft: perhaps a hint before it, and its options."""
     hint = rng.choice(HINTS) if rng.random() < 0.2 else None
     return Question(
         kind,

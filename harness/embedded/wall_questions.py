@@ -12,7 +12,7 @@ from random import Random
 
 from harness.drawing import world
 from harness.drawing.wall import Placed, Wall
-from harness.embedded.questions import COARSE, CROSS, HINTS, INSTANCE, Draft, Question, options
+from harness.embedded.questions import COARSE, CROSS, INSTANCE, Draft, Question, finished
 
 _Ask = Callable[[Wall, Random], "Draft | None"]
 
@@ -164,14 +164,4 @@ def ask(wall: Wall, kind: str, rng: Random) -> Question | None:
     draft = make(wall, rng)
     if draft is None:
         return None
-    hint = rng.choice(HINTS) if rng.random() < 0.2 else None
-    return Question(
-        kind,
-        category,
-        l2_category,
-        draft.text,
-        options(draft, rng),
-        draft.answer,
-        hint,
-        draft.cells,
-    )
+    return finished(draft, kind, category, l2_category, rng)
