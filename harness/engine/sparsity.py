@@ -43,8 +43,9 @@ class Sparsity:
         """
         if not (self.layout.find(module) or id(module) in self.layout.shared):
             return None
+        index = getattr(module, "layer_idx", None)
+        assert isinstance(index, int)  # by which the layout found it
         self._require_causal(module, query, key, mask)
-        index = int(module.layer_idx)  # type: ignore[arg-type]
         if self.pattern.covers(query.shape[2]):
             self._shares[index] = 1.0
             return None
