@@ -145,6 +145,15 @@ def test_the_share_counts_causal_pairs_of_blocks():
     assert float(blocks.share(diagonal)) == pytest.approx(8 / 36)
 
 
+@pytest.mark.parametrize("last", [100, 300])
+def test_each_pattern_keeps_as_many_last_queries_dense_as_it_says(last):
+    pattern = sparse.build("a_shape", sinks=0, window=1, last=last)
+    query = torch.randn(2, 1000, 8, generator=torch.Generator().manual_seed(1))
+    mask = pattern.blocks(query, query, 0.3)
+    for i, row in enumerate(mask[0]):
+        assert bool(row[: i + 1].all()) == (i < 1 or 128 * (i + 1) > 1000 - last)
+
+
 @pytest.mark.parametrize(
     ("name", "params", "said"),
     [
