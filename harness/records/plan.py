@@ -14,7 +14,7 @@ from harness.errors import UserError
 from harness.records.atomic import replacing
 from harness.records.store import Store
 from harness.settings.config import Config
-from harness.settings.grid import DENSE
+from harness.settings.grid import DENSE, in_force
 
 if TYPE_CHECKING:
     from harness.stats.plan import Plan
@@ -107,7 +107,7 @@ def rules(config: Config, asked: Asked) -> dict[str, Any]:
             for task, given in asked.settings.items()
         },
         "parameters": {
-            name: dict(asked.parameters[name])
+            name: in_force(asked.parameters[name])
             for name in sorted(tested)
             if name in asked.parameters
         },
@@ -119,7 +119,8 @@ def everything(config: Config, asked: Asked) -> dict[str, Any]:
     shown = {
         name: [task.scorer, task.blank_image, task.invalid] for name, task in config.tasks.items()
     }
-    beside = {"methods": asked.parameters, "blank_image": config.blank_image, "shown": shown}
+    methods = {label: in_force(params) for label, params in asked.parameters.items()}
+    beside = {"methods": methods, "blank_image": config.blank_image, "shown": shown}
     view = json.dumps({**subject(config), **rules(config, asked), **beside})
     return dict(json.loads(view))
 
@@ -134,11 +135,10 @@ def register(store: Store, config: Config, asked: Asked, folder: Path) -> Record
     """
     about, decided, view = subject(config), rules(config, asked), everything(config, asked)
     refuse_other(folder, view)
-    number = _digest({"subject": about, "rules": decided})
-    found = next(iter(store.plans(plan=number)), None)
+    found = _on_record(store, about, decided)
     if found is None:
         found = {
-            "plan": number,
+            "plan": _digest({"subject": about, "rules": decided}),
             "subject": _digest(about),
             "rules": json.dumps(decided, sort_keys=True),
             "answered": json.dumps(
@@ -150,9 +150,9 @@ def register(store: Store, config: Config, asked: Asked, folder: Path) -> Record
         }
         store.put_plan(found)
     answered = {task: tuple(pair) for task, pair in json.loads(found["answered"]).items()}
-    record = Record(number, answered, found["changed"])
+    record = Record(found["plan"], answered, found["changed"])
     with replacing(folder / FILE) as part:
-        told = {"plan": number, "said": record.sentence(), "settings": view}
+        told = {"plan": record.number, "said": record.sentence(), "settings": view}
         part.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return record
 
@@ -171,7 +171,8 @@ def refuse_other(folder: Path, view: Mapping[str, Any]) -> None:
     if not (folder / "manifest.json").is_file() or not (folder / FILE).is_file():
         return
     try:
-        before = json.loads((folder / FILE).read_text(encoding="utf-8"))["settings"]
+        told = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        before = _normal(told["settings"])
         changes = differences(_grown(before, view), view)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -185,11 +186,36 @@ def refuse_other(folder: Path, view: Mapping[str, Any]) -> None:
         )
 
 
+def _on_record(
+    store: Store, about: Mapping[str, Any], decided: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The store's plan with this subject and these rules."""
+    now = json.loads(json.dumps(decided))
+    same = (
+        found
+        for found in store.plans(subject=_digest(about))
+        if _normal(json.loads(found["rules"])) == now
+    )
+    return next(same, None)
+
+
+def _normal(view: Mapping[str, Any]) -> dict[str, Any]:
+    """Rules or settings as they are recorded now: earlier ones name idle parameters too."""
+    lists = {name: view[name] for name in ("methods", "parameters") if name in view}
+    return {
+        **view,
+        **{
+            name: {label: in_force(params) for label, params in given.items()}
+            for name, given in lists.items()
+        },
+    }
+
+
 def _changed(store: Store, about: str, decided: Mapping[str, Any]) -> str:
     """A sentence where results of the same subject were reported under other rules; else empty."""
     now = json.loads(json.dumps(decided))
     for earlier in store.plans(subject=about):
-        before = _grown(json.loads(earlier["rules"]), now) | {"limit": now["limit"]}
+        before = _grown(_normal(json.loads(earlier["rules"])), now) | {"limit": now["limit"]}
         changes = differences(*_shared(before, now))
         if earlier["reported"] and changes:
             return (

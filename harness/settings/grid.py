@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 ANSWERS_VERSION = 3
 
 #: Parameters that came after answers were stored, and the settings without one of which they do
-#: nothing: there they are left out of the key, so that those answers are found.
+#: nothing: there they are left out of keys and plans, so that those answers and plans are found.
 IDLE = {
     "boundary_share": ("protect", ("boundary",)),
     "merge": ("merge", ("average", "pivot", "weighted")),
@@ -132,15 +132,17 @@ def cell_key(cell: Cell, context: Mapping[str, object]) -> str:
     told = described(cell, context)
     told["cell"].pop("label")
     told["cell"].pop("prefill", None)
-    told["cell"]["params"] = [pair for pair in cell.params if _says(pair[0], dict(cell.params))]
+    told["cell"]["params"] = list(in_force(dict(cell.params)).items())
     payload = {**told, "version": ANSWERS_VERSION}
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _says(name: str, params: Mapping[str, object]) -> bool:
-    """Whether a parameter does anything beside the others."""
-    if name not in IDLE:
-        return True
-    other, values = IDLE[name]
-    return params.get(other) in values
+def in_force(params: Mapping[str, object]) -> dict[str, object]:
+    """A method's parameters without those that do nothing beside the others (IDLE)."""
+
+    def acts(name: str) -> bool:
+        other, values = IDLE.get(name, (name, None))
+        return values is None or params.get(other) in values
+
+    return {name: value for name, value in params.items() if acts(name)}

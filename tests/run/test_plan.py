@@ -251,3 +251,31 @@ def test_a_plan_without_pairs_of_an_earlier_version_is_none_that_changed(store, 
     rules = {k: v for k, v in json.loads(found["rules"]).items() if k != "contrasts"}
     store.put_plan({**found, "plan": "earlier", "rules": json.dumps(rules)})
     assert report(store, tmp_path / "two", contrasts=[PAIR]).stands
+
+
+IDLE = {"restkv": {"method": "restkv", "alpha": 0.3, "merge": "none", "boundary_share": 0.1}}
+ACTIVE = {"restkv": {"method": "restkv", "alpha": 0.3, "merge": "pivot"}}
+
+
+@pytest.mark.parametrize(("first", "then"), [({}, IDLE), (IDLE, {})])
+def test_a_parameter_that_does_nothing_makes_no_other_plan(store, tmp_path, first, then):
+    folder = tmp_path / "one"
+    before = report(store, folder, asked(**first))
+    again = report(store, folder, asked(answered=9, **then))
+    assert again == before
+    assert len(store.plans()) == 1
+
+
+def test_a_plan_of_an_earlier_version_lists_what_does_nothing(store, tmp_path):
+    folder = tmp_path / "one"
+    before = report(store, folder)
+    (found,) = store.plans()
+    rules = json.loads(found["rules"])
+    rules["parameters"]["restkv"] |= IDLE["restkv"]
+    store.put_plan({**found, "rules": json.dumps(rules)})
+    told = json.loads((folder / plan.FILE).read_text())
+    told["settings"]["methods"]["restkv"] |= IDLE["restkv"]
+    (folder / plan.FILE).write_text(json.dumps(told))
+    assert report(store, folder, asked(answered=9, **IDLE)) == before
+    with pytest.raises(UserError, match=r"methods\.restkv\.merge None -> pivot"):
+        report(store, folder, asked(**ACTIVE))
