@@ -10,6 +10,9 @@ RUN ?=
 LONG := $(if $(SIZE),$(if $(filter long,$(SIZE)),experiment=long,$(if $(filter short,$(SIZE)),,$(error SIZE=$(SIZE) is not known: use short or long))))
 export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
+# Compiled modules are kept, whatever the shell says: each process would compile torch and
+# transformers anew, 15 seconds of one core.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup sweep report publish test campaign lint bench data model clean
 .DEFAULT_GOAL := help
