@@ -17,7 +17,7 @@ from matplotlib.textpath import text_to_path
 
 from harness.report import tables
 from harness.report.charts import INK, SCALE
-from harness.report.glance import ALIKE, BEST, TRAITS, Glance, counted, mean
+from harness.report.glance import ALIKE, BEST, Glance, counted, mean
 from harness.report.tables import percent, plain
 
 LEAST = 8  # methods that are worth the picture
@@ -46,7 +46,7 @@ def figure(glance: Glance) -> Figure:
     top = [name for name in tables.REFERENCES.values() if glance.references["label"].eq(name).any()]
     names = {label: plain(label, LONGEST) for label in [*top, *glance.labels]}
     blocks = dict(zip(glance.protocols, _blocks(glance, names), strict=True))
-    told = [name for name in TRAITS if _somewhere(glance, name)]
+    told = glance.told
     right = (
         max(
             left + max(WIDE * len(glance.places), _inches(plain(name, LONGEST), 9, "bold"))
@@ -99,10 +99,6 @@ def _wrapped(text: str, points: float, width: float) -> list[str]:
         letters -= 1
         lines = textwrap.wrap(text, letters)
     return lines
-
-
-def _somewhere(glance: Glance, trait: str) -> bool:
-    return any(glance.trait(label, trait) == "yes" for label in glance.labels)
 
 
 def _title(glance: Glance) -> str:

@@ -76,6 +76,15 @@ class Glance:
         known = self.traits.get(label, {}).get(name)
         return {True: "yes", False: "no"}.get(known, "-") if isinstance(known, bool) else "-"
 
+    @property
+    def told(self) -> list[str]:
+        """The traits that some method has."""
+        return [
+            name
+            for name in TRAITS
+            if any(self.trait(label, name) == "yes" for label in self.labels)
+        ]
+
     def decoding(self, label: str) -> str:
         """What its cache does while it answers; a dash where the run does not say."""
         if label not in self.methods:
@@ -137,10 +146,10 @@ def rows(glance: Glance) -> Rows:
     """The table, a line a method behind those of the full cache and the blank image."""
     several = len(glance.protocols) > 1
     grid = [(protocol, place) for protocol in glance.protocols for place in glance.places]
-    header = ["method", f"mean {glance.metric} %", "", *TRAITS.values()]
+    header = ["method", f"mean {glance.metric} %", ""]
     header += [f"{protocol} {place}" if several else place for protocol, place in grid]
     header += [f"loyal, {name}" if several else "loyal" for name in glance.protocols]
-    header += ["cache %", "then"]
+    header += ["cache %", "then", *(TRAITS[name] for name in glance.told)]
     top = [
         label for label in tables.REFERENCES.values() if label in set(glance.references["label"])
     ]
@@ -152,7 +161,7 @@ def rows(glance: Glance) -> Rows:
 
 def _reference(glance: Glance, label: str, width: int) -> list[str]:
     """Its score in the first column of each protocol: it has no ratio."""
-    line = [label, "", "", *("" for _ in TRAITS)]
+    line = [label, "", ""]
     for protocol in glance.protocols:
         cell = glance.cell(label, protocol, "")
         line += [_score(cell), *("" for _ in glance.places[1:])]
@@ -167,11 +176,11 @@ def _line(glance: Glance, label: str, grid: list[tuple[str, str]]) -> list[str]:
         label,
         mean(stand),
         glance.mark(label),
-        *(glance.trait(label, name) for name in TRAITS),
         *(_score(glance.cell(label, protocol, place)) for protocol, place in grid),
         *("-" if cell is None else percent(1 - cell["flip_rate"]) for cell in usual),
         percent(sum(kept) / len(kept)) if kept else "-",
         glance.decoding(label),
+        *(glance.trait(label, name) for name in glance.told),
     ]
 
 
@@ -219,9 +228,12 @@ def _notes(glance: Glance) -> Iterator[str]:
         f"Loyal: rows that are answered as the full cache answers them, in percent, at "
         f"{glance.usual}. Cache: bytes at {glance.usual} when the prompt has been evicted, in "
         f"percent of the full cache's; then: it is {HELD} there by evicting after every new token, "
-        f"or {GROWS} by them. A method that looks at no query is query-agnostic: it keeps the same "
-        "whatever is asked."
+        f"or {GROWS} by them."
     )
+    if "queries" in glance.told:
+        yield (
+            "A method that looks at no query is query-agnostic: it keeps the same for any question."
+        )
     if glance.timed:
         yield _cost(glance)
     marks = "".join({tables.marks(cell) for _, cell in glance.cells.iterrows()})

@@ -113,6 +113,7 @@ def render(
             verdicts=page_tables.verdicts(study),
             parts=parts,
             beside=page_tables.beside(study),
+            glances=page_tables.glances(study),
             means=[plot for rows in _groups(study.means) for plot in _means(rows, scripts)],
             claims=None if study.claims.empty else page_tables.claims(study.claims),
             limits=[sentence for sentence in said if sentence],

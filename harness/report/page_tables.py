@@ -10,7 +10,7 @@ from itertools import chain
 
 import pandas as pd
 
-from harness.report import prefills, protocols, published, tables, verdict_tables, words
+from harness.report import glance, prefills, protocols, published, tables, verdict_tables, words
 from harness.report.answer_tables import reading
 from harness.report.study import Study
 from harness.report.verdict_tables import Rows
@@ -64,6 +64,12 @@ def beside(study: Study) -> list[Ruled]:
     """Scores under several protocols and prefills, where there are several, and published ones."""
     beside = (protocols.side_by_side(study.cells), prefills.of(study), published.of(study))
     return [Ruled(Table(rows.title, rows.header, rows.body), rows.notes) for rows in chain(*beside)]
+
+
+def glances(study: Study) -> list[Ruled]:
+    """The methods at a glance, a table a model and task."""
+    found = map(glance.rows, glance.glances(study))
+    return [Ruled(Table(rows.title, rows.header, rows.body), rows.notes) for rows in found]
 
 
 def _ruled(rows: Rows) -> Ruled:

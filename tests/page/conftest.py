@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from harness import stats
 from harness.report import page as report
 from harness.report.study import Study
+from harness.stats.plan import Plan
 from tests.outputs.conftest import sweep
 from tests.page import studies
 
@@ -39,7 +41,7 @@ class Opened:
 
     def wait(self, expression: str) -> None:
         """Until the expression is true. Playwright's own waiting is a script the page forbids."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not self.page.evaluate(expression):
             assert time.monotonic() < end, expression
             self.page.wait_for_timeout(20)
@@ -108,7 +110,7 @@ def _open(browser: Browser, path: Path, width: int, **options: Any) -> Opened:
     now.page.on("pageerror", lambda error: now.problems.append(str(error)))
     now.page.on("dialog", lambda box: (now.problems.append(box.message), box.dismiss()))
     now.page.route("**/*", lambda route: _only(route, path, now))
-    now.page.goto(path.as_uri())
+    now.page.goto(path.as_uri(), timeout=120_000)  # a busy machine takes its time with plotly
     now.wait(
         "[...document.querySelectorAll('.plotly-graph-div')]"
         ".every(div => div.querySelector('.main-svg'))"
@@ -140,7 +142,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
         ratios=(0.5, 0.7, 0.9, 0.95),
         adaptive_active=0.25,
     )
-    study = studies.traced(folder, samples, claims=studies.claims(), weights=studies.weights())
+    standings = stats.standings(stats.described(samples), Plan(resamples=99))
+    known = {"claims": studies.claims(), "weights": studies.weights(), "standings": standings}
+    study = studies.traced(folder, samples, **known)
     return study, written(folder, study, limits=("Only drawings were asked about.",))
 
 

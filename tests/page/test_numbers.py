@@ -71,6 +71,22 @@ def check_lines(drawn, frame, value):
     return seen
 
 
+def test_the_glance_is_the_cells_in_the_order_of_their_means(demo_page, demo):
+    header, *lines = demo_page.table("tiny on mini")
+    cells = demo[0].cells[stats.roles(demo[0].cells).eq("method")]
+    of_methods = [line for line in lines if line[0] not in ("full cache", "blank image")]
+    assert {line[0] for line in of_methods} == set(cells["method"])
+    for line in of_methods:
+        own = cells[cells["method"].eq(line[0])]
+        for ratio, score in zip(own["ratio"], own["accuracy"], strict=True):
+            assert line[header.index(f"{ratio:g}")] == f"{100 * score:.1f}"
+        beyond = own[own["ratio"] > demo[0].plan.above]
+        assert numbers(line[1])[0] == pytest.approx(100 * beyond["accuracy"].mean(), abs=0.051)
+    means = [numbers(line[1])[0] for line in of_methods]
+    assert means == sorted(means, reverse=True)
+    assert of_methods[0][2] == "best"
+
+
 def test_heatmap_is_the_abilities(demo_page, demo):
     frame = demo[0].abilities
     (figure,) = demo_page.figures("Abilities")
