@@ -12,6 +12,10 @@ import pandas as pd
 from harness import stats
 
 SHOWN = 20
+USED = {
+    "row", "cell_key", "method", "control", "failed", "parsed", "text", "answer", "question",
+    "options",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ def flips(samples: pd.DataFrame, labels: Mapping[str, str], most: int = SHOWN) -
     """
     if not {"text", "answer", "question"} <= set(samples.columns):
         return []
+    samples = samples[[name for name in samples if name in USED]]
     samples = samples.assign(parsed=samples["parsed"].fillna("").astype(str))
     full = samples[stats.roles(samples).eq("full")].drop_duplicates("row").set_index("row")
     cells = samples[samples["cell_key"].isin(list(labels)) & samples["row"].isin(full.index)]

@@ -6,6 +6,7 @@ it is drawn.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
@@ -49,12 +50,18 @@ class Glance:
 
     def cell(self, label: str, protocol: str, place: str) -> pd.Series | None:
         """The cell of a label, or of a reference at any place; None where there is none."""
-        if label in tables.REFERENCES.values():
-            rows = self.references[self.references["protocol"].eq(protocol)]
-        else:
-            rows = self.cells[self.cells["protocol"].eq(protocol) & self.cells["place"].eq(place)]
-        rows = rows[rows["label"].eq(label)]
-        return None if rows.empty else rows.iloc[0]
+        where = "" if label in tables.REFERENCES.values() else place
+        return self._found.get((label, protocol, where))
+
+    @cached_property
+    def _found(self) -> dict[tuple[str, str, str], pd.Series]:
+        """Cells by label, protocol and place, references at no place."""
+        found: dict[tuple[str, str, str], pd.Series] = {}
+        for _, row in self.references.iterrows():
+            found.setdefault((row["label"], row["protocol"], ""), row)
+        for _, row in self.cells.iterrows():
+            found.setdefault((row["label"], row["protocol"], row["place"]), row)
+        return found
 
     def stand(self, label: str) -> pd.Series:
         """How the method of a label stands."""

@@ -95,14 +95,14 @@ def shown(prompts: pd.DataFrame, kept: pd.DataFrame, labels: Mapping[str, str]) 
     if prompts.empty:
         return
     for _, prompt in prompts[prompts["tokens"].notna()].iterrows():
-        grids = _listed(prompt["images"])
+        read = _Prompt.of(prompt)
         own = kept[kept["row"] == prompt["row"]] if len(kept) else kept
         shares = {} if own.empty else dict(zip(own["cell_key"], own["shares"], strict=True))
         yield Shown(
             row=int(prompt["row"]),
-            behind=len(grids) == 1,
+            behind=len(read.grids) == 1,
             methods=tuple(
-                _kept(name, np.asarray(shares[key], dtype=float), prompt, grids)
+                _kept(name, np.asarray(shares[key], dtype=float), read)
                 for key, name in labels.items()
                 if key in shares
             ),
@@ -127,18 +127,36 @@ def shade(share: np.ndarray, strongest: float = STRONGEST) -> np.ndarray:
     return strongest * np.sqrt(np.clip(share, 0, 1))
 
 
-def _kept(name: str, shares: np.ndarray, prompt: pd.Series, grids: list[Any]) -> Kept:
-    tokens, segments = _listed(prompt["tokens"]), _listed(prompt["segments"])
-    owner = [segment for segment, count in segments for _ in range(count)][: len(tokens)]
-    whole = np.full(len(tokens), np.nan)
-    whole[: len(shares)] = shares[: len(tokens)]
-    image = np.array([segment == "image" for segment in owner], dtype=bool)
+@dataclass(frozen=True)
+class _Prompt:
+    """A recorded prompt: its tokens, the segment of each, which of them are an image's, and the
+    first token, rows and columns of each grid of patches.
+    """
+
+    tokens: list[str]
+    owner: list[str]
+    image: np.ndarray
+    grids: list[Any]
+
+    @classmethod
+    def of(cls, row: pd.Series) -> "_Prompt":
+        """A prompt from its row of the frame."""
+        tokens, segments = _listed(row["tokens"]), _listed(row["segments"])
+        owner = [segment for segment, count in segments for _ in range(count)][: len(tokens)]
+        image = np.array([segment == "image" for segment in owner], dtype=bool)
+        return cls(tokens, owner, image, _listed(row["images"]))
+
+
+def _kept(name: str, shares: np.ndarray, prompt: _Prompt) -> Kept:
+    count, image = len(prompt.tokens), prompt.image
+    whole = np.full(count, np.nan)
+    whole[: len(shares)] = shares[:count]
     return Kept(
         label=name,
         image=_mean(whole[image]),
         text=_mean(whole[~image]),
-        patches=tuple(_patches(whole, image, grids)),
-        runs=tuple(_runs(tokens, owner, whole)),
+        patches=tuple(_patches(whole, image, prompt.grids)),
+        runs=tuple(_runs(prompt.tokens, prompt.owner, whole)),
     )
 
 
