@@ -177,13 +177,15 @@ def test_one_ratio_that_is_not_beyond_is_said_to_be_none(make_sweep):
 
 
 def test_kinds_and_what_decoding_does_come_from_the_manifest(make_sweep):
-    samples = make_sweep(methods=("h2o", "snapkv", "mine"))
+    samples = make_sweep(methods=("h2o", "tova", "snapkv", "mine"))
     kinds = {"h2o": {"queries": True, "learned": False, "images": False}, "snapkv": {"queries": 3}}
     known = {"h2o": {"method": "h2o", "decode": "hold"}, "snapkv": {"method": "snapkv"}}
+    known["tova"] = {"method": "tova", "decode": "buffer", "buffer": 64}
     lines = table(only(samples, traits=kinds, methods=known))
     told = [*glance.TRAITS.values(), "then"]
     assert [lines["h2o"][name] for name in told] == ["yes", "no", "no", "held"]
     assert [lines["snapkv"][name] for name in told] == ["-", "-", "-", "grows"]
+    assert lines["tova"]["then"] == "held every 64 tokens"
     assert [lines["mine"][name] for name in told] == ["-"] * 4
 
 
