@@ -23,9 +23,7 @@ _state: dict[str, object] = {"kept": {}, "boundary": 0, "rotary": None, "merge":
 
 
 seen: dict[int, Tensor] = {}  # attention weights [H, length, length] of the last pass, by layer
-states: dict[
-    int, tuple[Tensor, Tensor]
-] = {}  # its queries [H, length, d] times the scale, and keys
+states: dict[int, tuple[Tensor, Tensor]] = {}  # its queries [H, length, d] scaled, keys
 
 
 def masked_attention(module, query, key, value, attention_mask, scaling=None, **_):

@@ -1,4 +1,4 @@
-"""Decoding with decode=buffer: evictions every few tokens, and R-KV, which recalls keys and queries."""
+"""Evictions every few tokens of an answer, and R-KV, which recalls keys and queries for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tiny_models import PROTOCOLS, make_prompt
 
 import harness
 import methods
-from harness.engine import Branch, Engine, Generation
+from harness.engine import Branch, Engine, Generation, sharing
 from harness.engine import decode as decode_module
 from tests.methods.by_hand import redundancy_aware
 
@@ -46,9 +46,6 @@ def test_each_step_sees_what_the_policy_left(loaded_models, kind, protocol, monk
     loaded, prompt = loaded_models[kind], make_prompt(kind, seed=61)
     engine, branches = Engine(loaded, PROTOCOLS[protocol]), every()
     boundary = engine.boundary(prompt)
-    branches = [
-        b for b in branches if protocol != "paper" or b.policy is None or not b.policy.waits
-    ]
     trace, results, logits, row = run_traced(monkeypatch, engine, prompt, branches, 14)
     length = prompt.modality.shape[0] + 14 - 1
     for cell, result in enumerate(results):
@@ -148,15 +145,21 @@ def test_layers_together_and_cells_that_finish_change_nothing(loaded_models, mon
     assert len(stop_some(monkeypatch, Engine(loaded), prompt, every(), every=2)) > 2
 
 
-def test_the_next_question_recalls_the_context_and_not_the_last_question(loaded_models):
-    engine, policy = Engine(loaded_models["llava"], PROTOCOLS["context"]), buffered("rkv")
+def test_the_next_question_recalls_the_context_and_not_the_last_question(
+    loaded_models, monkeypatch
+):
+    """A window longer than the question, so that queries of the shared context count."""
+    monkeypatch.setattr(sharing, "LEAST", 8)
+    loaded, policy = loaded_models["llava"], methods.build("rkv", window=20, buffer=2, mix=0.9)
+    engine = Engine(loaded, PROTOCOLS["context"])
     branches = [Branch(policy, budget=n) for n in (6, 9)]
-    for prompt in questions("llava", 3):
+    for number, prompt in enumerate(questions("llava", 3)):
         shared = engine.run(prompt, branches, Generation(12))
-        alone = Engine(loaded_models["llava"], PROTOCOLS["context"]).run(
-            prompt, branches, Generation(12)
-        )
-        assert [one.token_ids for one in shared] == [one.token_ids for one in alone]
+        assert (shared[0].timings["prefill"] == 0) == (number > 0)
+        alone = Engine(loaded, PROTOCOLS["context"]).run(prompt, branches, Generation(12))
+        for one, other in zip(shared, alone, strict=True):
+            assert one.token_ids == other.token_ids
+            assert one.letter_logits == other.letter_logits
 
 
 def test_packed_entries_cannot_go_by_a_buffer():
