@@ -26,6 +26,7 @@ from .post_vision import PostVision
 from .qfilters import QFilters, filters_of
 from .random import Random
 from .restkv import RestKV
+from .rkv import RKV
 from .snapkv import SnapKV
 from .streaming_llm import StreamingLLM
 from .tova import TOVA
@@ -77,6 +78,7 @@ _POLICIES: dict[str, type[Policy]] = {
         MixKV,
         InfiniPotV,
         QFilters,
+        RKV,
     )
 }
 

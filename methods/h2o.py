@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .budgets import protected_window
-from .checks import require, require_choice, require_count, require_flag
+from .checks import BUFFER, require, require_choice, require_count, require_decode, require_flag
 from .holding import Due, Rule, Step
 from .kernels.lowest_entries import BY_MEAN, BY_SUM
-from .policy import Plan, over_group, require_decode
+from .policy import Plan, over_group
 from .scoring import ScoringPolicy
 from .view import LayerView
 
@@ -29,7 +29,8 @@ class H2O(ScoringPolicy):
     and decode=grow to be that baseline.
 
     decode: hold adds the attention of every new token to the sums and evicts the lowest outside the
-    recent half (or the last `recent`), as published; grow selects once, after the prompt.
+    recent half (or the last `recent`), as published; buffer adds as well, and
+    evicts `buffer` entries at a time; grow selects once, after the prompt.
     """
 
     name: ClassVar[str] = "h2o"
@@ -41,6 +42,7 @@ class H2O(ScoringPolicy):
     average: str = "sum"
     group: str = "mean"
     decode: str = "hold"
+    buffer: int = BUFFER
 
     def __post_init__(self) -> None:
         """Refuse values the method has no meaning for."""
@@ -84,7 +86,7 @@ class H2O(ScoringPolicy):
     @property
     def observes(self) -> bool:
         """The sums go on while decoding."""
-        return self.decode == "hold"
+        return self.period > 0
 
     def remember(self, view: LayerView, measured: Tensor) -> Tensor:
         """The sums; of means, what a mean over the queries since the token itself comes from."""

@@ -41,7 +41,9 @@ class Step:
     unless the policy observes. carried float32 [C, Hkv, n]: what `Policy.carry` gave at the last
     step, or the policy's Selection.carried at the first; 0 for new tokens; None if it carries
     nothing. text bool [C, Hkv, n]: text of the prompt, None unless the policy spares it. layer: a
-    number; of a policy that spans layers also int64 [C, 1, 1], for cells of several.
+    number; of a policy that spans layers also int64 [C, 1, 1], for cells of several. keys
+    [C, Hkv, n, d] of the entries (anything where there is none) and queries float32 [C, H, w, d],
+    the last ones times the softmax scale: of a policy that recalls them, where entries go.
     """
 
     held: Sequence[Held]
@@ -54,6 +56,8 @@ class Step:
     attention: Tensor | None = None
     carried: Tensor | None = None
     text: Tensor | None = None
+    keys: Tensor | None = None
+    queries: Tensor | None = None
 
 
 class Due(NamedTuple):

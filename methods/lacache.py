@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from . import ladder
-from .checks import require, require_count
+from .checks import BUFFER, require, require_count, require_decode, require_positions
 from .holding import Due, Held, Rule, Step
 from .kernels import send, shared
 from .kernels.lowest_entries import BY_PLACE
-from .policy import Plan, Policy, Scored, require_decode, require_positions
+from .policy import Plan, Policy, Scored
 from .streaming_llm import sinks_and_recent, sliding, sliding_rule
 from .view import LayerView
 
@@ -39,7 +39,8 @@ class LaCache(Policy):
     the start towards the recent end, block after block becomes a rung, and then it starts over; as
     a whole block shrinks at a time, a few entries less than the limit may stay. Where the prompt
     had no room for a ladder, or nothing was evicted and the limit has none, the recent tokens slide
-    as in StreamingLLM. grow selects once, after the prompt. positions: original, or cache for
+    as in StreamingLLM. buffer: the same whenever the cache is `buffer` tokens over its limit. grow
+    selects once, after the prompt. positions: original, or cache for
     rotary positions by the place in the cache, as published, which only models with 1-D rotary
     positions have.
     """
@@ -51,6 +52,7 @@ class LaCache(Policy):
     overlap: int = 0
     start: int = 4
     decode: str = "hold"
+    buffer: int = BUFFER
     positions: str = "original"
 
     def __post_init__(self) -> None:
@@ -139,8 +141,8 @@ class LaCache(Policy):
         return self._evicted(held, seen, num_layers)
 
     def _evicted(self, held: Held, seen: int, num_layers: int) -> list[list[int]]:
-        shape = self._ladder(num_layers)
-        return ladder.climb(shape, held.prompt, held.kept, held.limit, held.tail).evicted(seen)
+        told = self._ladder(num_layers), held.prompt, held.kept, held.limit, held.tail
+        return ladder.climb(*told, self.period).evicted(seen)
 
     def _ladder(self, num_layers: int) -> ladder.Ladder:
         span = (num_layers + 1) // 2 if self.span is None else self.span

@@ -121,17 +121,21 @@ def select(ladder: Ladder, length: int, count: int, layer: int) -> tuple[int, ..
 
 
 class Climb:
-    """The caches of all layers while tokens arrive: compacted whenever they exceed the capacity.
+    """The caches of all layers while tokens arrive: compacted whenever they are `period` tokens or
+    more over the capacity.
 
     They begin with `kept` of the `prompt` first tokens (`select`). The next `tail` tokens arrive
     together, later ones one by one. Only the latest step is remembered: asking for an earlier one
     begins anew.
     """
 
-    def __init__(self, ladder: Ladder, prompt: int, kept: int, capacity: int, tail: int) -> None:
+    def __init__(
+        self, ladder: Ladder, prompt: int, kept: int, capacity: int, tail: int, period: int = 1
+    ) -> None:
         """Begin after the prompt."""
         self._ladder, self._prompt, self._kept = ladder, prompt, kept
         self._capacity, self._first_step = capacity, prompt + max(1, tail)
+        self._period = period
         self._begin()
 
     def evicted(self, seen: int) -> list[list[int]]:
@@ -157,7 +161,9 @@ class Climb:
     def _advance(self, seen: int) -> None:
         new = range(self._seen, seen)
         length = len(self._layers[0]) + len(new)
-        compaction = self._ladder.compaction(length, self.cursor, self._capacity)
+        waits = length - self._capacity < self._period
+        capacity = length if waits else self._capacity
+        compaction = self._ladder.compaction(length, self.cursor, capacity)
         pairs = [compaction.split([*kept, *new], i) for i, kept in enumerate(self._layers)]
         self._layers = [kept for kept, _ in pairs]
         self._evicted = [evicted for _, evicted in pairs]

@@ -10,14 +10,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
 from .budgets import kept_count, protected_window
-from .checks import require_choice
+from .checks import BUFFER
 from .holding import Due, Held, Rule, Step, victims
 from .kernels import send
 from .merging import NONE
@@ -30,7 +30,7 @@ from .view import LayerView
 
 _SHARED = {
     *("window_anchor", "budget", "pyramid_beta", "adaptive_floor", "protect"),
-    *("boundary_share", "merge", "decode", "positions"),
+    *("boundary_share", "merge", "decode", "buffer", "positions"),
 }
 
 
@@ -39,7 +39,9 @@ class Policy(ABC):
     """An eviction method. Subclasses give `measure`, and `plan` or `rescore` where they differ.
 
     window: how many last queries the view must hold; None means all of them.
-    decode: grow = every new token stays; hold = the cache is evicted back to its budget after each.
+    decode: grow = every new token stays; hold = the cache is evicted back to its budget after each;
+    buffer = whenever it is `buffer` tokens over its budget, as R-KV (arXiv 2505.24133) and TRIM-KV
+    (arXiv 2512.03324) evict, so that after a step it is at most buffer - 1 over it.
     positions: original = keys keep the rotary positions of the prompt; cache = they are re-indexed
     by their place in the cache. merge: none, or how what is evicted from the prompt changes what
     stays, see `merging.merged`.
@@ -53,6 +55,7 @@ class Policy(ABC):
     unrotates: ClassVar[bool] = False  # whether it needs LayerView.rotation
     window: int | None = field(default=0, init=False)
     decode: str = field(default="grow", init=False)
+    buffer: int = field(default=BUFFER, init=False)
     positions: str = field(default="original", init=False)
     merge: str = field(default=NONE, init=False)
 
@@ -63,9 +66,19 @@ class Policy(ABC):
         return {name: getattr(self, name) for name in sorted(names, key=_SHARED.__contains__)}
 
     @property
+    def period(self) -> int:
+        """How many tokens over the budget make it evict while decoding; 0: it never does."""
+        return {"grow": 0, "hold": 1}.get(self.decode, self.buffer)
+
+    @property
     def observes(self) -> bool:
         """Whether decoding must show it the attention of new tokens."""
         return False
+
+    @property
+    def recalls(self) -> int:
+        """How many last queries decoding must show it with the keys of entries where some go."""
+        return 0
 
     @property
     def spares(self) -> bool:
@@ -159,7 +172,8 @@ class Policy(ABC):
         grown: tokens appended since the prompt was evicted, less those dropped; seen: tokens so
         far.
         """
-        return max(0, grown - (held.limit - held.kept))
+        over = grown - (held.limit - held.kept)
+        return over if over >= max(1, self.period) else 0
 
     @torch.no_grad()
     def score(self, view: LayerView, budget: int) -> Tensor:
@@ -201,7 +215,11 @@ class Policy(ABC):
         """What a selection for each budget follows from. ValueError as in `select_many`."""
         shares = [self._share(view, kept_count(view.length, budget)) for budget in budgets]
         plans = list(dict.fromkeys(plan for _, plan in shares))
-        return Rated(view.length, shares, plans, *self._protected_scores(view, plans))
+        rated = Rated(view.length, shares, plans, *self._protected_scores(view, plans))
+        if not self.recalls:
+            return rated
+        last = view.queries[:, :, -self.recalls :].float() * view.scaling
+        return rated._replace(queries=last)
 
     def select_layers(self, rated: Sequence[Rated]) -> list[list[Selection]]:
         """A Selection for each layer and budget, where these were rated for the same budgets."""
@@ -237,7 +255,7 @@ class Policy(ABC):
         peaks = vector_norm(free, torch.inf, (1, 2, 3)).unbind()
         if protected is not None:
             scores = scores.masked_fill(protected, torch.inf)
-        remembered = self.remember(view, measured) if self.decode == "hold" else None
+        remembered = self.remember(view, measured) if self.period else None
         return scored._replace(scores=scores), peaks, remembered
 
     def _protection(self, view: LayerView, plans: Sequence[Plan]) -> Tensor | None:
@@ -263,13 +281,3 @@ def _range_mask(length: int, ranges: tuple[tuple[int, int], ...], device: torch.
     position = torch.arange(length)
     rows = [(position < sinks) | (position >= length - window) for sinks, window in ranges]
     return send(torch.stack(rows)[:, None, None], device)  # [plans, 1, 1, L]
-
-
-def require_decode(policy: Any) -> None:
-    """ValueError unless the policy's decode is hold or grow."""
-    require_choice(policy.name, "decode", policy.decode, ("hold", "grow"))
-
-
-def require_positions(policy: Any) -> None:
-    """ValueError unless the policy's positions are original or cache."""
-    require_choice(policy.name, "positions", policy.positions, ("original", "cache"))

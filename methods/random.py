@@ -9,10 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .checks import require_count
+from .checks import BUFFER, require_count, require_decode
 from .holding import Step
 from .kernels import send
-from .policy import require_decode
 from .scoring import ScoringPolicy
 from .view import LayerView
 
@@ -26,7 +25,8 @@ class Random(ScoringPolicy):
     memory layout and, in float32, almost always on another machine; two prompts of one length
     rarely share theirs. No global random state is read or changed.
 
-    decode: grow selects once, after the prompt; hold also evicts a random entry after every token.
+    decode: grow selects once, after the prompt; hold also evicts a random entry after every token;
+    buffer evicts `buffer` random ones whenever as many tokens are over the budget.
     """
 
     name: ClassVar[str] = "random"
@@ -34,6 +34,7 @@ class Random(ScoringPolicy):
     spans_layers: ClassVar[bool] = True
     seed: int = 0
     decode: str = "grow"
+    buffer: int = BUFFER
 
     def __post_init__(self) -> None:
         """Refuse a seed that is not a whole number."""

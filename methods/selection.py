@@ -23,7 +23,8 @@ class Selection:
     own pattern does not fit, or None. carried: float32 [B, Hkv, n], what a policy that holds its
     budget remembers of each kept token, or None. peak: the largest score by absolute value of the
     tokens among which the policy chose, a scalar: no finite number where any score is none, and
-    then the choice means nothing; None where there was no choice.
+    then the choice means nothing; None where there was no choice. queries: float32 [B, H, w, d],
+    the last ones times the softmax scale, where the policy recalls them while decoding.
     """
 
     positions: Tensor
@@ -33,6 +34,7 @@ class Selection:
     counts: Tensor | None = None
     carried: Tensor | None = None
     peak: Tensor | None = None
+    queries: Tensor | None = None
 
 
 class Plan(NamedTuple):
@@ -65,13 +67,13 @@ class Scored(NamedTuple):
 
 
 class Rated(NamedTuple):
-    """How a policy rates the tokens of one layer; nothing of its keys or queries is held.
+    """How a policy rates the tokens of one layer; of its keys and queries, `queries` alone is held.
 
     shares: for each budget how many tokens the layer keeps, and the plan. plans: the different ones
     among these, to which `scored` and `peaks` belong; protected tokens are +inf, and peaks are as
     in Selection. remembered: float32 [B, Hkv, L], see Policy.remember. preference: float64 [B], how
     much the layer asks for, and fixed: for each budget how many tokens are protected, where layers
-    share by these.
+    share by these. queries: as in Selection.
     """
 
     length: int
@@ -82,6 +84,7 @@ class Rated(NamedTuple):
     remembered: Tensor | None
     preference: Tensor | None = None
     fixed: Sequence[int] = ()
+    queries: Tensor | None = None
 
     def row(self, index: int) -> int:
         """Which of the plans that of a budget is."""
@@ -95,6 +98,5 @@ class Rated(NamedTuple):
             carried = carried.gather(-1, chosen.positions.clamp_min(0))
         peak = self.peaks[row] if count < self.length else None
         adaptive = self.scored.adaptive[row]
-        return Selection(
-            chosen.positions, plan.window, adaptive, chosen.fallback, chosen.counts, carried, peak
-        )
+        kept = chosen.positions, plan.window, adaptive, chosen.fallback, chosen.counts
+        return Selection(*kept, carried, peak, self.queries)

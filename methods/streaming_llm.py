@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .budgets import protected_window
-from .checks import require_count
+from .checks import BUFFER, require_count, require_decode, require_positions
 from .holding import Due, Rule, Step
 from .kernels.lowest_entries import BY_AGE
-from .policy import Plan, Policy, require_decode, require_positions
+from .policy import Plan, Policy
 from .view import LayerView
 
 
@@ -23,9 +23,10 @@ class StreamingLLM(Policy):
     A budget that the sinks would use up keeps half of it as sinks, so that recent tokens always
     remain.
 
-    decode: hold slides the recent tokens along while generating, as published; grow selects once,
-    after the prompt. positions: original, or cache for rotary positions by the place in the cache,
-    as published, which only models with 1-D rotary positions have.
+    decode: hold slides the recent tokens along while generating, as published; buffer does so by
+    `buffer` tokens at a time; grow selects once, after the prompt. positions: original, or cache
+    for rotary positions by the place in the cache, as published, which only models with 1-D rotary
+    positions have.
     """
 
     name: ClassVar[str] = "streaming_llm"
@@ -33,6 +34,7 @@ class StreamingLLM(Policy):
     spans_layers: ClassVar[bool] = True
     sinks: int = 4
     decode: str = "hold"
+    buffer: int = BUFFER
     positions: str = "original"
 
     def __post_init__(self) -> None:

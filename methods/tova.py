@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .budgets import protected_window
-from .checks import require_flag
+from .checks import BUFFER, require_decode, require_flag
 from .holding import Due, Rule, Step
 from .kernels.lowest_entries import BY_ROW
-from .policy import Plan, require_decode
+from .policy import Plan
 from .scoring import ScoringPolicy
 from .view import LayerView
 
@@ -22,8 +22,9 @@ class TOVA(ScoringPolicy):
     """Keep one set for all heads of a layer: the top of the last query's head-mean attention.
 
     protect_last: always keep the newest token. The published method does not, and does evict it.
-    decode: hold evicts by the newest query's attention after every token, as published; grow
-    selects once, after the prompt.
+    decode: hold evicts by the newest query's attention after every token, as published; buffer by
+    the newest query's alone whenever `buffer` tokens are over the budget; grow selects once, after
+    the prompt.
     """
 
     name: ClassVar[str] = "tova"
@@ -32,6 +33,7 @@ class TOVA(ScoringPolicy):
     window: int = field(default=1, init=False)
     protect_last: bool = False
     decode: str = "hold"
+    buffer: int = BUFFER
 
     def __post_init__(self) -> None:
         """Refuse a flag that is not one."""
@@ -56,7 +58,7 @@ class TOVA(ScoringPolicy):
     @property
     def observes(self) -> bool:
         """Every new query ranks the cache anew."""
-        return self.decode == "hold"
+        return self.period > 0
 
     def rule(self, due: Due) -> Rule | None:
         """The same, where all heads hold one set."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .kernels import by_triton, column_sums, window_attention, window_columns, window_lse
+from .kernels.visible import visible_keys
 
 PART_BYTES = 1 << 27  # attention rows that exist at a time: 128 MiB, or those of one KV head
 _ROWS = 256  # queries whose attention is summed at a time
@@ -195,6 +196,16 @@ class LayerView:
         """
         behind = self.suffix if anchor == "question" else 0
         return self.last_rows(window + behind) - behind, behind
+
+    def logits(self, window: int, anchor: str) -> Tensor:
+        """What `observed` is the softmax of, float32 [B, H, rows, L]; -inf: the key is unseen."""
+        queries, mask, behind = self._watched_queries(window, anchor)
+        rows = queries.shape[2]
+        stacked = (queries.float() * self.scaling).unflatten(1, (self.kv_heads, -1)).flatten(2, 3)
+        found = torch.matmul(stacked, self.keys.float().transpose(2, 3))
+        found = found.view(self.batch, -1, rows, self.length)
+        seen = visible_keys(rows, self.length, behind, mask, self.keys.device)
+        return found.masked_fill_(~seen, -torch.inf)
 
     def observed_parts(self, window: int, anchor: str) -> Iterator[Tensor]:
         """The same in parts of some heads [B, h, rows, L], of which the kernels make one at a time:

@@ -113,7 +113,7 @@ class Answers:
         """Of a KV head, at the longest answer."""
         grown = self.generation.max_new_tokens
         if cell.holds:
-            grown = min(grown, cell.slack + self.extra)
+            grown = min(grown, cell.slack + cell.lag + self.extra)
         return cell.count + self.tail + grown
 
     def _attempt(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded] | None:
@@ -233,7 +233,7 @@ class Answers:
         if not cell.holds:
             return torch.inf
         # Before the pass for token j > 1 begins, tail + j - 2 tokens came in.
-        return max(1, cell.slack + self.extra - self.tail + 2)
+        return max(1, cell.slack + cell.lag + self.extra - self.tail + 2)
 
 
 def _tokens_of(text: str, ids: list[int], decode: Callable[[list[int]], str]) -> int:

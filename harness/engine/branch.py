@@ -19,7 +19,7 @@ from harness.engine import quantized
 from harness.engine.cache import CompactLayer
 from harness.engine.caches import CellCache, branch, tensors
 from harness.engine.cells import Cell, of_caches, reindexes
-from harness.engine.hold import Holder
+from harness.engine.holder import Holder
 from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.prefill import Prefill
 from harness.engine.rotary import Rotary, Turns
@@ -129,8 +129,10 @@ def again(
     compact = {}
     for layer in layout.layers:
         made: CompactLayer = batch.cache.layers[layer.index].copy()
+        about = made.heads, len(sequel.modality)
+        queries = [_chosen(prefill, layer.rank, cell, *about).queries for cell in cells]
         counts = made.counts.view(len(cells), -1).tolist()
-        made.holders = _holders(cells, counts, layer, layout, sequel)
+        made.holders = _holders(cells, counts, queries, layer, layout, sequel)
         compact[layer.index] = made
     return Batch(branch(prefill.cache, compact, len(cells)), batch.kept)
 
@@ -168,7 +170,7 @@ def compact_layer(
             states = source.keys[0], source.values[0]
             tiles.rewrite(made.sequences([i]), *merged(*states, own.positions[0], policy.merge))
     made.reindexed = reindexed
-    made.holders = _holders(cells, counts, layer, layout, sequel)
+    made.holders = _holders(cells, counts, [one.queries for one in chosen], layer, layout, sequel)
     return made
 
 
@@ -191,6 +193,7 @@ def _counts(chosen: Selection) -> list[int]:
 def _holders(
     cells: Sequence[Cell],
     counts: Sequence[Sequence[int]],
+    queries: Sequence[Tensor | None],
     layer: AttentionLayer,
     layout: Layout,
     sequel: Sequel,
@@ -210,6 +213,8 @@ def _holders(
         holder.cells.append(i)
         holder.held.append(Held(len(text), kept, limit, sequel.tail, cell.count))
         holder.grown.append(0)
+        if (own := queries[i]) is not None:
+            holder.queries = own if holder.queries is None else torch.cat([holder.queries, own])
     return list(found.values())
 
 

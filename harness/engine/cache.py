@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from harness.engine.hold import Holder, Shown, evict
+from harness.engine.hold import Shown, evict
+from harness.engine.holder import Holder
 from harness.engine.reindexed import sequences_of, turns_of
 from harness.engine.rotary import Rotary
 from harness.engine.tiles import Tiles
@@ -111,6 +112,8 @@ class CompactLayer(CacheLayerMixin):
         self._wait_for_attention(False)
         new = query.shape[2]
         turning = None
+        for holder in self.holders:
+            holder.watch(query, scaling)
         if self.reindexed:
             cells, plain = self._plain(key)
             key = key.index_copy(0, cells, plain.to(key.dtype))

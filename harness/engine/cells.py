@@ -30,12 +30,18 @@ class Cell:
     def holds(self) -> bool:
         """Whether decoding may evict from it."""
         policy = self.branch.policy
-        return policy is not None and policy.decode == "hold" and self.limit is not None
+        return policy is not None and policy.decode != "grow" and self.limit is not None
 
     @property
     def slack(self) -> int:
-        """How many tokens come in before a cell that holds its budget evicts."""
+        """How many tokens come in before a cell that holds its budget is full."""
         return 0 if self.limit is None else self.limit - self.count
+
+    @property
+    def lag(self) -> int:
+        """How many tokens over its limit a cell that holds its budget may have after a step."""
+        policy = self.branch.policy
+        return policy.period - 1 if policy is not None and self.holds else 0
 
 
 def on_top(protocol: str, tail: int) -> int:

@@ -5,67 +5,20 @@ Knows policies and tiles; must not know models or how a batch is put together.
 
 from __future__ import annotations
 
-import dataclasses
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from harness.engine.holder import Holder
 from harness.engine.tiles import Tiles
 from harness.engine.views import View, joined
 from methods import Due, Held, Policy, Rule, Step, victims
 from methods.kernels import by_triton, lowest_entries, shared
 from methods.kernels.lowest_entries import BY_PLACE
-
-
-@dataclass
-class Holder:
-    """The cells of one policy on one layer.
-
-    cells: their rows in the batch. grown: tokens that each has taken in since the prompt was
-    evicted, less those it dropped. text: bool [L], the prompt's text where the policy spares it.
-    """
-
-    policy: Policy
-    layer: int
-    num_layers: int
-    cells: list[int]
-    held: list[Held]
-    grown: list[int]
-    text: Tensor | None = None
-    _sequences: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
-
-    def select(self, place: Mapping[int, int]) -> Holder:
-        """The same for the cells that have a new place."""
-        stay = [i for i, cell in enumerate(self.cells) if cell in place]
-        return dataclasses.replace(
-            self,
-            cells=[place[self.cells[i]] for i in stay],
-            held=[self.held[i] for i in stay],
-            grown=[self.grown[i] for i in stay],
-            _sequences={},
-        )
-
-    def take(self, new: int, seen: int) -> dict[int, list[int]]:
-        """Take `new` tokens in; the cells that drop so many entries."""
-        drops: dict[int, list[int]] = {}
-        for i, held in enumerate(self.held):
-            grown = self.grown[i] + new
-            count = self.policy.evictions(held, grown, seen, self.num_layers)
-            self.grown[i] = grown - count
-            drops.setdefault(count, []).append(i)
-        return drops
-
-    def sequences(self, some: Sequence[int], heads: int) -> Tensor:
-        """Sequences of some of its cells, int64 [C * heads] on the host."""
-        key = tuple(some)
-        if key not in self._sequences:
-            rows = torch.tensor([self.cells[i] for i in some])[:, None] * heads
-            self._sequences[key] = (rows + torch.arange(heads)).flatten()
-        return self._sequences[key]
 
 
 class Shown(NamedTuple):
@@ -130,6 +83,7 @@ class Part:
         new: int,
         rows: Tensor | None,
         carried: Tensor | None,
+        keys: Tensor | None,
     ) -> Step:
         """What the policy sees of positions [s, n], budgets [s], rows [s, g * new, n] and so on."""
         held, holder = self.held(), self.holders[0]
@@ -151,7 +105,13 @@ class Part:
             attention=None if rows is None else rows.reshape(cells, -1, new, rows.shape[-1]),
             carried=None if carried is None else carried.view(shape),
             text=None if text is None else _marked(text, places),
+            keys=None if keys is None else keys.unflatten(0, shape[:2]),
+            queries=None if keys is None else self._queries(),
         )
+
+    def _queries(self) -> Tensor:
+        """The last queries of its cells, float32 [C, H, w, d]."""
+        return joined([holder.recalled(self.some) for holder in self.holders])
 
 
 def evict(layers: Sequence[Shown]) -> None:
@@ -192,7 +152,11 @@ def _evict_by_standing(parts: Sequence[Part], layers: Sequence[Shown]) -> None:
     for i, part in enumerate(parts):
         before = carried[i] if carried else None
         budgets = held[i] - part.count
-        step = part.step(positions[i], budgets, first.seen, first.new, rows[i], before)
+        keys = None
+        if part.count and part.policy.recalls:
+            pool = joined([each.keys for each in tiles])
+            keys = view.vectors(pool, sum(sizes[:i]), sizes[i])
+        step = part.step(positions[i], budgets, first.seen, first.new, rows[i], before, keys)
         fresh = part.policy.carry(step)
         if fresh is not None and carried:
             remembered[i] = fresh.flatten(0, 1)

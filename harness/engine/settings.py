@@ -153,7 +153,7 @@ class Branch:
         """
         if self.policy is None:
             return
-        if self.cache is not None and self.policy.decode == "hold":
+        if self.cache is not None and self.policy.decode != "grow":
             raise ValueError(HOLDS)
         if self.cache is not None and self.policy.merge != "none":
             raise ValueError(MERGES)

@@ -71,6 +71,14 @@ class View:
         """Entries [T, tile] of the pool as [s, n]; padding holds anything."""
         return pool.index_select(0, self._look.index).view(self._look.shape[0], -1)
 
+    def vectors(self, pool: Tensor, first: int, count: int) -> Tensor:
+        """Vectors [T, tile, d] of the pool as [count, n, d], of `count` sequences from the `first`
+        on; padding holds anything.
+        """
+        wide = self._look.shape[1]
+        own = self._look.index[first * wide : (first + count) * wide]
+        return pool.index_select(0, own).view(count, -1, pool.shape[-1])
+
     def rows(self, weights: Tensor, count: int | None = None) -> Tensor:
         """Rows [T, R, tile] of tiles or [S, R, n] of sequences as [s, R, n]; of the first `count`.
 

@@ -19,7 +19,7 @@ from harness.report.verdict_tables import Rows
 USUAL = 0.9  # the evicted share at which one setting is shown for all
 TRAITS = {"queries": "looks at queries", "learned": "learned", "images": "for images"}
 BEST, ALIKE = "best", "="
-HELD, GROWS = "held", "grows"
+HELD, GROWS, BUFFERED = "held", "grows", "held every {} tokens"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ class Glance:
         """What its cache does while it answers; a dash where the run does not say."""
         if label not in self.methods:
             return "-"
-        return HELD if self.methods[label].get("decode") == "hold" else GROWS
+        params = self.methods[label]
+        told = {"hold": HELD, "buffer": BUFFERED.format(params.get("buffer"))}
+        return told.get(str(params.get("decode")), GROWS)
 
 
 def glances(study: Study) -> Iterator[Glance]:
@@ -235,7 +237,7 @@ def _notes(glance: Glance) -> Iterator[str]:
         f"Loyal: rows that are answered as the full cache answers them, in percent, at "
         f"{glance.usual}. Cache: bytes at {glance.usual} when the prompt has been evicted, in "
         f"percent of the full cache's; then: it is {HELD} there by evicting after every new token, "
-        f"or {GROWS} by them."
+        f"or whenever it is as many tokens over as it says, or {GROWS} by them."
     )
     if "queries" in glance.told:
         yield (

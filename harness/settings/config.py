@@ -21,7 +21,7 @@ WANDB_MODES = ("offline", "online", "disabled")
 SCORERS = ("auto", "mmbench")
 EXTRACTIONS = ("lmms_eval", "strict")
 INVALID = ("refuse", "skip")
-SWEEP_WIDE = ("decode", "budget", "positions", "protect", "merge", "window_anchor")
+SWEEP_WIDE = ("decode", "buffer", "budget", "positions", "protect", "merge", "window_anchor")
 CACHE_WIDE = ("cache", "cache_bits", "cache_group", "cache_residual")
 HOME = Path(__file__).resolve().parents[2]
 EMBEDDED = HOME / "harness" / "embedded"
@@ -207,6 +207,7 @@ class Config:
     blank_image: bool = True
     extraction: str = "lmms_eval"
     decode: str | None = None
+    buffer: int | None = None
     budget: Any = None
     positions: str | None = None
     protect: str | None = None

@@ -16,6 +16,7 @@ ANSWERS_VERSION = 3
 IDLE = {
     "boundary_share": ("protect", ("boundary",)),
     "merge": ("merge", ("average", "pivot", "weighted")),
+    "buffer": ("decode", ("buffer",)),
 }
 
 FULL = "full"

@@ -16,7 +16,7 @@ from harness.settings.config import (
     ContrastConfig,
     ProtocolConfig,
 )
-from harness.settings.grid import FULL, Variant
+from harness.settings.grid import FULL, IDLE, Variant
 
 
 def sweep_wide(config: Config) -> dict[str, object]:
@@ -91,9 +91,24 @@ def _replaced(found: Sequence[Variant], wide: Mapping[str, object]) -> list[Vari
         )
     replaced = []
     for one in found:
-        own = dict(one.params) | {name: wide[name] for name in _usual(one) if name in wide}
+        given = {name: wide[name] for name in _usual(one) if name in wide}
+        own = dict(one.params) | given
+        own |= {name: value for name, value in one.params if name in given and _idle(name, own)}
         replaced.append(variant(one.label, {"method": one.method, **own}))
+    for name, value in wide.items():
+        if all(_idle(name, dict(one.params)) for one in replaced):
+            other, (acts, *_) = IDLE[name]
+            raise UserError(
+                f"{name}={value} does nothing for the chosen methods: give {other}={acts} as well, "
+                "or leave it out."
+            )
     return replaced
+
+
+def _idle(name: str, params: Mapping[str, object]) -> bool:
+    """Whether a parameter does nothing beside the others, or is not there."""
+    other, values = IDLE.get(name, (name, ()))
+    return other != name and params.get(other) not in values
 
 
 def _usual(one: Variant) -> list[str]:
@@ -107,7 +122,7 @@ def _usual(one: Variant) -> list[str]:
 def check_stored(one: Variant) -> None:
     """Raise UserError for packed entries of which single ones would have to go or change."""
     params = dict(one.params)
-    if "cache" in params and params.get("decode") == "hold":
+    if "cache" in params and params.get("decode", "grow") != "grow":
         raise UserError(f"methods.{one.label}: {caches.HOLDS}")
     if "cache" in params and params.get("merge", "none") != "none":
         raise UserError(f"methods.{one.label}: {caches.MERGES}")

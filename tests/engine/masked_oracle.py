@@ -23,6 +23,7 @@ _state: dict[str, object] = {"kept": {}, "boundary": 0, "rotary": None, "merge":
 
 
 seen: dict[int, Tensor] = {}  # attention weights [H, length, length] of the last pass, by layer
+states: dict[int, tuple[Tensor, Tensor]] = {}  # its queries [H, length, d] scaled, keys
 
 
 def masked_attention(module, query, key, value, attention_mask, scaling=None, **_):
@@ -31,6 +32,7 @@ def masked_attention(module, query, key, value, attention_mask, scaling=None, **
     plain = key, value
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scaling = dim**-0.5 if scaling is None else scaling
+    states[module.layer_idx] = query[0] * scaling, plain[0][0]
     logits = query @ key.transpose(-1, -2) * scaling
     logits = logits + attention_mask
     kept, boundary = _state["kept"].get(module.layer_idx), _state["boundary"]

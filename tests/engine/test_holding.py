@@ -21,7 +21,8 @@ import methods
 from harness.engine import Branch, Engine, Generation, Protocol
 from harness.engine import cache as cache_module
 from harness.engine import decode as decode_module
-from harness.engine.hold import Holder, Part
+from harness.engine.hold import Part
+from harness.engine.holder import Holder
 from harness.models.prompts import Prompt
 
 TOKENS = 9

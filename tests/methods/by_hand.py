@@ -70,3 +70,41 @@ def expect_past(policy, view, budget, wanted, window):
     assert bool(got[:, past:].isposinf().all())
     wanted = torch.tensor(wanted, dtype=torch.float64)[:, :past]
     assert torch.allclose(got[:, :past].double(), wanted, rtol=5e-5, atol=1e-12)
+
+
+def _softmax(logits):
+    top = max(logits)
+    parts = [math.exp(each - top) for each in logits]
+    return [part / sum(parts) for part in parts]
+
+
+def _dot(one, other):
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def redundancy_aware(keys, queries, places, readers, past, mix, threshold, kernel):
+    """R-KV's scores of the first `past` entries of one head, as lists of float64.
+
+    keys [n][d] in the order of their places; queries [g][w][d] times the scale, of these readers.
+    """
+    count = len(keys)
+    paid = [0.0] * past
+    for row, reader in enumerate(readers):
+        logits = [
+            max(_dot(member[row], keys[j]) for member in queries) if places[j] <= reader else -1e300
+            for j in range(past)
+        ]
+        if max(logits) > -1e300:
+            paid = [a + b / len(readers) for a, b in zip(paid, _softmax(logits), strict=True)]
+    half = kernel // 2
+    pooled = [max(paid[max(0, j - half) : j + half + 1]) for j in range(past)]
+    unit = [[x / math.sqrt(_dot(key, key)) for x in key] for key in keys]
+    shares = [0.0] * count
+    for i in range(count):
+        cosines = [0.0 if i == j else _dot(unit[i], unit[j]) for j in range(count)]
+        alike = [j for j in range(count) if cosines[j] > threshold]
+        if alike:
+            cosines[alike[-1]] = 0.0
+        shares = [a + b / count for a, b in zip(shares, cosines, strict=True)]
+    redundancy = _softmax(shares)
+    return [mix * a - (1 - mix) * b for a, b in zip(pooled, redundancy, strict=False)]

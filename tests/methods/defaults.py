@@ -11,8 +11,8 @@ SCORING = {
 WINDOW = {"window": 32, "window_anchor": "end", **SCORING}
 DEFAULTS = {
     "full": {},
-    "random": {"seed": 0, "decode": "grow", **SCORING},
-    "streaming_llm": {"sinks": 4, "decode": "hold", "positions": "original"},
+    "random": {"seed": 0, "decode": "grow", "buffer": 128, **SCORING},
+    "streaming_llm": {"sinks": 4, "decode": "hold", "buffer": 128, "positions": "original"},
     "snapkv": {"pool": "avg", "kernel": 5, "group": "mean", "value_norm": False, **WINDOW},
     "h2o": {
         "recent": None,
@@ -20,6 +20,7 @@ DEFAULTS = {
         "average": "sum",
         "group": "mean",
         "decode": "hold",
+        "buffer": 128,
         **SCORING,
     },
     "look_m": {
@@ -29,10 +30,11 @@ DEFAULTS = {
         "group": "mean",
         **SCORING,
         "decode": "grow",
+        "buffer": 128,
         "protect": "text",
         "merge": "pivot",
     },
-    "tova": {"protect_last": False, "decode": "hold", **SCORING},
+    "tova": {"protect_last": False, "decode": "hold", "buffer": 128, **SCORING},
     "criticalkv": {
         "pool": "avg",
         "kernel": 5,
@@ -47,6 +49,7 @@ DEFAULTS = {
         "average": "sum",
         "group": "mean",
         "decode": "hold",
+        "buffer": 128,
         "first_stage": 0.5,
         "epsilon": 1e-4,
         **SCORING,
@@ -54,6 +57,7 @@ DEFAULTS = {
     "criticalkv_tova": {
         "protect_last": False,
         "decode": "hold",
+        "buffer": 128,
         "first_stage": 0.5,
         "epsilon": 1e-4,
         **SCORING,
@@ -72,6 +76,16 @@ DEFAULTS = {
         "budget": "layers",
     },
     "mixkv": {"pool": "avg", "kernel": 5, "group": "mean", "diversity": None, **WINDOW},
+    "rkv": {
+        "kernel": 7,
+        "mix": 0.1,
+        "threshold": 0.5,
+        "official": False,
+        "decode": "buffer",
+        "buffer": 128,
+        **WINDOW,
+        "window": 8,
+    },
     "infinipot_v": {
         "temporal": 0.5,
         "recent": 0.25,
@@ -96,6 +110,7 @@ DEFAULTS = {
         "overlap": 0,
         "start": 4,
         "decode": "hold",
+        "buffer": 128,
         "positions": "original",
     },
     "restkv": {

@@ -15,6 +15,7 @@ from tests.methods import (
     golden_decode,
     golden_layers,
     golden_merging,
+    golden_recall,
     golden_scorers,
 )
 from tests.methods.golden_data import (
@@ -162,6 +163,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "cake": golden_layers.check_cake,
     "look_m": golden_merging.check_look_m,
     "mixkv": golden_scorers.check_mixkv,
+    "rkv": golden_recall.check_rkv,
     "infinipot_v": golden_scorers.check_infinipot_v,
     "qfilters": golden_layers.check_qfilters,
 }

@@ -54,6 +54,8 @@ def decode(
             num_layers=1,
             attention=attention(layer, appended, seen - 1) if policy.observes else None,
             carried=None if remembered is None else torch.nn.functional.pad(remembered, (0, 1)),
+            keys=entries(layer, appended) if policy.recalls else None,
+            queries=layer.queries[:, :, seen - policy.recalls : seen] * layer.scaling,
         )
         carried, standing = policy.carry(step), None
         stays = torch.ones_like(appended, dtype=torch.bool)
@@ -66,9 +68,14 @@ def decode(
         yield Frame(appended, kept, carried, remembered, standing)
 
 
+def entries(layer: methods.LayerView, positions: Tensor) -> Tensor:
+    """Keys [B, Hkv, n, d] at these positions."""
+    return layer.keys.gather(2, positions[..., None].expand(-1, -1, -1, layer.keys.shape[-1]))
+
+
 def attention(layer: methods.LayerView, positions: Tensor, query: int) -> Tensor:
     """The row of one query over some keys of each KV head, float32 [B, H, 1, n]."""
-    keys = layer.keys.gather(2, positions[..., None].expand(-1, -1, -1, layer.keys.shape[-1]))
+    keys = entries(layer, positions)
     keys = keys.repeat_interleave(layer.queries.shape[1] // keys.shape[1], 1)
     rows = layer.queries[:, :, query : query + 1]
     return (rows @ keys.transpose(-1, -2) * layer.scaling).softmax(-1)

@@ -21,6 +21,11 @@ VARIANTS = {
     "cake_max": ("cake", {"window": 7, "gamma": 5.0, "group": "max", "budget": "uniform"}),
     "mixkv": ("mixkv", {"window": 8}),
     "mixkv_half": ("mixkv", {"window": 7, "diversity": 0.5, "pool": "max", "group": "max"}),
+    "rkv": ("rkv", {}),
+    "rkv_official": (
+        "rkv",
+        {"window": 5, "kernel": 3, "mix": 0.5, "threshold": 0.2, "official": True},
+    ),
     "h2o": ("h2o", {}),
     "h2o_visible": ("h2o", {"recent": 8, "average": "visible_mean", "group": "max"}),
     "h2o_official": ("h2o", {"recent": 8, "causal": False}),
@@ -64,7 +69,10 @@ NAMES = tuple(
 )
 
 # Rules that a variant refuses.
-REFUSED = {("chunkkv", "adaptive"), ("knorm", "adaptive"), ("infinipot_v", "adaptive")}
+REFUSED = {
+    *(("chunkkv", "adaptive"), ("knorm", "adaptive"), ("infinipot_v", "adaptive")),
+    *(("rkv", "adaptive"), ("rkv_official", "adaptive")),
+}
 
 MATRIX = [
     (variant, rule)

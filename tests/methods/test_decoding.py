@@ -27,7 +27,7 @@ class Simulation:
     """
 
     def __init__(self, row, length, budget, layer=1, kv_heads=2, seed=0, tail=1, **more):
-        self.policy = build(row, decode="hold", **more)
+        self.policy = build(row, **{"decode": "hold", **more})
         view = random_view(
             length, kv_heads, GROUP, seed=seed, sharpness=2.0, layer=layer, num_layers=LAYERS
         )
@@ -41,6 +41,7 @@ class Simulation:
         mean = round(sum(map(len, self.kept)) / len(self.kept))
         self.held = methods.Held(length, mean, mean + budget - min(budget, length), tail)
         self.layer, self.seen, self.grown = layer, length, 0
+        self.keys, self.queries = view.keys, selection.queries
         self.generator = torch.Generator().manual_seed(seed)
         self.rows = None  # set to fix the attention
 
@@ -89,7 +90,20 @@ class Simulation:
             num_layers=LAYERS,
             attention=attention,
             carried=torch.tensor(carried)[None],
+            **self._recalled(positions, new),
         )
+
+    def _recalled(self, positions, new):
+        """Keys [1, Hkv, n, d] of all entries and the last queries, where the policy asks."""
+        if not self.policy.recalls:
+            return {}
+        heads, dim = self.keys.shape[1], self.keys.shape[3]
+        fresh = torch.randn(1, heads * (GROUP + 1), new, dim, generator=self.generator)
+        self.keys = torch.cat([self.keys, fresh[:, :heads]], 2)
+        self.queries = torch.cat([self.queries, fresh[:, heads:]], 2)[:, :, -self.policy.recalls :]
+        index = positions.clamp_min(0)[..., None].expand(-1, -1, -1, dim)
+        keys = self.keys.gather(2, index).masked_fill(positions[..., None] < 0, torch.nan)
+        return {"keys": keys, "queries": self.queries}
 
 
 SIZES = [(41, 17), (41, 1), (41, 2), (9, 9), (9, 14), (2, 5)]
@@ -114,6 +128,32 @@ def test_no_step_ends_above_the_budget(row, length, budget):
                 assert len(head) == full
     takes_any = cell.policy.name.endswith(("tova", "random")) or budget == 1
     assert takes_any or all(max(head) >= length for head in cell.kept if len(head) > 1)
+
+
+@every_holding_row
+@pytest.mark.parametrize(("length", "budget"), [(41, 17), (41, 2), (9, 14)])
+def test_a_buffer_fills_up_and_is_evicted_at_once(row, length, budget):
+    buffer = 5
+    cell = Simulation(row, length, budget, decode="buffer", buffer=buffer)
+    start, over = [len(head) for head in cell.kept], min(budget, length) - budget
+    evictions = 0
+    for _ in range(24):
+        before = [set(head) | {cell.seen} for head in cell.kept]
+        gone = cell.step()
+        over += 1
+        full = over == buffer
+        evictions += full
+        for head, dropped, had in zip(cell.kept, gone, before, strict=True):
+            assert set(head) | set(dropped) == had
+            assert not set(head) & set(dropped)
+            assert len(dropped) == buffer * full or cell.policy.name == "lacache"
+        if full and cell.policy.name == "lacache":  # whole blocks shrink
+            over = len(cell.kept[0]) - budget
+            assert -2 * LAYERS <= over <= 0
+        elif full:
+            over = 0
+            assert [len(head) - (budget - min(budget, length)) for head in cell.kept] == start
+    assert evictions >= 3
 
 
 @every_holding_row
@@ -146,6 +186,9 @@ def test_what_is_protected_is_never_evicted(row):
             elif cell.policy.name == "lacache":
                 assert newest[: params["start"]] == list(range(params["start"]))
                 assert newest[-1] == cell.seen - 1
+            elif cell.policy.name == "rkv":
+                window = params["window"] if len(head) > params["window"] else len(head) // 2
+                assert newest[len(head) - window :] == list(range(cell.seen - window, cell.seen))
             elif params.get("protect_last"):
                 assert newest[-1] == cell.seen - 1
 
@@ -251,6 +294,23 @@ def test_random_victims_are_spread_and_do_not_depend_on_the_batch():
         counts += torch.bincount(gone[0].flatten(), minlength=40)
     # 6,000 draws over 40 places: 150 each, standard deviation 12.
     assert float((counts - 150).abs().max()) < 5 * 12.1
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        ({"decode": "buffer", "buffer": 1}, "2 or more, as decode=hold"),
+        ({"decode": "buffer", "buffer": 0}, "a whole number, 1 or more"),
+        ({"decode": "buffer", "buffer": 2.0}, "a whole number, 1 or more"),
+        ({"buffer": 64}, "decode=buffer with it, as decode=hold gathers no tokens"),
+        ({"decode": "every"}, "one of hold, grow, buffer"),
+    ],
+)
+def test_a_buffer_that_means_nothing_is_refused(given, allowed):
+    for name in ("h2o", "tova", "streaming_llm", "lacache", "criticalkv_h2o"):
+        with pytest.raises(ValueError, match=f"{name}: .*give {allowed}") as told:
+            methods.build(name, **given)
+        assert str(told.value).count(".") <= 2
 
 
 @pytest.mark.parametrize("name", ["snapkv", "restkv", "keydiff", "criticalkv", "full"])

@@ -36,6 +36,7 @@ def test_every_stored_case_is_checked():
         "cake": 8,
         "look_m": 7,
         "mixkv": 6,
+        "rkv": 12,
         "infinipot_v": 7,
         "qfilters": 6,
     }

@@ -29,6 +29,7 @@ def test_how_many_queries_each_method_needs():
     assert {windows.pop(name) for name in every} == {None}
     assert {windows.pop(name) for name in OBSERVING} == {32}
     assert methods.build("cake").window == 32
+    assert windows.pop("rkv") == 8
     assert windows.pop("tova") == windows.pop("criticalkv_tova") == 1
     assert set(windows.values()) == {0}
 
@@ -78,6 +79,12 @@ def test_unknown_parameter_lists_the_parameters():
         ("snapkv", {"merge": None}),
         ("streaming_llm", {"merge": "pivot"}),
         ("mixkv", {"diversity": 1.1}),
+        ("rkv", {"mix": 1.1}),
+        ("rkv", {"threshold": -0.1}),
+        ("rkv", {"kernel": 4}),
+        ("rkv", {"official": 1}),
+        ("rkv", {"budget": "adaptive"}),
+        ("rkv", {"decode": "grow", "buffer": 16}),
         ("qfilters", {"filters": 3}),
         ("qfilters", {"recent": -1}),
         ("infinipot_v", {"temporal": 1.1}),

@@ -13,9 +13,10 @@ from tests.methods.matrix import REFUSED
 from tests.methods.views import random_view
 
 WINDOW = ("snapkv", "restkv", "criticalkv", "chunkkv", "cake", "mixkv")
-OTHERS = ("keydiff", "knorm", "lagkv", "post_vision", "expected_attention")
+OTHERS = ("rkv", "keydiff", "knorm", "lagkv", "post_vision", "expected_attention")
 SCORING = (*WINDOW, "random", "h2o", "tova", "criticalkv_h2o", "criticalkv_tova", *OTHERS)
 SMALL = {name: {"window": 6} for name in WINDOW} | {
+    "rkv": {"window": 6},
     "lagkv": {"sinks": 0, "lag": 4},
     "expected_attention": {"sinks": 0},
 }

@@ -177,9 +177,10 @@ def test_one_ratio_that_is_not_beyond_is_said_to_be_none(make_sweep):
 
 
 def test_kinds_and_what_decoding_does_come_from_the_manifest(make_sweep):
-    samples = make_sweep(methods=("h2o", "snapkv", "mine"))
+    samples = make_sweep(methods=("h2o", "tova", "snapkv", "mine"))
     kinds = {"h2o": {"queries": True, "learned": False, "images": False}, "snapkv": {"queries": 3}}
     known = {"h2o": {"method": "h2o", "decode": "hold"}, "snapkv": {"method": "snapkv"}}
+    known["tova"] = {"method": "tova", "decode": "buffer", "buffer": 64}
     lines = table(only(samples, traits=kinds, methods=known))
     told = ["then", "looks at queries"]
     assert list(lines["h2o"])[-2:] == told  # nothing is learned or made for images
@@ -190,6 +191,7 @@ def test_kinds_and_what_decoding_does_come_from_the_manifest(make_sweep):
     lines = table(only(samples, traits=kinds, methods=known))
     assert [lines["h2o"][name] for name in glance.TRAITS.values()] == ["yes", "no", "no"]
     assert [lines["snapkv"][name] for name in glance.TRAITS.values()] == ["yes"] * 3
+    assert lines["tova"]["then"] == "held every 64 tokens"
 
 
 def test_scoring_is_the_time_of_all_cells_and_left_out_where_times_are(make_sweep):

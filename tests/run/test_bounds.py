@@ -100,6 +100,7 @@ ABSURD: list[tuple[str, Any, str]] = [
     ("methods.snapkv.window", True, "65,536"),
     ("methods.h2o.recent", -1, "0 or more"),
     ("methods.tova.decode", 3, "hold, grow"),
+    ("methods.tova.buffer", 10**30, "1 or more"),
     ("methods.lacache.span", 10**30, "1 or more"),
     ("methods.streaming_llm.sinks", 2**63, "0 or more"),
     ("methods.random.seed", 2**64, "4,294,967,295"),

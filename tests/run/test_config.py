@@ -46,6 +46,8 @@ BAD = [
     ("budget=foo", "budget='foo'", "uniform, pyramid, adaptive, global"),
     ("budget=global", "budget='global'", "not in one unit"),
     ("decode=foo", "decode='foo'", "hold, grow"),
+    ("buffer=64", "buffer=64 does nothing", "decode=buffer"),
+    ("methods.tova.buffer=64", "buffer=64", "decode=buffer"),
     ("protect=foo", "protect='foo'", "none, text"),
     ("window_anchor=foo", "window_anchor='foo'", "end, question"),
     ("positions=cache", "positions=cache", "of streaming_llm, lacache."),

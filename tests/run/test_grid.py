@@ -127,6 +127,9 @@ def test_a_parameter_that_came_later_changes_the_key_only_where_it_says_somethin
         protect="boundary", boundary_share=0.2
     )
     assert key(protect="none", window=32, merge="none") == before
+    held = key(decode="hold")
+    assert key(decode="hold", buffer=128) == held
+    assert len({held, *(key(decode="buffer", buffer=n) for n in (64, 128))}) == 3
     assert (
         len({before, *(key(protect="none", window=32, merge=m) for m in ("pivot", "average"))}) == 3
     )

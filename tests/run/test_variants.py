@@ -42,6 +42,7 @@ FILTERS = HOME / "tests" / "golden" / "qfilters" / "m300.safetensors"
 CHOSEN = "method=[random,streaming_llm,snapkv,h2o,tova,restkv_mean]"
 WIDE = {
     "decode": ("grow", {"streaming_llm", "h2o", "tova", "random"}),
+    "buffer": (64, {"streaming_llm", "h2o", "tova", "random"}),
     "budget": ("pyramid", {"random", "snapkv", "h2o", "tova", "restkv_mean"}),
     "positions": ("cache", {"streaming_llm"}),
     "protect": ("text", {"random", "snapkv", "h2o", "tova", "restkv_mean"}),
@@ -50,7 +51,7 @@ WIDE = {
 }
 
 
-@pytest.mark.parametrize("name", SWEEP_WIDE)
+@pytest.mark.parametrize("name", [name for name in SWEEP_WIDE if name != "buffer"])
 def test_a_sweep_wide_value_replaces_the_parameter_in_every_method_that_has_it(
     compose: Callable[..., Job], name: str
 ) -> None:
@@ -64,6 +65,26 @@ def test_a_sweep_wide_value_replaces_the_parameter_in_every_method_that_has_it(
             for label, params in usual.items()
         }
     assert parameters_of(compose(CHOSEN, f"{name}=null")) == usual
+
+
+def test_a_sweep_wide_buffer_is_for_those_that_gather_tokens(compose: Callable[..., Job]) -> None:
+    typed = ("decode=buffer", "buffer=64", "methods.tova.decode=grow")
+    assert parameters_of(compose(CHOSEN, *typed))["h2o"]["decode"] == "buffer"
+    job = compose("method=[snapkv,h2o,tova,random]", *typed)
+    found = {
+        label: (params.get("decode"), params.get("buffer"))
+        for label, params in parameters_of(job).items()
+    }
+    assert found == {
+        "snapkv": (None, None),
+        "h2o": ("buffer", 64),
+        "tova": ("grow", 128),
+        "random": ("buffer", 64),
+    }
+    assert job.told == [
+        "decode=buffer does not apply to snapkv, tova.",
+        "buffer=64 does not apply to snapkv, tova.",
+    ]
 
 
 def test_sweep_wide_values_go_together(
