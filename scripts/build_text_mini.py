@@ -119,11 +119,14 @@ def _needles(rng: Random) -> list[Row]:
 
 
 def _lists(kind: str, rng: Random) -> list[Row]:
-    """Rows of one kind of answer; the list's depth runs evenly from 0 to 1 at each size."""
+    """Rows of one kind of answer, the sizes in turn; depths lie evenly from 0 to 1 at each size.
+
+    Any first few rows have all sizes, and lists at the beginning, in the middle and at the end.
+    """
     out: list[Row] = []
-    for words, length in lists.LENGTHS.items():
-        for index in range(LISTS):
-            text = lists.draw(rng, words, length, index / (LISTS - 1))
+    for index in range(LISTS):
+        for words, length in lists.LENGTHS.items():
+            text = lists.draw(rng, words, length, 7 * index % LISTS / (LISTS - 1))
             query = text.queries[list(lists.ASKED).index(kind)]
             out.append(_ruler_row(text, query, len(out), length) | {"words": words})
     return out

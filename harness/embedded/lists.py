@@ -1,7 +1,7 @@
 """Texts with a list of words hidden in noise, and questions whose answers are the list once more.
 
-An answer has as many words as the list. Knows no models and no tokenizer but the
-rule that cuts words.
+An answer has as many words as the list. Knows no models and no tokenizer but the rule that cuts
+words.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def test_lists_are_solved_by_reading(model, kind):
         assert (words if kind == "copy" else words[::-1]) == list(row["outputs"])
         assert row["input"].endswith(f"\n{lists.ASKED[kind]}")
         noise = [len(re.findall("|".join(haystacks.NOISE), part)) for part in (before, after)]
-        depth = index % LISTS / (LISTS - 1)
+        depth = 7 * (index // len(lists.LENGTHS)) % LISTS / (LISTS - 1)
         assert noise[0] == pytest.approx(depth * sum(noise), abs=0.51)
         ids = model.prompt(doc_to_messages(row)).inputs["input_ids"]
         assert ids.shape[1] + len(words) + 1 == row["length"]

@@ -41,9 +41,9 @@ def scores(engine, asked, branches):
     return [fmean(of) for of in zip(*found, strict=True)]
 
 
-@pytest.mark.parametrize(("kind", "words", "floor"), FLOORS)
-def test_the_full_cache_says_the_list(engine, kind, words, floor):
-    assert scores(engine, rows(kind, words, 4), [Branch()])[0] >= floor
+@pytest.mark.parametrize(("kind", "words"), [("copy", 40), ("copy", 60), ("reverse", 60)])
+def test_the_full_cache_says_the_list(engine, kind, words):
+    assert scores(engine, rows(kind, words, 4), [Branch()])[0] >= 0.9
 
 
 def test_every_lost_entry_costs_something(engine):
