@@ -1,8 +1,8 @@
-"""Write harness/embedded's ruler_mini, longbench_mini and needle_mini, drawn from a seed.
+"""Write harness/embedded's ruler_mini, longbench_mini, needle_mini and lists_mini from a seed.
 
 Small twins of RULER, LongBench and needle-in-a-haystack in the embedded model's vocabulary, in
-their schemas. The same seed and library versions give the same bytes. Lengths are tokens of the
-embedded tokenizer and count the chat template and the answer.
+their schemas, and lists whose answers are long. The same seed and library versions give the same
+bytes. Lengths are tokens of the embedded tokenizer and count the chat template and the answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, List, Value
 
-from harness.embedded import HOME, texts
+from harness.embedded import HOME, lists, texts
 from harness.embedded.texts import Query, Text
 
 SEED = 20_260_902
@@ -26,6 +26,7 @@ DEPTHS = tuple(range(0, 101, 10))
 ROWS = 32  # of each ruler_mini task and length
 LONGBENCH_ROWS = 40  # of each longbench_mini task
 NEEDLES = 4  # of each depth and length
+LISTS = 10  # of each kind of answer and number of words
 
 Row = dict[str, object]
 _STRING, _INT = Value("string"), Value("int64")
@@ -39,6 +40,7 @@ RULER = {
     "max_length": _INT,
 }
 NEEDLE = RULER | {"depth": _INT}  # percent of the context's noise that lies before the needle
+LIST = RULER | {"words": _INT}  # of the list, and of the answer
 LONGBENCH = {
     "input": _STRING,
     "context": _STRING,
@@ -64,6 +66,7 @@ ABOUT = {
     "ruler_mini": "Needles and variable tracking in RULER's schema, 128 to 1,024 tokens",
     "longbench_mini": "Four tasks in LongBench's schema, 256 to 1,024 tokens",
     "needle_mini": "A word hidden in noise at each depth of 128 to 1,024 tokens",
+    "lists_mini": "Lists of 20 to 60 words in noise, to be said again, in RULER's schema",
 }
 
 
@@ -115,6 +118,20 @@ def _needles(rng: Random) -> list[Row]:
     return out
 
 
+def _lists(kind: str, rng: Random) -> list[Row]:
+    """Rows of one kind of answer, the sizes in turn; depths lie evenly from 0 to 1 at each size.
+
+    Any first few rows have all sizes, and lists at the beginning, in the middle and at the end.
+    """
+    out: list[Row] = []
+    for index in range(LISTS):
+        for words, length in lists.LENGTHS.items():
+            text = lists.draw(rng, words, length, 7 * index % LISTS / (LISTS - 1))
+            query = text.queries[list(lists.ASKED).index(kind)]
+            out.append(_ruler_row(text, query, len(out), length) | {"words": words})
+    return out
+
+
 LONGBENCH_TASKS: dict[str, Callable[[Random, int], Text]] = {
     "passage_retrieval": lambda rng, length: texts.retrieval(rng, length, min(9, length // 64)),
     "passage_count": lambda rng, length: texts.count(rng, length, 4, rng.randint(1, 4)),
@@ -156,7 +173,7 @@ def _write(folder: Path, seed: int, schema: dict, tables: dict[str, list[Row]]) 
 
 
 def build(home: Path, seed: int = SEED) -> dict[str, int]:
-    """Write the three dataset folders into `home`; returns the number of rows of each."""
+    """Write the four dataset folders into `home`; returns the number of rows of each."""
     ruler = {
         name: _ruler(draw, Random(f"{seed} {name}"), ROWS) for name, draw in RULER_TASKS.items()
     }
@@ -164,10 +181,12 @@ def build(home: Path, seed: int = SEED) -> dict[str, int]:
         name: _longbench(name, Random(f"{seed} {name}"), LONGBENCH_ROWS) for name in LONGBENCH_TASKS
     }
     needle = {"needle": _needles(Random(f"{seed} needle"))}
+    listed = {kind: _lists(kind, Random(f"{seed} lists {kind}")) for kind in lists.ASKED}
     parts = {
         "ruler_mini": (RULER, ruler),
         "longbench_mini": (LONGBENCH, longbench),
         "needle_mini": (NEEDLE, needle),
+        "lists_mini": (LIST, listed),
     }
     for name, (schema, tables) in parts.items():
         _write(home / name, seed, schema, tables)
@@ -177,7 +196,7 @@ def build(home: Path, seed: int = SEED) -> dict[str, int]:
 def main() -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--home", type=Path, default=HOME, help="where the three folders go")
+    parser.add_argument("--home", type=Path, default=HOME, help="where the four folders go")
     parser.add_argument("--seed", type=int, default=SEED)
     args = parser.parse_args()
     for name, rows in build(args.home, args.seed).items():

@@ -5,9 +5,10 @@ pictures (tower, projector, words, letters, a falling learning rate); texts (new
 and longer texts, with some pictures so that they are not forgotten); both (texts of all lengths
 and pictures in equal shares); finish (the same, until the learning rate is down). A fifth makes
 tiny_vlm_long of that: walls (pictures of up to 36 tiles, with no hints where to look, beside texts
-and short pictures). Texts and scenes come from other seeds than the benchmarks'. Writes the model
-in half precision, its processor, and training.json with seeds, times and accuracies. Counting
-passages was tried and not learned.
+and short pictures), and a sixth makes tiny_lists of that: lists (said again word after word; texts
+alone). Texts and scenes come from other seeds than the benchmarks'. Writes the model in half
+precision, its processor, and training.json with seeds, times and accuracies. Counting passages was
+tried and not learned.
 """
 
 from __future__ import annotations
@@ -27,16 +28,21 @@ import transformers
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from harness.embedded import TINY_VLM, TINY_VLM_LONG
+from harness.embedded import TINY_LISTS, TINY_VLM, TINY_VLM_LONG
 from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
 from scripts.build_text_mini import SEED as TEXT_BENCHMARK_SEED
-from scripts.tiny_vlm import attention_hints, build, language, recall, tower, walls, wiring
+from scripts.tiny_vlm import attention_hints, build, language, lists, recall, tower, walls, wiring
 from scripts.tiny_vlm.language import Pool, Stage
+from scripts.tiny_vlm.lists import Listing
 from scripts.tiny_vlm.recall import Reading
 from scripts.tiny_vlm.walls import Looking
 
 PARTS = ("pictures", "texts", "both", "finish")
-WALLS = "walls"
+WALLS, LISTS = "walls", "lists"
+AFTERWARDS = {  # parts of their own: what each begins from, and where it goes
+    WALLS: (TINY_VLM, TINY_VLM_LONG),
+    LISTS: (TINY_VLM_LONG, TINY_LISTS),
+}
 WORDS = Stage(False, scenes=32, questions=10, goal=0.9, max_steps=800, rate=2e-3)
 LETTERS = Stage(True, scenes=16, questions=8, goal=0.9, max_steps=700, rate=1.5e-3)
 FINISH = replace(LETTERS, max_steps=600, decay=True, partial=True)
@@ -65,6 +71,20 @@ TURNED = replace(BOTH, max_steps=700, horizon=0, rate=1.2e-3)
 KEPT = replace(TURNED, lengths=(128, 256, 512, 1024, 2048), hint_weight=0.0)
 FEW = Looking((1, 2, 2, 3, 3, 4), tiles=36, questions=8, max_steps=450, rate=1e-3, reading=KEPT)
 MANY = replace(FEW, across=(1, 2, 3, 4, 5, 6, 6), max_steps=950, decay=True)
+BRIEF = Listing((4, 16), tokens=1500, goal=0.95, max_steps=250, rate=1.5e-3)
+LONG_LISTS = (
+    BRIEF,
+    replace(BRIEF, words=(12, 40), tokens=2000, max_steps=200),
+    replace(
+        BRIEF,
+        words=(18, 60),
+        tokens=2400,
+        max_steps=300,
+        hint_weight=0.0,
+        partial=0.3,
+        decay=True,
+    ),
+)
 CONTEXT = 4096  # tokens; a prompt of 36 tiles has about 2,400
 
 Log = Callable[[str], None]
@@ -85,6 +105,7 @@ class Plan:
     both: Reading = BOTH
     turned: Reading = TURNED
     walls: tuple[Looking, ...] = field(default=(FEW, MANY))
+    lists: tuple[Listing, ...] = field(default=LONG_LISTS)
 
 
 def machine() -> str:
@@ -134,6 +155,13 @@ def look(model: nn.Module, rng: Random, plan: Plan, log: Log, save) -> dict[str,
     return record
 
 
+def recite(model: nn.Module, rng: Random, plan: Plan, log: Log, save) -> dict[str, Any]:
+    """Part 6; returns shares of right words and answers by a stage's longest lists, and kind."""
+    return {
+        f"{stage.words[1]} words": lists.train(model, stage, rng, log, save) for stage in plan.lists
+    }
+
+
 def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> dict[str, Any]:
     """Run one part and write the folder; returns what training.json records of it."""
     began = time.perf_counter()
@@ -168,12 +196,15 @@ def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> d
         record = pictures(model, rng, plan, log)
     elif part == WALLS:
         record = look(model, rng, plan, log, save)
+    elif part == LISTS:
+        record = recite(model, rng, plan, log, save)
     else:
         stages = {"texts": plan.texts, "both": (plan.both,), "finish": (plan.turned,)}[part]
         record = read(model, rng, plan, stages, log, save)
     model.model.language_model.set_attn_implementation("sdpa")
     record = {
         "seconds": round(time.perf_counter() - began),
+        "cpu_seconds": round(time.process_time()),
         "machine": machine(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -181,7 +212,9 @@ def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> d
     model.half().save_pretrained(folder)
     build.processor(model.config.text_config.max_position_embeddings).save_pretrained(folder)
     parts = history | {part: record}
-    after = f" --part {part} --start harness/embedded/tiny_vlm" if part == WALLS else ""
+    after = ""
+    if part in AFTERWARDS:
+        after = f" --part {part} --start harness/embedded/{AFTERWARDS[part][0].name}"
     whole = {
         "command": f"python -m scripts.train_tiny_vlm --seed {seed}{after}",
         "seed": seed,
@@ -207,18 +240,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=TINY_VLM)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--part", choices=("all", *PARTS, WALLS), default="all")
+    parser.add_argument("--part", choices=("all", *PARTS, *AFTERWARDS), default="all")
     parser.add_argument("--start", type=Path, help="folder of the part before (not for pictures)")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
     args = parser.parse_args()
     if args.seed in (BENCHMARK_SEED, TEXT_BENCHMARK_SEED):
         parser.error(f"seed {args.seed} made a benchmark; take another one")
-    if args.part in (*PARTS[1:], WALLS) and args.start is None:
+    if args.part in (*PARTS[1:], *AFTERWARDS) and args.start is None:
         parser.error(f"part {args.part} begins from the part before it; give its folder as --start")
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.part == WALLS and args.folder == TINY_VLM:
-        args.folder = TINY_VLM_LONG
+    if args.part in AFTERWARDS and args.folder == TINY_VLM:
+        args.folder = AFTERWARDS[args.part][1]
     parts = PARTS if args.part == "all" else (args.part,)
     train(args.folder, args.seed, Plan(), parts, args.start)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.errors import UserError
+from harness.settings import caches
 from harness.settings.bounds import check_name, shortened
 from harness.settings.grid import Prefill, Variant
 
@@ -77,7 +78,7 @@ def check_rows(chosen: Sequence[Prefill], variants: Sequence[Variant]) -> None:
     for prefill in chosen:
         pattern = dict(prefill.pattern)
         for one in variants if pattern else ():
-            policy = methods.build(one.method, **dict(one.params))
+            policy = methods.build(one.method, **caches.parted(dict(one.params))[0])
             if policy.needs_all_rows:
                 raise UserError(
                     f"methods.{one.label} needs the attention of all queries, which "

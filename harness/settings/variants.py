@@ -202,7 +202,7 @@ def traits(chosen: Sequence[Variant]) -> dict[str, dict[str, bool]]:
 
     found = {}
     for one in chosen:
-        policy = methods.build(one.method, **dict(one.params))
+        policy = methods.build(one.method, **caches.parted(dict(one.params))[0])
         looks = policy.queries(0) != 0 or policy.observes
         found[one.label] = {
             "queries": looks,

@@ -133,13 +133,26 @@ def steps(text: Text, query: Query, context: list[int], rng: Random) -> Steps:
 
 
 @dataclass
-class Packed:
-    """Rows of a text and its questions, padded on the right."""
+class Segments:
+    """Rows of a text with questions behind it: each question sees the text and itself."""
 
     ids: Tensor  # [B, S]
     positions: Tensor  # [B, S]
     segments: Tensor  # [B, S] 0 text, 1.. questions, -1 padding
     lasts: Tensor  # bool [B, S] from the last token of a prompt on
+
+    def visible(self) -> Tensor:
+        """What each token may look at, bool [B, S, S]."""
+        same = self.segments[:, :, None] == self.segments[:, None, :]
+        text = (self.segments == 0)[:, None, :]
+        causal = torch.ones(self.ids.shape[1:] * 2, dtype=torch.bool).tril()
+        return (same | text) & causal
+
+
+@dataclass
+class Packed(Segments):
+    """Rows of a text and its questions, padded on the right."""
+
     row: Tensor  # [n] of each prediction
     at: Tensor  # [n]
     wanted: Tensor  # [n, SETS] tokens of which any is right, -1 pads
@@ -151,13 +164,6 @@ class Packed:
     repeats: list[list[tuple[int, tuple[int, ...]]]]
     said: list[list[tuple[int, tuple[int, ...]]]]
     looks: list[list[tuple[int, tuple[int, ...]]]]  # tokens behind a key, and what to look at
-
-    def visible(self) -> Tensor:
-        """What each token may look at, bool [B, S, S]."""
-        same = self.segments[:, :, None] == self.segments[:, None, :]
-        text = (self.segments == 0)[:, None, :]
-        causal = torch.ones(self.ids.shape[1:] * 2, dtype=torch.bool).tril()
-        return (same | text) & causal
 
 
 def pack(items: list[Text], rng: Random, most: int) -> Packed:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scripts.tiny_vlm import attention_hints, language, reading
 from scripts.tiny_vlm.attention_hints import PackedHint
 from scripts.tiny_vlm.language import Pool
-from scripts.tiny_vlm.reading import Packed
+from scripts.tiny_vlm.reading import Packed, Segments
 from scripts.tiny_vlm.wiring import BIND, ECHO, FETCH, MATCH, SAID, UNSAID
 
 
@@ -39,6 +39,33 @@ class Reading:
     spoken: bool = False  # hint at what has been said, too
 
 
+Pairs = list[list[tuple[int, tuple[int, ...]]]]  # of each row: a token, and what it looks at
+
+
+def looking(
+    layer: int,
+    heads: tuple[int, ...],
+    wanted: Pairs,
+    visible: Tensor,
+    generator: torch.Generator,
+    most: int = 96,
+) -> PackedHint | None:
+    """Where `heads` of a layer should look, for at most `most` tokens a row; None for no token."""
+    size = min(most, max(map(len, wanted)))
+    if not size:
+        return None
+    keys = visible.shape[-1]
+    at = torch.full((len(wanted), size), -1)
+    mask = torch.zeros(len(wanted), size, keys, dtype=torch.bool)
+    for row, pairs in enumerate(wanted):
+        order = torch.randperm(len(pairs), generator=generator)[:size].tolist()
+        for index, pick in enumerate(order):
+            at[row, index] = pairs[pick][0]
+            mask[row, index, list(pairs[pick][1])] = True
+    seen = visible.gather(1, at.clamp_min(0)[..., None].expand(-1, -1, keys))
+    return PackedHint(layer, heads, at, mask, seen)
+
+
 def hints(
     packed: Packed, visible: Tensor, generator: torch.Generator, most: int, spoken: bool
 ) -> list[PackedHint]:
@@ -47,25 +74,13 @@ def hints(
     most: tokens a row and hint. spoken: also from each token to itself, and from a word of an
     answer in any order to all that is said of it.
     """
-    keys = packed.ids.shape[1]
-    fetched: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in packed.binds]
+    fetched: Pairs = [[] for _ in packed.binds]
     for row, at, key in packed.fetch.tolist():
         fetched[row].append((at, (key,)))
     bound = [[(at, (key,)) for at, key in pairs] for pairs in packed.binds]
 
-    def hint(layer: int, heads: tuple[int, ...], wanted) -> PackedHint | None:
-        size = min(most, max(map(len, wanted)))
-        if not size:
-            return None
-        at = torch.full((len(wanted), size), -1)
-        mask = torch.zeros(len(wanted), size, keys, dtype=torch.bool)
-        for row, pairs in enumerate(wanted):
-            order = torch.randperm(len(pairs), generator=generator)[:size].tolist()
-            for index, pick in enumerate(order):
-                at[row, index] = pairs[pick][0]
-                mask[row, index, list(pairs[pick][1])] = True
-        seen = visible.gather(1, at.clamp_min(0)[..., None].expand(-1, -1, keys))
-        return PackedHint(layer, heads, at, mask, seen)
+    def hint(layer: int, heads: tuple[int, ...], wanted: Pairs) -> PackedHint | None:
+        return looking(layer, heads, wanted, visible, generator, most)
 
     echoed = [
         packed.looks[i] if kind in reading.ECHOED else packed.repeats[i]
@@ -79,7 +94,7 @@ def hints(
     return [item for item in found if item is not None]
 
 
-def forward(model: nn.Module, packed: Packed, mask: Tensor) -> tuple[Tensor, ...]:
+def forward(model: nn.Module, packed: Segments, mask: Tensor) -> tuple[Tensor, ...]:
     """Hidden states after each layer, [B, S, d]; mask bool [B, S, S]."""
     text = model.model.language_model
     return text(
@@ -91,7 +106,7 @@ def forward(model: nn.Module, packed: Packed, mask: Tensor) -> tuple[Tensor, ...
     ).hidden_states[1:]
 
 
-def partial(packed: Packed, visible: Tensor, generator: torch.Generator) -> Tensor:
+def partial(packed: Segments, visible: Tensor, generator: torch.Generator) -> Tensor:
     """`visible`, in which the answers of a third of the questions see down to 10 % of the rest."""
     rows, width = packed.ids.shape
     most = int(packed.segments.max()) + 1

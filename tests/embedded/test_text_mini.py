@@ -6,11 +6,19 @@ from collections import Counter
 import pandas as pd
 import pytest
 
-from harness.embedded import HOME, MMBENCH_MINI, TINY_VLM, haystacks, longbench_prompts, texts
+from harness.embedded import (
+    HOME,
+    MMBENCH_MINI,
+    TINY_VLM,
+    haystacks,
+    lists,
+    longbench_prompts,
+    texts,
+)
 from harness.embedded.words import KEYS, LABELS, NAMES, TYPES, VALUES, pieces
 from harness.models.loading import load
 from harness.scoring.ruler.prompts import doc_to_messages
-from scripts.build_text_mini import DEPTHS, LENGTHS, NEEDLES, ROWS, SEED
+from scripts.build_text_mini import DEPTHS, LENGTHS, LISTS, NEEDLES, ROWS, SEED
 from scripts.build_text_mini import build as build_text_mini
 from scripts.tiny_vlm import build
 
@@ -39,7 +47,7 @@ def model():
 def test_rebuilding_gives_the_shipped_bytes(tmp_path):
     build_text_mini(tmp_path)
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert len(made) == 3 + len(RULER) + len(LONGBENCH) + 1
+    assert len(made) == 4 + len(RULER) + len(LONGBENCH) + 1 + len(lists.ASKED)
     for path in made:
         assert (tmp_path / path).read_bytes() == (HOME / path).read_bytes(), path
 
@@ -133,6 +141,27 @@ def test_the_needle_grid_is_complete_and_at_its_depths(model):
         noise = [len(re.findall("|".join(haystacks.NOISE), part)) for part in (before, after)]
         assert noise[0] == pytest.approx(row["depth"] / 100 * sum(noise), abs=0.51)
         assert row["max_length"] - 8 < row["length"] <= row["max_length"]
+
+
+@pytest.mark.parametrize("kind", lists.ASKED)
+def test_lists_are_solved_by_reading(model, kind):
+    frame = table("lists_mini", kind)
+    assert dict(frame.groupby("words").size()) == dict.fromkeys(lists.LENGTHS, LISTS)
+    for index, (_, row) in enumerate(frame.iterrows()):
+        ((before, said, after),) = re.findall(
+            r"^(.*)The words are: ([a-z ]+)\.(.*)$", row["input"][: row["context_end"]], re.DOTALL
+        )
+        words = said.split()
+        assert len(words) == len(set(words)) == row["words"]
+        assert (words if kind == "copy" else words[::-1]) == list(row["outputs"])
+        assert row["input"].endswith(f"\n{lists.ASKED[kind]}")
+        noise = [len(re.findall("|".join(haystacks.NOISE), part)) for part in (before, after)]
+        depth = 7 * (index // len(lists.LENGTHS)) % LISTS / (LISTS - 1)
+        assert noise[0] == pytest.approx(depth * sum(noise), abs=0.51)
+        ids = model.prompt(doc_to_messages(row)).inputs["input_ids"]
+        assert ids.shape[1] + len(words) + 1 == row["length"]
+        assert row["max_length"] - 12 < row["length"] <= row["max_length"]
+        assert not (ids == model.tokenizer.unk_token_id).any()
 
 
 def test_longbench_has_the_released_columns():

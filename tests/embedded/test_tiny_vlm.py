@@ -21,6 +21,7 @@ from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
 from scripts.build_text_mini import SEED as TEXT_BENCHMARK_SEED
 from scripts.tiny_vlm import attention_hints, build, lessons, reading, recall, tower
 from scripts.tiny_vlm.language import Stage
+from scripts.tiny_vlm.lists import Listing
 from scripts.tiny_vlm.walls import Looking
 from scripts.train_tiny_vlm import BOTH, PARTS, Plan, train
 
@@ -171,6 +172,7 @@ def short_plan():
         texts=(replace(stage, decay=False, partial=False),),
         both=stage,
         turned=stage,
+        lists=(Listing((2, 4), 2, 1e-3, tokens=200, partial=0.5, decay=True),),
         walls=(Looking((1, 2), 4, 2, 2, 1e-3, replace(stage, hint_weight=0.0), decay=True),),
     )
 
@@ -198,8 +200,12 @@ def test_a_part_begins_from_the_folder_of_the_part_before(tmp_path):
     tower = [model.model.vision_tower.state_dict() for model in (before, after)]
     assert all(torch.equal(tower[0][name], tower[1][name]) for name in tower[0])
     train(tmp_path / "long", seed=3, plan=short_plan(), parts=("walls",), start=second)
-    record = json.loads((tmp_path / "long" / "training.json").read_text())
-    assert list(record["parts"]) == ["pictures", "texts", "walls"]
+    train(tmp_path / "lists", seed=3, plan=short_plan(), parts=("lists",), start=tmp_path / "long")
+    record = json.loads((tmp_path / "lists" / "training.json").read_text())
+    assert list(record["parts"]) == ["pictures", "texts", "walls", "lists"]
+    last = AutoModelForImageTextToText.from_pretrained(tmp_path / "lists")
+    seen = last.model.vision_tower.state_dict()
+    assert all(torch.equal(tower[0][name], seen[name]) for name in seen)
     processor = AutoProcessor.from_pretrained(tmp_path / "long")
     config = AutoModelForImageTextToText.from_pretrained(tmp_path / "long").config
     assert (

@@ -31,6 +31,12 @@ def test_a_method_looks_at_queries_if_others_change_its_score(variant: str) -> N
     assert kinds(name, **params)["queries"] != torch.equal(*scores)
 
 
+@pytest.mark.parametrize("name", ["full", "snapkv", "knorm"])
+def test_fewer_bits_leave_the_kind_alone(name: str) -> None:
+    stored = {"cache": "quantized", "cache_bits": 2, "cache_group": 16, "cache_residual": 8}
+    assert kinds(name, **stored) == kinds(name)
+
+
 FILELESS = [n for n in methods.names() if not {"gates", "filters"} & {*methods.parameters(n)}]
 
 

@@ -11,8 +11,8 @@ from pandas.testing import assert_frame_equal
 from harness.errors import UserError
 from harness.records import repair, schema
 from harness.records.store import Store
-from harness.settings.grid import Prefill
-from harness.settings.prefills import built, prefills
+from harness.settings.grid import Prefill, Variant
+from harness.settings.prefills import built, check_rows, prefills
 from tests.run.conftest import Program, table
 from tests.run.fakes import FakeEngine
 
@@ -145,3 +145,11 @@ def test_a_store_that_was_made_before_takes_sparse_prefills(tmp_path: Path) -> N
         Store(path)
     assert {table.name for table in schema.LATER} == {"prefills"}
     assert json.loads("{}") == {}
+
+
+def test_fewer_bits_go_with_a_sparse_prefill() -> None:
+    sparse = Prefill("flexprefill", (("pattern", "flexprefill"), *USUAL.items()))
+    stored = (("cache", "quantized"), ("cache_bits", 2))
+    check_rows([sparse], [Variant("snapkv_2bit", "snapkv", stored), Variant("q", "full", stored)])
+    with pytest.raises(UserError, match="h2o_2bit needs the attention of all queries"):
+        check_rows([sparse], [Variant("h2o_2bit", "h2o", (*stored, ("decode", "grow")))])
