@@ -10,6 +10,7 @@ from .cake import Cake
 from .chunkkv import ChunkKV
 from .criticalkv import CriticalH2O, CriticalKV, CriticalTOVA
 from .expected_attention import ExpectedAttention
+from .finch import Finch
 from .full import Full
 from .h2o import H2O
 from .holding import Due, Held, Rule, Step, victims
@@ -77,6 +78,7 @@ _POLICIES: dict[str, type[Policy]] = {
         MixKV,
         InfiniPotV,
         QFilters,
+        Finch,
     )
 }
 

@@ -113,8 +113,10 @@ class Policy(ABC):
         """
         return None
 
-    def queries(self, suffix: int) -> int | None:
-        """How many last queries the view must hold if `suffix` tokens follow the question."""
+    def queries(self, suffix: int, behind: int = 0) -> int | None:
+        """How many last queries the view must hold if `suffix` tokens follow the question and
+        `behind` tokens, those among them, the context.
+        """
         return self.window
 
     def plan(self, view: LayerView, count: int) -> Plan:

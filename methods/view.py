@@ -43,7 +43,8 @@ class LayerView:
     attention of all queries where the view holds the last L - n of them only. answers: what
     the policy that looks `asks` of the layer, where somebody has read it already. hidden [B, L, C]:
     the hidden states that enter the attention module, where a policy `sees_hidden`. rotation: how
-    queries were rotated, for methods that say `unrotates`.
+    queries were rotated, for methods that say `unrotates`. context: how many tokens there are up to
+    the end of the context, which the question follows; None: the prompt marks none.
 
     ValueError when the shapes disagree or a mask hides every key from a query.
     """
@@ -62,6 +63,7 @@ class LayerView:
     answers: Sequence[float] | None = None
     hidden: Tensor | None = None
     rotation: Rotation | None = None
+    context: int | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +90,8 @@ class LayerView:
             raise ValueError(f"layer={self.layer} is outside 0..{self.num_layers - 1}.")
         if not 0 <= self.suffix < length:
             raise ValueError(f"suffix={self.suffix} is outside 0..{length - 1}.")
+        if self.context is not None and not 0 <= self.context <= length:
+            raise ValueError(f"context={self.context} is outside 0..{length}.")
         self._check_optional(heads)
 
     def _check_optional(self, heads: int) -> None:
@@ -166,7 +170,7 @@ class LayerView:
         if self.queries.shape[2] < rows:
             raise ValueError(
                 f"the view holds the last {self.queries.shape[2]} queries and the method needs "
-                f"{rows}; capture as many as policy.queries(suffix) says."
+                f"{rows}; capture as many as policy.queries says."
             )
         return rows
 

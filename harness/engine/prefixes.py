@@ -108,9 +108,11 @@ def read(
     return Prefix(cache, tokens, window, *found)
 
 
-def longest_window(requests: Requests, suffix: int) -> int | None:
-    """How many last queries these policies need at most; None: all of them."""
-    windows = [policy.queries(suffix) for policy, _ in requests]
+def longest_window(requests: Requests, suffix: int, behind: int) -> int | None:
+    """How many last queries these policies need at most; None: all of them. Arguments as of
+    `Policy.queries`.
+    """
+    windows = [policy.queries(suffix, behind) for policy, _ in requests]
     return None if None in windows else max((w for w in windows if w), default=0)
 
 

@@ -19,9 +19,10 @@ from transformers.cache_utils import Cache
 
 from harness.engine.batches import HELD, fits
 from harness.engine.caches import tensors
+from harness.engine.capture import Capture
 from harness.engine.inputs import first_part
 from harness.engine.layout import Layout
-from harness.engine.prefill import Capture, Prefill, prefill
+from harness.engine.prefill import Prefill, prefill
 from harness.engine.prefixes import Prefix, Requests, longest_window, read
 from harness.engine.rotary import Rotary, depends_on_length, forget_lengths
 from harness.engine.selfcheck import check_split
@@ -106,7 +107,7 @@ class Prefills:
 
     def _cut(self, asked: _Asked) -> int:
         """Tokens that are read in a pass of their own; 0: there is one pass."""
-        tokens = min(asked.prompt.context or 0, asked.boundary)
+        tokens = asked.context or 0
         if tokens == asked.boundary:
             return tokens
         if self.pattern is not None:
@@ -141,7 +142,9 @@ class Prefills:
         return filled
 
     def _prefix(self, asked: _Asked, tokens: int) -> Prefix:
-        window = longest_window([each for each in asked.requests if not each[0].adds], asked.behind)
+        # Nothing is behind the context here: what is read after the cut brings its own queries.
+        alone = [each for each in asked.requests if not each[0].adds]
+        window = longest_window(alone, asked.behind, 0)
         summing = any(policy.adds for policy, _ in asked.requests)
         assert window is not None  # such policies are not cut
 
@@ -164,7 +167,7 @@ class Prefills:
         kinds = asked.modality[: asked.boundary]
         found = (self.layout, asked.requests, kinds, asked.behind, prefix, asked.rotary)
         sparse = Sparsity(self.layout, self.pattern) if self.pattern else None
-        capture = Capture(*found, sparse)
+        capture = Capture(*found, sparse, asked.context)
         how = (asked.prompt.inputs, asked.positions, asked.boundary, asked.rotary)
         return prefill(self.model, self.layout, capture, *how)
 
@@ -204,6 +207,12 @@ class _Asked:
     def behind(self) -> int:
         """Last evictable tokens that follow the question."""
         return max(0, self.prompt.suffix - (len(self.modality) - self.boundary))
+
+    @property
+    def context(self) -> int | None:
+        """Evictable tokens up to the end of the context, or None."""
+        marked = self.prompt.context
+        return None if marked is None else min(marked, self.boundary)
 
     def beginning(self, tokens: int) -> _Beginning:
         """All that the first tokens are read from."""

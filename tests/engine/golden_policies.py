@@ -32,7 +32,7 @@ class Chosen:
     def asks(self, view: LayerView) -> None:
         return None
 
-    def queries(self, suffix: int) -> int | None:
+    def queries(self, suffix: int, behind: int = 0) -> int | None:
         return self.window
 
     def select_many(self, view: LayerView, budgets: list[int]) -> list[Selection]:

@@ -72,6 +72,13 @@ DEFAULTS = {
         "budget": "layers",
     },
     "mixkv": {"pool": "avg", "kernel": 5, "group": "mean", "diversity": None, **WINDOW},
+    "finch": {
+        "normalize": True,
+        **WINDOW,
+        "window": None,
+        "window_anchor": "question",
+        "positions": "original",
+    },
     "infinipot_v": {
         "temporal": 0.5,
         "recent": 0.25,

@@ -163,6 +163,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "look_m": golden_merging.check_look_m,
     "mixkv": golden_scorers.check_mixkv,
     "infinipot_v": golden_scorers.check_infinipot_v,
+    "finch": golden_scorers.check_finch,
     "qfilters": golden_layers.check_qfilters,
 }
 

@@ -37,6 +37,7 @@ def test_every_stored_case_is_checked():
         "look_m": 7,
         "mixkv": 6,
         "infinipot_v": 7,
+        "finch": 7,
         "qfilters": 6,
     }
 

@@ -62,4 +62,5 @@ def random_view(
     tensors = (tensor.to(dtype) for tensor in (keys, values, queries))
     place = {"layer": layer, "num_layers": num_layers, "mask": mask}
     turns = HalfTurns(length, dim)
-    return methods.LayerView(*tensors, dim**-0.5, weight.to(dtype), **place, rotation=turns)
+    about = {"rotation": turns, "context": length - max(1, length // 4)}  # the rest is a question
+    return methods.LayerView(*tensors, dim**-0.5, weight.to(dtype), **place, **about)
