@@ -17,6 +17,7 @@ from .holding import Due, Held, Rule, Step, victims
 from .infinipot_v import InfiniPotV
 from .keydiff import KeyDiff
 from .knorm import Knorm
+from .kvzip import KVzip
 from .lacache import LaCache
 from .lagkv import LagKV
 from .look_m import LookM
@@ -26,6 +27,7 @@ from .policy import Policy, Rated, Selection
 from .post_vision import PostVision
 from .qfilters import QFilters, filters_of
 from .random import Random
+from .recital import Recited, most_attention
 from .restkv import RestKV
 from .snapkv import SnapKV
 from .streaming_llm import StreamingLLM
@@ -39,6 +41,7 @@ __all__ = [
     "LayerView",
     "Policy",
     "Rated",
+    "Recited",
     "Rule",
     "Selection",
     "Step",
@@ -46,6 +49,7 @@ __all__ = [
     "build",
     "filters_of",
     "merged",
+    "most_attention",
     "names",
     "parameters",
     "title",
@@ -79,6 +83,7 @@ _POLICIES: dict[str, type[Policy]] = {
         InfiniPotV,
         QFilters,
         Finch,
+        KVzip,
     )
 }
 

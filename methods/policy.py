@@ -83,6 +83,11 @@ class Policy(ABC):
         return False
 
     @property
+    def recites(self) -> int | None:
+        """How many tokens of the context the model shall repeat at a time for it; None: nothing."""
+        return None
+
+    @property
     def needs_all_rows(self) -> bool:
         """Whether its score is made of the attention of all queries, not of some last ones."""
         return self.window is None

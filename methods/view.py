@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .kernels import by_triton, column_sums, window_attention, window_columns, window_lse
+from .recital import Recited
 
 PART_BYTES = 1 << 27  # attention rows that exist at a time: 128 MiB, or those of one KV head
 _ROWS = 256  # queries whose attention is summed at a time
@@ -44,7 +45,8 @@ class LayerView:
     the policy that looks `asks` of the layer, where somebody has read it already. hidden [B, L, C]:
     the hidden states that enter the attention module, where a policy `sees_hidden`. rotation: how
     queries were rotated, for methods that say `unrotates`. context: how many tokens there are up to
-    the end of the context, which the question follows; None: the prompt marks none.
+    the end of the context, which the question follows; None: the prompt marks none. recited: what
+    keys of the context got while it was repeated, for policies with `recites`.
 
     ValueError when the shapes disagree or a mask hides every key from a query.
     """
@@ -64,6 +66,7 @@ class LayerView:
     hidden: Tensor | None = None
     rotation: Rotation | None = None
     context: int | None = None
+    recited: Recited | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +95,13 @@ class LayerView:
             raise ValueError(f"suffix={self.suffix} is outside 0..{length - 1}.")
         if self.context is not None and not 0 <= self.context <= length:
             raise ValueError(f"context={self.context} is outside 0..{length}.")
+        if self.recited is not None:
+            shape, first = tuple(self.recited.attention.shape), self.recited.first
+            if shape[:2] != (batch, heads) or not 0 <= first < first + shape[-1] <= length:
+                raise ValueError(
+                    f"recited is attention of shape {shape} from token {first} on; give [{batch}, "
+                    f"{heads}, n] within the {length} tokens."
+                )
         self._check_optional(heads)
 
     def _check_optional(self, heads: int) -> None:

@@ -5,7 +5,7 @@ Only one layer's queries are ever held. It must not know how cells are decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from harness.engine.passes import Stopwatch, sees_later
 from harness.engine.prefixes import Prefix, Requests, longest_window
 from harness.engine.rotary import Rotary, Turned
 from harness.engine.sparsity import Sparsity
-from methods import LayerView, Policy, Rated, Selection
+from methods import LayerView, Policy, Rated, Recited, Selection
 
 Selections = dict[int, dict[int, Selection]]  # by id of the policy, then by budget
 
@@ -30,6 +30,14 @@ class _Asked(NamedTuple):
     budgets: Sequence[int]
     view: LayerView
     numbers: Tensor
+
+
+class _Later(NamedTuple):
+    """A policy that selects from a layer when the context was repeated."""
+
+    policy: Policy
+    budgets: Sequence[int]
+    view: LayerView
 
 
 @dataclass
@@ -78,6 +86,7 @@ class Capture:
         self._bidirectional = False
         self._asked: list[_Asked] = []
         self._waiting: dict[int, _Waiting] = {}  # by id of the policy
+        self._listening: list[_Later] = []
         self._hidden: Tensor | None = None  # what entered the attention module that runs
 
     @contextmanager
@@ -168,25 +177,42 @@ class Capture:
             rotation=self._rotation(),
             context=self.context,
         )
+        none = query.new_empty(*query.shape[:2], 0, query.shape[3])  # a slice holds all
+        keys_alone = replace(view, queries=none, mask=None, earlier=None)
         for policy, budgets in self.requests:
+            if policy.recites is not None:
+                self._listening.append(_Later(policy, budgets, keys_alone))
+                continue
             numbers = policy.asks(view)
             if numbers is None:
                 self._choose(policy, budgets, view)
             else:
-                none = query.new_empty(*query.shape[:2], 0, query.shape[3])  # a slice holds all
-                keys_alone = replace(view, queries=none, mask=None, earlier=None)
                 self._asked.append(_Asked(policy, budgets, keys_alone, numbers))
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether some token of this pass saw a later one."""
+        return self._bidirectional
 
     def _rotation(self) -> Turned | None:
         """How this pass rotates; who undoes it needs all queries, and then there is no prefix."""
         turns = self.rotary.now if self.rotary and self.prefix is None else None
         return Turned(self.rotary, turns) if self.rotary and turns else None
 
-    def finish(self) -> None:
+    def finish(self, recited: Mapping[int, Sequence[Recited]] | None = None) -> None:
         """When every layer was shown: let policies select that asked for numbers of the layers,
-        which are read all at once, and those that waited for all layers.
+        which are read all at once, for the context to be repeated, or that waited for all layers.
+
+        recited: by the tokens of a part, what each layer's keys got.
         """
         self.read()
+        listening, self._listening = self._listening, []
+        if listening:
+            assert recited is not None  # there are such policies
+            with self.scoring.running(self.modality.device):
+                for each in listening:
+                    heard = recited[each.policy.recites or 0][each.view.layer]
+                    self._choose(each.policy, each.budgets, replace(each.view, recited=heard))
         waiting, self._waiting = self._waiting, {}
         if not waiting:
             return

@@ -88,17 +88,7 @@ def evict(
             f"{', '.join(params)} cannot change a built policy; give the method's name."
         )
     policy = methods.build(method, **params) if isinstance(method, str) else method
-    if policy.params.get("window_anchor") == "question":
-        raise ValueError(
-            "window_anchor=question needs to know where the question ends, which generate is not "
-            "told; use window_anchor=end."
-        )
-    if policy.waits and protocol == "paper":
-        raise ValueError(
-            f"budget={policy.params['budget']} chooses when every layer has read the prompt, and "
-            "under protocol=paper generate reads its last token and answers in one go; use "
-            "protocol=replay or context."
-        )
+    _check_policy(policy, protocol)
     require(kernels, model.device)
     pattern = build(prefill) if isinstance(prefill, str) else prefill
     check_rows(pattern, [policy])
@@ -139,6 +129,25 @@ def evict(
         hook.remove()
         del model.generate  # the class's own comes back
         model.set_attn_implementation(before)
+
+
+def _check_policy(policy: methods.Policy, protocol: str) -> None:
+    if policy.params.get("window_anchor") == "question":
+        raise ValueError(
+            "window_anchor=question needs to know where the question ends, which generate is not "
+            "told; use window_anchor=end."
+        )
+    if policy.recites is not None:
+        raise ValueError(
+            f"{policy.name} has the model repeat the context, for which generate knows no words; "
+            f"run it as method={policy.name}, or choose another method."
+        )
+    if policy.waits and protocol == "paper":
+        raise ValueError(
+            f"budget={policy.params['budget']} chooses when every layer has read the prompt, and "
+            "under protocol=paper generate reads its last token and answers in one go; use "
+            "protocol=replay or context."
+        )
 
 
 def _generate(

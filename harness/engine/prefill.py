@@ -20,8 +20,10 @@ from harness.engine.capture import Capture, Selections
 from harness.engine.inputs import first_part
 from harness.engine.layout import Layout
 from harness.engine.passes import clock, forward
-from harness.engine.prefixes import joined
+from harness.engine.prefixes import joined, parts_of
+from harness.engine.reciting import Recital
 from harness.engine.rotary import Rotary, Turns
+from methods import Recited
 
 
 @dataclass
@@ -56,11 +58,13 @@ def prefill(
     positions: Tensor,
     boundary: int,
     rotary: Rotary | None = None,
+    recital: Recital | None = None,
 ) -> Prefill:
     """Run the first `boundary` prompt tokens (images included) while `capture` listens.
 
-    positions [1, L] or [3, 1, L]. rotary: note what keys are rotated by. Where the capture knows a
-    prefix, only what follows it is run.
+    positions [1, L] or [3, 1, L]. rotary: note what keys are rotated by. recital: what has the
+    context repeated, for policies that need it. Where the capture knows a prefix, only what follows
+    it is run.
     """
     prefix = capture.prefix
     start, part = 0, first_part(dict(inputs), boundary)
@@ -70,10 +74,11 @@ def prefill(
         part = {"input_ids": inputs["input_ids"][:, start:boundary]}
     started = clock(positions.device)
     following = rotary.following() if rotary else nullcontext()
-    with listening(capture), capture.hearing(), following:
+    noting = recital.hearing() if recital and prefix is None else nullcontext()
+    with listening(capture), capture.hearing(), following, noting:
         logits = forward(model, layout, cache, positions[..., start:boundary], **part)
         turns = rotary.now if rotary else None
-    capture.finish()
+    capture.finish(_recited(capture, recital, cache, boundary) if recital else None)
     elapsed = clock(positions.device) - started
     scored = capture.scoring.seconds()
     spent = elapsed - scored
@@ -92,6 +97,17 @@ def prefill(
         found.search_s = capture.sparse.searching.seconds()
         found.computed = capture.sparse.computed()
     return found
+
+
+def _recited(
+    capture: Capture, recital: Recital, cache: Cache, boundary: int
+) -> dict[int, list[Recited]]:
+    """By the tokens of a part, what each layer's keys got; one pass for all ratios."""
+    parts, prefix = parts_of(capture.requests), capture.prefix
+    if prefix is not None:  # it is the context
+        return {part: prefix.recited[recital.key, part] for part in parts}
+    with capture.scoring.running(capture.modality.device):
+        return {part: recital.recite(cache, boundary, capture.both_ways, part) for part in parts}
 
 
 def _finite(logits: Tensor, cache: Cache) -> bool:

@@ -84,16 +84,11 @@ class Engine:
         self.model = loaded.model.eval()
         self.layout = prepare(self.model)
         graphs, self._without_graphs = self._graphs(cuda_graphs)
-        self.decoder = Decoder(
-            self.model,
-            self.layout,
-            loaded.stop_ids,
-            loaded.decode,
-            graphs,
-        )
+        self.decoder = Decoder(self.model, self.layout, loaded.stop_ids, loaded.decode, graphs)
         self.batches = Batches()
         self.pattern = prefill
-        self.prefills = Prefills(self.model, self.layout, share_prefixes, prefill)
+        how = (share_prefixes, prefill, loaded.encode)
+        self.prefills = Prefills(self.model, self.layout, *how)
         self._known_rotary: Rotary | None = None
         self.cells_per_batch: int | None = (
             None if cells_per_batch == "auto" else int(cells_per_batch)

@@ -26,6 +26,7 @@ class Scatter:
     kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     params: dict[str, object] = field(default_factory=dict)
     adds: bool = False
+    recites: int | None = None
     waits: bool = False
     sees_hidden: bool = False
     unrotates: bool = False

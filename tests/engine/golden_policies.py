@@ -24,6 +24,7 @@ class Chosen:
     positions: str = "original"
     params: dict[str, object] = field(default_factory=dict)
     adds: bool = False
+    recites: int | None = None
     sees_hidden: bool = False
     unrotates: bool = False
     merge: str = "none"

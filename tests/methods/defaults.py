@@ -79,6 +79,7 @@ DEFAULTS = {
         "window_anchor": "question",
         "positions": "original",
     },
+    "kvzip": {"chunk": 2000, **SCORING},
     "infinipot_v": {
         "temporal": 0.5,
         "recent": 0.25,

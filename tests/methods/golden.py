@@ -164,6 +164,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "mixkv": golden_scorers.check_mixkv,
     "infinipot_v": golden_scorers.check_infinipot_v,
     "finch": golden_scorers.check_finch,
+    "kvzip": golden_layers.check_kvzip,
     "qfilters": golden_layers.check_qfilters,
 }
 

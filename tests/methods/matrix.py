@@ -53,16 +53,17 @@ VARIANTS = {
     "restkv_values": ("restkv", {"window": 8, "project": False, "group": "max", "spatial": "avg"}),
 }
 
-# Rows whose views must tell where the context ends.
+# Rows whose views must tell where the context ends, or what it got when it was repeated.
 CONTEXTUAL = {
     "finch": ("finch", {}),
     "finch_window": ("finch", {"window": 7, "window_anchor": "end", "normalize": False}),
+    "kvzip": ("kvzip", {}),
 }
 EVERY = {**VARIANTS, **CONTEXTUAL}
 
 # What by default needs no file (test_trimkv.py, test_qfilters.py), no other layer's scores
 # (test_layers.py), no images (test_merging.py, test_oracles_keys.py) and no marked context
-# (tests/engine/test_finch.py).
+# (tests/engine/test_finch.py, test_kvzip.py).
 NAMES = tuple(
     name
     for name in methods.names()

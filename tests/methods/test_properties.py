@@ -191,7 +191,9 @@ def test_batch_items_do_not_touch_each_other(row):
     views = [random_view(seed=seed, sharpness=2.0) for seed in (1, 2)]
     names = ("keys", "values", "queries")
     both = {name: torch.cat([getattr(view, name) for view in views]) for name in names}
-    joined = dataclasses.replace(views[0], **both)
+    most = torch.cat([view.recited.attention for view in views])
+    recited = methods.Recited(views[0].recited.first, most)
+    joined = dataclasses.replace(views[0], **both, recited=recited)
     for item, view in enumerate(views):
         alone = dataclasses.replace(view, output_weight=joined.output_weight)
         if item == 0 or row[0] != "restkv_official":  # there item 0 decides for the batch

@@ -79,6 +79,7 @@ def test_unknown_parameter_lists_the_parameters():
         ("streaming_llm", {"merge": "pivot"}),
         ("mixkv", {"diversity": 1.1}),
         ("finch", {"window": 0}),
+        ("kvzip", {"chunk": 0}),
         ("finch", {"normalize": 1}),
         ("finch", {"positions": "rank"}),
         ("finch", {"positions": "cache", "merge": "pivot"}),
