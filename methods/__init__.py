@@ -10,12 +10,14 @@ from .cake import Cake
 from .chunkkv import ChunkKV
 from .criticalkv import CriticalH2O, CriticalKV, CriticalTOVA
 from .expected_attention import ExpectedAttention
+from .finch import Finch
 from .full import Full
 from .h2o import H2O
 from .holding import Due, Held, Rule, Step, victims
 from .infinipot_v import InfiniPotV
 from .keydiff import KeyDiff
 from .knorm import Knorm
+from .kvzip import KVzip
 from .lacache import LaCache
 from .lagkv import LagKV
 from .look_m import LookM
@@ -25,6 +27,7 @@ from .policy import Policy, Rated, Selection
 from .post_vision import PostVision
 from .qfilters import QFilters, filters_of
 from .random import Random
+from .recital import Recited, most_attention
 from .restkv import RestKV
 from .rkv import RKV
 from .snapkv import SnapKV
@@ -39,6 +42,7 @@ __all__ = [
     "LayerView",
     "Policy",
     "Rated",
+    "Recited",
     "Rule",
     "Selection",
     "Step",
@@ -46,6 +50,7 @@ __all__ = [
     "build",
     "filters_of",
     "merged",
+    "most_attention",
     "names",
     "parameters",
     "title",
@@ -79,6 +84,8 @@ _POLICIES: dict[str, type[Policy]] = {
         InfiniPotV,
         QFilters,
         RKV,
+        Finch,
+        KVzip,
     )
 }
 

@@ -96,6 +96,11 @@ class Policy(ABC):
         return False
 
     @property
+    def recites(self) -> int | None:
+        """How many tokens of the context the model shall repeat at a time for it; None: nothing."""
+        return None
+
+    @property
     def needs_all_rows(self) -> bool:
         """Whether its score is made of the attention of all queries, not of some last ones."""
         return self.window is None
@@ -126,8 +131,10 @@ class Policy(ABC):
         """
         return None
 
-    def queries(self, suffix: int) -> int | None:
-        """How many last queries the view must hold if `suffix` tokens follow the question."""
+    def queries(self, suffix: int, behind: int = 0) -> int | None:
+        """How many last queries the view must hold if `suffix` tokens follow the question and
+        `behind` tokens, those among them, the context.
+        """
         return self.window
 
     def plan(self, view: LayerView, count: int) -> Plan:

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from .kernels import by_triton, column_sums, window_attention, window_columns, window_lse
 from .kernels.visible import visible_keys
+from .recital import Recited
 
 PART_BYTES = 1 << 27  # attention rows that exist at a time: 128 MiB, or those of one KV head
 _ROWS = 256  # queries whose attention is summed at a time
@@ -44,7 +45,9 @@ class LayerView:
     attention of all queries where the view holds the last L - n of them only. answers: what
     the policy that looks `asks` of the layer, where somebody has read it already. hidden [B, L, C]:
     the hidden states that enter the attention module, where a policy `sees_hidden`. rotation: how
-    queries were rotated, for methods that say `unrotates`.
+    queries were rotated, for methods that say `unrotates`. context: how many tokens there are up to
+    the end of the context, which the question follows; None: the prompt marks none. recited: what
+    keys of the context got while it was repeated, for policies with `recites`.
 
     ValueError when the shapes disagree or a mask hides every key from a query.
     """
@@ -63,6 +66,8 @@ class LayerView:
     answers: Sequence[float] | None = None
     hidden: Tensor | None = None
     rotation: Rotation | None = None
+    context: int | None = None
+    recited: Recited | None = None
     _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +94,15 @@ class LayerView:
             raise ValueError(f"layer={self.layer} is outside 0..{self.num_layers - 1}.")
         if not 0 <= self.suffix < length:
             raise ValueError(f"suffix={self.suffix} is outside 0..{length - 1}.")
+        if self.context is not None and not 0 <= self.context <= length:
+            raise ValueError(f"context={self.context} is outside 0..{length}.")
+        if self.recited is not None:
+            shape, first = tuple(self.recited.attention.shape), self.recited.first
+            if shape[:2] != (batch, heads) or not 0 <= first < first + shape[-1] <= length:
+                raise ValueError(
+                    f"recited is attention of shape {shape} from token {first} on; give [{batch}, "
+                    f"{heads}, n] within the {length} tokens."
+                )
         self._check_optional(heads)
 
     def _check_optional(self, heads: int) -> None:
@@ -167,7 +181,7 @@ class LayerView:
         if self.queries.shape[2] < rows:
             raise ValueError(
                 f"the view holds the last {self.queries.shape[2]} queries and the method needs "
-                f"{rows}; capture as many as policy.queries(suffix) says."
+                f"{rows}; capture as many as policy.queries says."
             )
         return rows
 

@@ -28,22 +28,30 @@ class WindowPolicy(ScoringPolicy):
     def __post_init__(self) -> None:
         """Refuse values no window has a meaning for."""
         super().__post_init__()
-        require_count(self.name, "window", self.window, 1, WINDOW)
+        self.require_window()
         require_choice(self.name, "window_anchor", self.window_anchor, ("end", "question"))
 
-    def queries(self, suffix: int) -> int:
+    def require_window(self) -> None:
+        """ValueError unless the window is a number of queries."""
+        require_count(self.name, "window", self.window, 1, WINDOW)
+
+    def queries(self, suffix: int, behind: int = 0) -> int:
         """The window, and the suffix behind it where that is not watched."""
         return self.window + (suffix if self.window_anchor == "question" else 0)
 
+    def width(self, view: LayerView) -> int:
+        """The window in this prompt."""
+        return self.window
+
     def rows(self, view: LayerView) -> int:
-        """How many queries are watched: `window`, or as many as there are."""
-        return view.watched(self.window, self.window_anchor)[0]
+        """How many queries are watched: `width`, or as many as there are."""
+        return view.watched(self.width(view), self.window_anchor)[0]
 
     def columns(
         self, view: LayerView, weights: Tensor | None = None, past: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """What each key collects from the observation window, see LayerView.columns."""
-        return view.columns(self.window, self.window_anchor, weights, past)
+        return view.columns(self.width(view), self.window_anchor, weights, past)
 
     @property
     def prefers(self) -> bool:
@@ -58,5 +66,5 @@ class WindowPolicy(ScoringPolicy):
     def preference(self, view: LayerView) -> Tensor:
         """Entropy of what the window attends to before itself, times how much that shifts."""
         one, other = self.temperatures
-        seen = dispersion(view, self.window, self.window_anchor)
+        seen = dispersion(view, self.width(view), self.window_anchor)
         return seen.entropy ** (1 / one) * seen.shift ** (1 / other)

@@ -23,7 +23,7 @@ from transformers import DynamicCache
 import methods
 from harness.embedded import TINY_VLM
 from harness.engine import Branch, Engine, Generation, Protocol
-from harness.engine.prefill import forward
+from harness.engine.passes import forward
 from harness.models import loading
 from harness.models.prompts import Prompt
 from scripts.bench_decoding import HOLDING, RATIOS, free_running, holders

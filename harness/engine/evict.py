@@ -18,12 +18,12 @@ from transformers import DynamicCache, PreTrainedModel
 import methods
 from harness.engine.attention import listening
 from harness.engine.branch import Sequel
+from harness.engine.capture import Capture
 from harness.engine.cells import on_top, plan, rotary_use
 from harness.engine.evictor import Evictor
 from harness.engine.inputs import check, check_boundary, first_part, position_ids
 from harness.engine.layout import Layout, prepare
 from harness.engine.passes import forward
-from harness.engine.prefill import Capture
 from harness.engine.rotary import Rotary, forget_lengths
 from harness.engine.selfcheck import check_split
 from harness.engine.settings import PROTOCOLS, Branch
@@ -88,17 +88,7 @@ def evict(
             f"{', '.join(params)} cannot change a built policy; give the method's name."
         )
     policy = methods.build(method, **params) if isinstance(method, str) else method
-    if policy.params.get("window_anchor") == "question":
-        raise ValueError(
-            "window_anchor=question needs to know where the question ends, which generate is not "
-            "told; use window_anchor=end."
-        )
-    if policy.waits and protocol == "paper":
-        raise ValueError(
-            f"budget={policy.params['budget']} chooses when every layer has read the prompt, and "
-            "under protocol=paper generate reads its last token and answers in one go; use "
-            "protocol=replay or context."
-        )
+    _check_policy(policy, protocol)
     require(kernels, model.device)
     pattern = build(prefill) if isinstance(prefill, str) else prefill
     check_rows(pattern, [policy])
@@ -141,6 +131,25 @@ def evict(
         model.set_attn_implementation(before)
 
 
+def _check_policy(policy: methods.Policy, protocol: str) -> None:
+    if policy.params.get("window_anchor") == "question":
+        raise ValueError(
+            "window_anchor=question needs to know where the question ends, which generate is not "
+            "told; use window_anchor=end."
+        )
+    if policy.recites is not None:
+        raise ValueError(
+            f"{policy.name} has the model repeat the context, for which generate knows no words; "
+            f"run it as method={policy.name}, or choose another method."
+        )
+    if policy.waits and protocol == "paper":
+        raise ValueError(
+            f"budget={policy.params['budget']} chooses when every layer has read the prompt, and "
+            "under protocol=paper generate reads its last token and answers in one go; use "
+            "protocol=replay or context."
+        )
+
+
 def _generate(
     model: PreTrainedModel,
     generate: Callable[..., Any],
@@ -169,7 +178,10 @@ def _generate(
     requests = [(branch.policy, [cell.count])]
     rotary = Rotary(model, layout, use) if (use := rotary_use([branch.policy])) else None
     sparse = Sparsity(layout, pattern) if pattern else None
-    capture = Capture(layout, requests, kinds[:boundary], rotary=rotary, sparse=sparse)
+    marked = boundary if context is not None else _pictured(kinds[:boundary])
+    check_rows(pattern, [branch.policy], behind=0 if marked is None else boundary - marked)
+    seen = kinds[:boundary]
+    capture = Capture(layout, requests, seen, rotary=rotary, sparse=sparse, context=marked)
     tail = kinds.shape[0] - boundary
     sequel = Sequel(kinds[:boundary], tail, on_top(protocol, tail), rotary)
     evictor = Evictor(layout, cache, cell, capture, sequel)
@@ -216,13 +228,19 @@ def _boundary(protocol: str, kinds: Tensor, context: int | None) -> int:
         return kinds.shape[0]
     if protocol == "replay":
         return kinds.shape[0] - 1
-    images = kinds.nonzero()
-    if not len(images) or int(images[-1]) + 1 == kinds.shape[0]:
+    pictured = _pictured(kinds)
+    if pictured is None or pictured == kinds.shape[0]:
         raise ValueError(
             "protocol=context needs an image before the question and this prompt has none; give "
             "context=TOKENS, or use protocol=replay."
         )
-    return int(images[-1]) + 1
+    return pictured
+
+
+def _pictured(kinds: Tensor) -> int | None:
+    """Tokens up to the end of the last image, for a modality [L]; None without one."""
+    images = kinds.nonzero()
+    return int(images[-1]) + 1 if len(images) else None
 
 
 def _refuse(model: PreTrainedModel, kwargs: dict[str, Any]) -> None:

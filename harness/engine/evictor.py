@@ -16,9 +16,9 @@ from transformers.cache_utils import Cache
 
 from harness.engine.branch import Sequel, compact_layer
 from harness.engine.cache import CompactLayer
+from harness.engine.capture import Capture
 from harness.engine.cells import Cell
 from harness.engine.layout import AttentionLayer, Layout
-from harness.engine.prefill import Capture
 from harness.engine.settings import NotFinite
 from harness.models.precision import rerun
 

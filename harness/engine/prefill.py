@@ -1,32 +1,29 @@
-"""The one forward pass over the prompt, during which every policy measures every layer.
+"""The one forward pass over the prompt, and what it leaves behind.
 
-Only one layer's queries are ever held; what survives is the prompt cache and the selections. It
-must not know how cells are decoded.
+What survives is the prompt cache and the selections. It must not know how cells are decoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from harness.engine.attention import listening
 from harness.engine.caches import branch, tensors
+from harness.engine.capture import Capture, Selections
 from harness.engine.inputs import first_part
-from harness.engine.layout import AttentionLayer, Layout
-from harness.engine.passes import Stopwatch, clock, forward, sees_later
-from harness.engine.prefixes import Prefix, Requests, joined, longest_window
-from harness.engine.rotary import Rotary, Turned, Turns
-from harness.engine.sparsity import Sparsity
-from methods import LayerView, Policy, Rated, Selection
-
-Selections = dict[int, dict[int, Selection]]  # by id of the policy, then by budget
+from harness.engine.layout import Layout
+from harness.engine.passes import clock, forward
+from harness.engine.prefixes import joined, parts_of
+from harness.engine.reciting import Recital
+from harness.engine.rotary import Rotary, Turns
+from methods import Recited
 
 
 @dataclass
@@ -53,197 +50,6 @@ class Prefill:
     computed: dict[int, float] | None = None
 
 
-class _Asked(NamedTuple):
-    """A policy that waits for numbers [n] of a layer before it selects from it."""
-
-    policy: Policy
-    budgets: Sequence[int]
-    view: LayerView
-    numbers: Tensor
-
-
-@dataclass
-class _Waiting:
-    """A policy that selects when it has rated all layers, and what it has so far, by layer."""
-
-    policy: Policy
-    budgets: Sequence[int]
-    rated: dict[int, Rated] = field(default_factory=dict)
-
-
-class Capture:
-    """Listens to a prefill and lets the policies select from each compressible layer.
-
-    requests: for each policy the budgets wanted of it. modality [L]: 0 text, 1 image. suffix: last
-    tokens that follow the question. prefix: what was read before this pass. rotary: what queries
-    are rotated by, for policies that undo it. sparse: what attends in this pass; None: SDPA.
-    """
-
-    def __init__(
-        self,
-        layout: Layout,
-        requests: Requests,
-        modality: Tensor,
-        suffix: int = 0,
-        prefix: Prefix | None = None,
-        rotary: Rotary | None = None,
-        sparse: Sparsity | None = None,
-    ) -> None:
-        self.sparse = sparse
-        self.suffix = suffix
-        self.prefix = prefix
-        self.rotary = rotary
-        self.layout = layout
-        self.requests = requests
-        self.modality = modality
-        self.window = longest_window(requests, suffix)
-        self.selections: list[Selections] = [{} for _ in layout.layers]
-        self.scoring = Stopwatch()
-        self.shapes: dict[int, torch.Size] = {}  # keys as attention saw them, by cache index
-        self._checked_mask: Tensor | None = None
-        self._bidirectional = False
-        self._asked: list[_Asked] = []
-        self._waiting: dict[int, _Waiting] = {}  # by id of the policy
-        self._hidden: Tensor | None = None  # what entered the attention module that runs
-
-    @contextmanager
-    def hearing(self) -> Iterator[None]:
-        """Note what enters attention where a policy asks for hidden states."""
-        wanted = any(policy.sees_hidden for policy, _ in self.requests)
-        assert not wanted or self.prefix is None  # such prompts are not cut
-
-        def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            self._hidden = named["hidden_states"] if "hidden_states" in named else given[0]
-
-        hooks = [
-            layer.module.register_forward_pre_hook(note, with_kwargs=True)
-            for layer in (self.layout.layers if wanted else ())
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self._hidden = None
-
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        scaling: float,
-    ) -> Tensor | None:
-        """Measure the layer, then attend; None leaves that to SDPA."""
-        layer = self.layout.find(module)
-        if layer is not None:
-            self._measure(layer, query, key, value, mask, scaling)
-        if self.sparse is None:
-            return None
-        return self.sparse.attend(module, query, key, value, mask, scaling)
-
-    def _measure(
-        self,
-        layer: AttentionLayer,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        scaling: float,
-    ) -> None:
-        self.shapes[layer.index] = key.shape
-        if mask is not None and mask is not self._checked_mask:
-            self._checked_mask = mask
-            self._bidirectional = sees_later(mask)
-        if not self.requests:
-            return
-        with self.scoring.running(query.device):
-            self._select(layer, query, key, value, mask, scaling)
-
-    def _select(
-        self,
-        layer: AttentionLayer,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        scaling: float,
-    ) -> None:
-        """Let every policy measure this layer."""
-        queries, earlier = query, None
-        if self.prefix is not None:
-            queries = torch.cat([self.prefix.queries[layer.rank], query], dim=2)
-            sums = self.prefix.sums
-            earlier = sums[layer.rank] if sums is not None else None
-        held = queries.shape[2]
-        first = 0 if self.window is None else max(held - self.window, 0)
-        view = LayerView(
-            keys=key,
-            values=value,
-            queries=queries[:, :, first:],
-            scaling=scaling,
-            output_weight=layer.output_weight(query.shape[1] * value.shape[-1]),
-            layer=layer.rank,
-            num_layers=len(self.layout.layers),
-            modality=self.modality[None],
-            mask=mask[:, :, first:] if mask is not None and self._bidirectional else None,
-            suffix=self.suffix,
-            earlier=earlier,
-            hidden=self._hidden,
-            rotation=self._rotation(),
-        )
-        for policy, budgets in self.requests:
-            numbers = policy.asks(view)
-            if numbers is None:
-                self._choose(policy, budgets, view)
-            else:
-                none = query.new_empty(*query.shape[:2], 0, query.shape[3])  # a slice holds all
-                keys_alone = replace(view, queries=none, mask=None, earlier=None)
-                self._asked.append(_Asked(policy, budgets, keys_alone, numbers))
-
-    def _rotation(self) -> Turned | None:
-        """How this pass rotates; who undoes it needs all queries, and then there is no prefix."""
-        turns = self.rotary.now if self.rotary and self.prefix is None else None
-        return Turned(self.rotary, turns) if self.rotary and turns else None
-
-    def finish(self) -> None:
-        """When every layer was shown: let policies select that asked for numbers of the layers,
-        which are read all at once, and those that waited for all layers.
-        """
-        self.read()
-        waiting, self._waiting = self._waiting, {}
-        if not waiting:
-            return
-        with self.scoring.running(self.modality.device):
-            for each in waiting.values():
-                chosen = each.policy.select_layers(list(each.rated.values()))
-                for layer, selections in zip(each.rated, chosen, strict=True):
-                    self._note(layer, each.policy, each.budgets, selections)
-
-    def read(self) -> None:
-        """Read what policies asked for, and let them go on."""
-        asked, self._asked = self._asked, []
-        if not asked:
-            return
-        with self.scoring.running(asked[0].numbers.device):
-            read = torch.stack([each.numbers for each in asked]).tolist()
-            for each, numbers in zip(asked, read, strict=True):
-                self._choose(each.policy, each.budgets, replace(each.view, answers=numbers))
-
-    def _choose(self, policy: Policy, budgets: Sequence[int], view: LayerView) -> None:
-        if policy.waits:
-            waiting = self._waiting.setdefault(id(policy), _Waiting(policy, budgets))
-            waiting.rated[view.layer] = policy.rate(view, budgets)
-        else:
-            self._note(view.layer, policy, budgets, policy.select_many(view, budgets))
-
-    def _note(
-        self, layer: int, policy: Policy, budgets: Sequence[int], chosen: Sequence[Selection]
-    ) -> None:
-        self.selections[layer][id(policy)] = dict(zip(budgets, chosen, strict=True))
-
-
 def prefill(
     model: PreTrainedModel,
     layout: Layout,
@@ -252,11 +58,13 @@ def prefill(
     positions: Tensor,
     boundary: int,
     rotary: Rotary | None = None,
+    recital: Recital | None = None,
 ) -> Prefill:
     """Run the first `boundary` prompt tokens (images included) while `capture` listens.
 
-    positions [1, L] or [3, 1, L]. rotary: note what keys are rotated by. Where the capture knows a
-    prefix, only what follows it is run.
+    positions [1, L] or [3, 1, L]. rotary: note what keys are rotated by. recital: what has the
+    context repeated, for policies that need it. Where the capture knows a prefix, only what follows
+    it is run.
     """
     prefix = capture.prefix
     start, part = 0, first_part(dict(inputs), boundary)
@@ -266,10 +74,11 @@ def prefill(
         part = {"input_ids": inputs["input_ids"][:, start:boundary]}
     started = clock(positions.device)
     following = rotary.following() if rotary else nullcontext()
-    with listening(capture), capture.hearing(), following:
+    noting = recital.hearing() if recital and prefix is None else nullcontext()
+    with listening(capture), capture.hearing(), following, noting:
         logits = forward(model, layout, cache, positions[..., start:boundary], **part)
         turns = rotary.now if rotary else None
-    capture.finish()
+    capture.finish(_recited(capture, recital, cache, boundary) if recital else None)
     elapsed = clock(positions.device) - started
     scored = capture.scoring.seconds()
     spent = elapsed - scored
@@ -288,6 +97,17 @@ def prefill(
         found.search_s = capture.sparse.searching.seconds()
         found.computed = capture.sparse.computed()
     return found
+
+
+def _recited(
+    capture: Capture, recital: Recital, cache: Cache, boundary: int
+) -> dict[int, list[Recited]]:
+    """By the tokens of a part, what each layer's keys got; one pass for all ratios."""
+    parts, prefix = parts_of(capture.requests), capture.prefix
+    if prefix is not None:  # it is the context
+        return {part: prefix.recited[recital.key, part] for part in parts}
+    with capture.scoring.running(capture.modality.device):
+        return {part: recital.recite(cache, boundary, capture.both_ways, part) for part in parts}
 
 
 def _finite(logits: Tensor, cache: Cache) -> bool:

@@ -5,9 +5,9 @@ It must not know which prompts share a prefix or how cells are decoded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,9 @@ from harness.engine.attention import listening
 from harness.engine.inputs import first_part
 from harness.engine.layout import Layout
 from harness.engine.passes import Stopwatch, clock, forward, sees_later
+from harness.engine.reciting import Recital
 from harness.engine.rotary import Rotary, Turns
-from methods import Policy
+from methods import Policy, Recited
 from methods.kernels import column_sums
 
 Requests = Sequence[tuple[Policy, Sequence[int]]]  # for each policy the budgets wanted of it
@@ -32,7 +33,8 @@ class Prefix:
     cache: their entries [1, Hkv, n, d] a layer. queries: of each compressible layer the last
     `window` of them, [1, H, min(window, n), d]. sums: of each, what its keys collected from all n
     queries, float32 [1, H, n]; None where not asked. turns: as of Prefill. Times in seconds.
-    bidirectional: some token sees a later one.
+    bidirectional: some token sees a later one. recited: of the context that this is, by the key of
+    a recital and the tokens of its parts.
     """
 
     cache: Cache
@@ -44,6 +46,7 @@ class Prefix:
     prefill_s: float
     score_s: float
     bidirectional: bool
+    recited: dict[Hashable, list[Recited]] = field(default_factory=dict)
 
 
 class Reader:
@@ -88,15 +91,18 @@ def read(
     positions: Tensor,
     tokens: int,
     rotary: Rotary | None = None,
+    recital: Recital | None = None,
+    parts: Sequence[int] = (),
 ) -> Prefix:
     """Run the first `tokens` of a prompt, images included, without any policy.
 
-    window: how many last queries to keep. summing: whether to sum attention. Others as of
-    `prefill`.
+    window: how many last queries to keep. summing: whether to sum attention. recital: of these
+    tokens, in parts of so many each. Others as of `prefill`.
     """
     reader, cache = Reader(layout, window, summing), DynamicCache(config=model.config)
     started = clock(positions.device)
-    with listening(reader), rotary.following() if rotary else nullcontext():
+    noting = recital.hearing() if recital else nullcontext()
+    with listening(reader), rotary.following() if rotary else nullcontext(), noting:
         part = first_part(dict(inputs), tokens)
         forward(model, layout, cache, positions[..., :tokens], **part)
         turns = rotary.now if rotary else None
@@ -105,13 +111,27 @@ def read(
     sums = reader.sums if summing else None
     times = elapsed - scored, scored
     found = (reader.queries, sums, turns, *times, reader.bidirectional)
-    return Prefix(cache, tokens, window, *found)
+    prefix = Prefix(cache, tokens, window, *found)
+    if recital is not None and not reader.bidirectional:
+        begun = clock(positions.device)
+        for part in parts:
+            prefix.recited[recital.key, part] = recital.recite(cache, tokens, False, part)
+        prefix.score_s += clock(positions.device) - begun
+    return prefix
 
 
-def longest_window(requests: Requests, suffix: int) -> int | None:
-    """How many last queries these policies need at most; None: all of them."""
-    windows = [policy.queries(suffix) for policy, _ in requests]
+def longest_window(requests: Requests, suffix: int, behind: int) -> int | None:
+    """How many last queries these policies need at most; None: all of them. Arguments as of
+    `Policy.queries`.
+    """
+    windows = [policy.queries(suffix, behind) for policy, _ in requests]
     return None if None in windows else max((w for w in windows if w), default=0)
+
+
+def parts_of(requests: Requests) -> list[int]:
+    """Tokens of the parts in which these policies have a context repeated, each number once."""
+    wanted = (policy.recites for policy, _ in requests)
+    return [*dict.fromkeys(size for size in wanted if size is not None)]
 
 
 def joined(first: Turns | None, second: Turns | None) -> Turns | None:

@@ -84,16 +84,11 @@ class Engine:
         self.model = loaded.model.eval()
         self.layout = prepare(self.model)
         graphs, self._without_graphs = self._graphs(cuda_graphs)
-        self.decoder = Decoder(
-            self.model,
-            self.layout,
-            loaded.stop_ids,
-            loaded.decode,
-            graphs,
-        )
+        self.decoder = Decoder(self.model, self.layout, loaded.stop_ids, loaded.decode, graphs)
         self.batches = Batches()
         self.pattern = prefill
-        self.prefills = Prefills(self.model, self.layout, share_prefixes, prefill)
+        how = (share_prefixes, prefill, loaded.encode)
+        self.prefills = Prefills(self.model, self.layout, *how)
         self._known_rotary: Rotary | None = None
         self.cells_per_batch: int | None = (
             None if cells_per_batch == "auto" else int(cells_per_batch)
@@ -226,7 +221,9 @@ class Engine:
 
     def _check_policies(self, prompt: Prompt, branches: Sequence[Branch]) -> None:
         policies = [branch.policy for branch in branches if branch.policy is not None]
-        check_rows(self.pattern, policies, prompt.suffix)
+        length = prompt.inputs["input_ids"].shape[1]
+        behind = 0 if prompt.context is None else length - prompt.context
+        check_rows(self.pattern, policies, prompt.suffix, behind)
         anchored = any(policy.params.get("window_anchor") == "question" for policy in policies)
         if anchored and self.protocol.name == "context":
             raise ValueError(

@@ -8,7 +8,7 @@ does not depend on what was asked before. It must not know how cells are decoded
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,14 +19,17 @@ from transformers.cache_utils import Cache
 
 from harness.engine.batches import HELD, fits
 from harness.engine.caches import tensors
+from harness.engine.capture import Capture
 from harness.engine.inputs import first_part
 from harness.engine.layout import Layout
-from harness.engine.prefill import Capture, Prefill, prefill
-from harness.engine.prefixes import Prefix, Requests, longest_window, read
+from harness.engine.prefill import Prefill, prefill
+from harness.engine.prefixes import Prefix, Requests, longest_window, parts_of, read
+from harness.engine.reciting import SINKS, Recital
 from harness.engine.rotary import Rotary, depends_on_length, forget_lengths
 from harness.engine.selfcheck import check_split
 from harness.engine.sparsity import Sparsity
 from harness.models.memory import ran_out
+from harness.models.segments import TEMPLATE, UNKNOWN
 from harness.sparse import Pattern
 from methods import Policy
 
@@ -42,19 +45,22 @@ T = TypeVar("T", Prefix, "Whole")
 class Whole:
     """All that is evicted from is shared: what a prefill left, and what it was asked for.
 
-    behind: last tokens that follow the question.
+    behind: last tokens that follow the question. recital: the key of how the context was repeated,
+    if it was.
     """
 
     filled: Prefill
     requests: Requests
     behind: int
+    recital: Hashable = None
 
 
 class Prefills:
     """Prefills the prompts of one model, and holds what the last ones began with.
 
     share: False reads every prompt from its start, in one pass. pattern: of a sparse prefill, which
-    reads so too: where a prompt is cut would change which blocks are computed.
+    reads so too: where a prompt is cut would change which blocks are computed. encode: token ids of
+    words, which ask the model to repeat a context.
     """
 
     def __init__(
@@ -63,7 +69,9 @@ class Prefills:
         layout: Layout,
         share: bool = True,
         pattern: Pattern | None = None,
+        encode: Callable[[str], Sequence[int]] | None = None,
     ) -> None:
+        self.encode = encode
         self.model, self.layout, self.share, self.pattern = model, layout, share, pattern
         self._held: list[tuple[_Beginning, Prefix | Whole]] = []  # the latest last
 
@@ -106,7 +114,7 @@ class Prefills:
 
     def _cut(self, asked: _Asked) -> int:
         """Tokens that are read in a pass of their own; 0: there is one pass."""
-        tokens = min(asked.prompt.context or 0, asked.boundary)
+        tokens = asked.context or 0
         if tokens == asked.boundary:
             return tokens
         if self.pattern is not None:
@@ -126,7 +134,11 @@ class Prefills:
     def _whole(self, asked: _Asked) -> Prefill:
         """A prefill of which all is shared: the questions come after the eviction."""
 
+        recital = self._recital(asked)
+
         def suits(one: Whole) -> bool:
+            if recital is not None and one.recital != recital.key:
+                return False
             known = {id(policy): set(budgets) for policy, budgets in one.requests}
             return one.behind == asked.behind and all(
                 set(budgets) <= known.get(id(policy), set()) for policy, budgets in asked.requests
@@ -137,17 +149,23 @@ class Prefills:
         if held is not None:
             return replace(held.filled, prefill_s=0.0, score_s=0.0, search_s=0.0, again=True)
         filled = self._pass(asked, None)
-        self._hold(begins, Whole(filled, asked.requests, asked.behind), filled.cache)
+        key = None if recital is None else recital.key
+        self._hold(begins, Whole(filled, asked.requests, asked.behind, key), filled.cache)
         return filled
 
     def _prefix(self, asked: _Asked, tokens: int) -> Prefix:
-        window = longest_window([each for each in asked.requests if not each[0].adds], asked.behind)
+        # Nothing is behind the context here: what is read after the cut brings its own queries.
+        alone = [each for each in asked.requests if not each[0].adds]
+        window = longest_window(alone, asked.behind, 0)
         summing = any(policy.adds for policy, _ in asked.requests)
         assert window is not None  # such policies are not cut
+        recital, parts = self._recital(asked), parts_of(asked.requests)
 
         def suits(one: Prefix) -> bool:
             turned = asked.rotary is None or one.turns is not None
-            return turned and one.window >= window and (one.sums is not None or not summing)
+            heard = recital is None or all((recital.key, n) in one.recited for n in parts)
+            enough = one.window >= window and (one.sums is not None or not summing)
+            return turned and heard and enough
 
         begins = asked.beginning(tokens)
         held = self._find(begins, Prefix, suits)
@@ -155,7 +173,7 @@ class Prefills:
             return replace(held, prefill_s=0.0, score_s=0.0)
         forget_lengths(self.model)
         how = (asked.prompt.inputs, asked.positions, tokens, asked.rotary)
-        found = read(self.model, self.layout, window, summing, *how)
+        found = read(self.model, self.layout, window, summing, *how, recital, parts)
         self._hold(begins, found, found.cache)
         return found
 
@@ -164,9 +182,27 @@ class Prefills:
         kinds = asked.modality[: asked.boundary]
         found = (self.layout, asked.requests, kinds, asked.behind, prefix, asked.rotary)
         sparse = Sparsity(self.layout, self.pattern) if self.pattern else None
-        capture = Capture(*found, sparse)
+        capture = Capture(*found, sparse, asked.context)
         how = (asked.prompt.inputs, asked.positions, asked.boundary, asked.rotary)
-        return prefill(self.model, self.layout, capture, *how)
+        return prefill(self.model, self.layout, capture, *how, self._recital(asked))
+
+    def _recital(self, asked: _Asked) -> Recital | None:
+        """What has the context of a prompt repeated, if a policy needs it."""
+        names = [policy.name for policy, _ in asked.requests if policy.recites is not None]
+        if not names:
+            return None
+        if not asked.context or self.encode is None:
+            lacks = "this prompt marks none" if self.encode else "there are no words to ask it with"
+            raise ValueError(
+                f"{names[0]} has the model repeat the context, and {lacks}; choose another method."
+            )
+        prompt, end = asked.prompt, asked.context
+        first = min(_template(prompt), end - 1)
+        ids = prompt.inputs["input_ids"][0]
+        images = bool(asked.modality[first:end].any())
+        suffix = ids[len(ids) - prompt.suffix :]
+        about = (ids, asked.positions, first, end, images, suffix, self.encode, names[0])
+        return Recital(self.model, self.layout, *about)
 
     def _find(self, begins: _Beginning, kind: type[T], suits: Callable[[T], bool]) -> T | None:
         for i, (known, what) in enumerate(self._held):
@@ -181,6 +217,12 @@ class Prefills:
         size = sum(each.nbytes for layer in cache.layers for each in tensors(layer))
         if fits(size, self.model.device):
             self._held.append((begins, what))
+
+
+def _template(prompt: Prompt) -> int:
+    """Tokens before what users said, or the usual sinks where nobody tells which these are."""
+    name, count = prompt.segments[0] if prompt.segments else (UNKNOWN, 0)
+    return SINKS if name == UNKNOWN else count if name == TEMPLATE else 0
 
 
 def _whole_prompt(policy: Policy, behind: int) -> bool:
@@ -204,6 +246,12 @@ class _Asked:
     def behind(self) -> int:
         """Last evictable tokens that follow the question."""
         return max(0, self.prompt.suffix - (len(self.modality) - self.boundary))
+
+    @property
+    def context(self) -> int | None:
+        """Evictable tokens up to the end of the context, or None."""
+        marked = self.prompt.context
+        return None if marked is None else min(marked, self.boundary)
 
     def beginning(self, tokens: int) -> _Beginning:
         """All that the first tokens are read from."""

@@ -79,9 +79,11 @@ class Sparsity:
         return dict(zip(self._shares, read.tolist(), strict=True))
 
 
-def check_rows(pattern: Pattern | None, policies: Iterable[Policy], suffix: int = 0) -> None:
+def check_rows(
+    pattern: Pattern | None, policies: Iterable[Policy], suffix: int = 0, behind: int = 0
+) -> None:
     """ValueError, one sentence, for a policy that needs attention which a sparse prefill does not
-    compute. suffix: last prompt tokens that follow the question.
+    compute. suffix, behind: last prompt tokens that follow the question, and the context.
     """
     for policy in policies if pattern else ():
         assert pattern is not None
@@ -90,7 +92,7 @@ def check_rows(pattern: Pattern | None, policies: Iterable[Policy], suffix: int 
                 f"{policy.name} needs the attention of all queries, which prefill={pattern.name} "
                 "does not compute; use prefill=dense, or a method with an observation window."
             )
-        window = policy.queries(suffix) or 0
+        window = policy.queries(suffix, behind) or 0
         if window > pattern.last:
             raise ValueError(
                 f"{policy.name} watches the last {window} queries, and prefill={pattern.name} "

@@ -122,6 +122,12 @@ class LoadedModel:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     @_alone
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text inside of a prompt."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    @_alone
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """Each token as text by itself, special ones too."""
         return [self.tokenizer.decode([token]) for token in ids]

@@ -141,8 +141,14 @@ def untouched(chosen: Sequence[Variant], wide: Mapping[str, object]) -> list[str
 def check_anchors(chosen: Sequence[Variant], protocols: Sequence[ProtocolConfig]) -> None:
     """Raise UserError for a window on the question where that is read after the eviction."""
     for one in chosen:
-        late = any(each.name == "context" for each in protocols)
-        if late and dict(one.params).get("window_anchor") == "question":
+        params, late = dict(one.params), any(each.name == "context" for each in protocols)
+        if late and "window_anchor" in params and params["window"] is None:
+            raise UserError(
+                f"methods.{one.label} watches the question, which protocol=context reads after the "
+                "eviction: use protocol=replay, or window_anchor=end with a window of as many last "
+                "tokens of the context."
+            )
+        if late and params.get("window_anchor") == "question":
             raise UserError(
                 f"methods.{one.label}.window_anchor=question watches the question, which "
                 "protocol=context reads after the eviction: use window_anchor=end, or "
@@ -203,7 +209,7 @@ def traits(chosen: Sequence[Variant]) -> dict[str, dict[str, bool]]:
     found = {}
     for one in chosen:
         policy = methods.build(one.method, **caches.parted(dict(one.params))[0])
-        looks = policy.queries(0) != 0 or policy.observes
+        looks = policy.queries(0, 1) != 0 or policy.observes
         found[one.label] = {
             "queries": looks,
             "learned": policy.learned,
@@ -277,7 +283,8 @@ def window_weights(chosen: Sequence[Variant]) -> dict[str, dict[str, object]]:
 
     Returns:
         Label to `weights`, summing to 1, and `behind`: whether the window ends with the question,
-        before the chat template's suffix. Methods without such a window are left out.
+        before the chat template's suffix. Methods without such a window, or one that differs from
+        prompt to prompt, are left out.
     """
     import torch
 
@@ -286,7 +293,7 @@ def window_weights(chosen: Sequence[Variant]) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     for one in chosen:
         params = dict(one.params)
-        if "window" not in params or "window_anchor" not in params:
+        if params.get("window") is None or "window_anchor" not in params:
             continue
         kind, alpha = params.get("temporal", "mean"), params.get("alpha", 0.0)
         weights = temporal_weights(

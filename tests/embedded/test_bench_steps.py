@@ -5,7 +5,7 @@ import torch
 
 from harness.embedded import TINY_VLM
 from harness.engine import Branch
-from harness.engine.prefill import forward
+from harness.engine.passes import forward
 from scripts import bench_steps as bench
 
 

@@ -20,8 +20,8 @@ from harness.engine import Branch, BranchResult, Engine, Generation
 from harness.engine import branch as branch_module
 from harness.engine import sharing as sharing_module
 from harness.engine.cache import CompactLayer
+from harness.engine.capture import Capture
 from harness.engine.decode import Decoder
-from harness.engine.prefill import Capture
 
 KIND = "qwen"
 LETTERS = ("A", "B")

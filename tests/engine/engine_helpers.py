@@ -26,6 +26,7 @@ class Scatter:
     kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     params: dict[str, object] = field(default_factory=dict)
     adds: bool = False
+    recites: int | None = None
     waits: bool = False
     sees_hidden: bool = False
     unrotates: bool = False
@@ -34,7 +35,7 @@ class Scatter:
     def asks(self, view: LayerView) -> None:
         return None
 
-    def queries(self, suffix: int) -> int | None:
+    def queries(self, suffix: int, behind: int = 0) -> int | None:
         return self.window
 
     def select_many(self, view: LayerView, budgets: list[int]) -> list[Selection]:

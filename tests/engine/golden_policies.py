@@ -24,6 +24,7 @@ class Chosen:
     positions: str = "original"
     params: dict[str, object] = field(default_factory=dict)
     adds: bool = False
+    recites: int | None = None
     sees_hidden: bool = False
     unrotates: bool = False
     merge: str = "none"
@@ -32,7 +33,7 @@ class Chosen:
     def asks(self, view: LayerView) -> None:
         return None
 
-    def queries(self, suffix: int) -> int | None:
+    def queries(self, suffix: int, behind: int = 0) -> int | None:
         return self.window
 
     def select_many(self, view: LayerView, budgets: list[int]) -> list[Selection]:

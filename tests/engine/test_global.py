@@ -10,7 +10,7 @@ from tiny_models import CASES, KINDS, PROTOCOLS, make_prompt
 import harness
 import methods
 from harness.engine import Branch, Engine, Generation
-from harness.engine.prefill import Capture
+from harness.engine.capture import Capture
 from harness.models.precision import rerun
 from tests.methods.test_global import by_hand
 

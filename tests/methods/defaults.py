@@ -86,6 +86,14 @@ DEFAULTS = {
         **WINDOW,
         "window": 8,
     },
+    "finch": {
+        "normalize": True,
+        **WINDOW,
+        "window": None,
+        "window_anchor": "question",
+        "positions": "original",
+    },
+    "kvzip": {"chunk": 2000, **SCORING},
     "infinipot_v": {
         "temporal": 0.5,
         "recent": 0.25,

@@ -165,6 +165,8 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "mixkv": golden_scorers.check_mixkv,
     "rkv": golden_recall.check_rkv,
     "infinipot_v": golden_scorers.check_infinipot_v,
+    "finch": golden_scorers.check_finch,
+    "kvzip": golden_layers.check_kvzip,
     "qfilters": golden_layers.check_qfilters,
 }
 

@@ -72,3 +72,49 @@ def check_qfilters(case: Case) -> None:
         stored = output("qfilters", case, "idx")[layer].long().sort(-1).values
         same = (policy.keep(own, case["n_kept"])[0] == stored).all(-1) | (margins[layer] <= 1e-5)
         expect(same.all(), f"layer {layer} keeps another set")
+
+
+def check_kvzip(case: Case) -> None:
+    """Scores of each part, sets of uniform heads, and those of one threshold, which keeps one entry
+    less than we do of all layers and heads.
+    """
+    params, whole = case["params"], view(case["inputs"], per_query_head=False)
+    sinks, rows = params["sink"], params["repeat"]
+    end = sinks + params["ctx_len"]
+    uniform, pooled = methods.build("kvzip"), methods.build("kvzip", budget="global")
+    views = []
+    for number, (times, roll) in enumerate(params["layers"]):
+        keys, most = whole.keys.roll(roll, 2), []
+        for start in range(sinks, end, params["chunk_size"]):
+            span = start, min(start + params["chunk_size"], end)
+            queries = (times * whole.queries).roll(start, 2)[:, :, -rows:]
+            repeated = torch.cat([keys[:, :, :end], keys.roll(start, 2)[:, :, -rows:]], 2)
+            most.append(methods.most_attention(queries, repeated, whole.scaling, sinks, span))
+        recited = methods.Recited(sinks, torch.cat(most, -1))
+        layer = methods.LayerView(
+            keys[:, :, :end], whole.values[:, :, :end], whole.queries[:, :, :0], whole.scaling,
+            layer=number, num_layers=len(params["layers"]), recited=recited,
+        )  # fmt: skip
+        stored = output("kvzip", case, "score")[number]
+        expect_close(uniform.measure(layer)[0, :, sinks:], stored, "score")
+        kept = uniform.keep(layer, sinks + case["n_kept"])[0]
+        theirs = output("kvzip", case, "uniform")[number]
+        same = (_marked(kept, end)[:, sinks:] == theirs).all(-1)
+        close = output("kvzip", case, "rel_margin")[number] <= 1e-4
+        expect((same | close).all(), f"sets of layer {number} differ")
+        expect((kept[:, :sinks] == torch.arange(sinks)).all(), "the template is not kept")
+        views.append(layer)
+    rated = [pooled.rate(layer, [sinks + case["n_kept"]]) for layer in views]
+    found = pooled.select_layers(rated)
+    ours = torch.stack([_marked(of.positions[0], end)[:, sinks:] for (of,) in found])
+    theirs, scores = output("kvzip", case, "pair"), output("kvzip", case, "score")
+    expect(int(ours.sum()) == int(theirs.sum()) + 1, "another count than one more than theirs")
+    close = output("kvzip", case, "pair_rel_margin") <= 1e-5
+    expect((ours | ~theirs).all() | close, "what passes their threshold is not kept")
+    expect(scores[ours & ~theirs].max() <= scores[theirs].min(), "one more is not the next best")
+
+
+def _marked(positions: torch.Tensor, length: int) -> torch.Tensor:
+    """Positions [heads, n] with -1 at the ends as bool [heads, length]."""
+    marks = torch.zeros(len(positions), length + 1, dtype=torch.bool)
+    return marks.scatter(1, positions.masked_fill(positions < 0, length), True)[:, :length]

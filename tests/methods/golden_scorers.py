@@ -120,6 +120,21 @@ def check_mixkv(case: Case) -> None:
     check_scored("mixkv", case, policy, layer, policy.window, rtol=1e-4)  # the lowest is nearly 0
 
 
+def check_finch(case: Case) -> None:
+    """The question is what the delimiter ended the context before."""
+    params = case["params"]
+    policy = methods.build("finch", normalize=params["normalize_scores"])
+    layer = view(case["inputs"], per_query_head=False)
+    past = layer.length - params["window_size"]
+    layer = dataclasses.replace(layer, context=past)
+    scores = policy.score(layer, case["n_kept"])
+    expect(scores[..., past:].isinf().all(), "the question is not protected")
+    expect_close(scores[..., :past], output("finch", case, "score"), "score")
+    kept = policy.keep(layer, case["n_kept"])
+    same = (kept == output("finch", case, "idx")).all(-1)
+    expect((same | (output("finch", case, "rel_margin") <= 1e-4)).all(), "kept sets differ")
+
+
 def check_infinipot_v(case: Case) -> None:
     """Kept sets, and what the tokens of earlier frames score beside the last ones."""
     params, system = case["params"], case["params"]["system_size"]

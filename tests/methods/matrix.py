@@ -58,14 +58,24 @@ VARIANTS = {
     "restkv_values": ("restkv", {"window": 8, "project": False, "group": "max", "spatial": "avg"}),
 }
 
+# Rows whose views must tell where the context ends, or what it got when it was repeated.
+CONTEXTUAL = {
+    "finch": ("finch", {}),
+    "finch_window": ("finch", {"window": 7, "window_anchor": "end", "normalize": False}),
+    "kvzip": ("kvzip", {}),
+}
+EVERY = {**VARIANTS, **CONTEXTUAL}
+
 # What by default needs no file (test_trimkv.py, test_qfilters.py), no other layer's scores
-# (test_layers.py) and no images (test_merging.py, test_oracles_keys.py).
+# (test_layers.py), no images (test_merging.py, test_oracles_keys.py) and no marked context
+# (tests/engine/test_finch.py, test_kvzip.py).
 NAMES = tuple(
     name
     for name in methods.names()
     if not {"gates", "filters"} & {*methods.parameters(name)}
     and methods.parameters(name).get("budget") != "layers"
     and methods.parameters(name).get("protect") != "text"
+    and name not in {own for own, _ in CONTEXTUAL.values()}
 )
 
 # Rules that a variant refuses.
@@ -76,11 +86,11 @@ REFUSED = {
 
 MATRIX = [
     (variant, rule)
-    for variant, (name, _) in VARIANTS.items()
+    for variant, (name, _) in EVERY.items()
     for rule in (RULES if "budget" in methods.parameters(name) else ("uniform",))
     if (variant, rule) not in REFUSED
 ]
-HOLDING = [row for row in MATRIX if "decode" in methods.parameters(VARIANTS[row[0]][0])]
+HOLDING = [row for row in MATRIX if "decode" in methods.parameters(EVERY[row[0]][0])]
 
 
 def label(row: tuple[str, str]) -> str:
@@ -92,7 +102,7 @@ every_holding_row = pytest.mark.parametrize("row", HOLDING, ids=label)
 
 
 def build(row: tuple[str, str], **more: object) -> methods.Policy:
-    name, params = VARIANTS[row[0]]
+    name, params = EVERY[row[0]]
     rule = {} if row[1] == "uniform" else {"budget": row[1]}
     return methods.build(name, **{**params, **rule, **more})
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 import methods
 from methods.scoring import ScoringPolicy
 from tests.methods import matrix
-from tests.methods.matrix import MATRIX, VARIANTS, build, heads
+from tests.methods.matrix import EVERY, MATRIX, build, heads
 from tests.methods.test_decoding import Simulation
 from tests.methods.views import random_view
 
-ROWS = [row for row in MATRIX if "protect" in methods.parameters(VARIANTS[row[0]][0])]
+ROWS = [row for row in MATRIX if "protect" in methods.parameters(EVERY[row[0]][0])]
 NAMES = [name for name in matrix.NAMES if "protect" in methods.parameters(name)]
-HOLDING = [row for row in ROWS if "decode" in methods.parameters(VARIANTS[row[0]][0])]
+HOLDING = [row for row in ROWS if "decode" in methods.parameters(EVERY[row[0]][0])]
 
 
 def ends(count, share="0.1"):

@@ -38,6 +38,8 @@ def test_every_stored_case_is_checked():
         "mixkv": 6,
         "rkv": 12,
         "infinipot_v": 7,
+        "finch": 7,
+        "kvzip": 6,
         "qfilters": 6,
     }
 

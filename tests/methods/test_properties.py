@@ -1,5 +1,6 @@
 """Every method through every property that all of them must have."""
 
+import dataclasses
 from itertools import chain
 
 import pytest
@@ -125,11 +126,8 @@ def test_repeated_calls_agree_and_leave_the_global_generator_alone(row):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_inputs_are_scored_in_float32(row, dtype):
     half = random_view(97, dtype=dtype)
-    parts = (half.keys, half.values, half.queries)
-    place = {"layer": half.layer, "num_layers": half.num_layers, "rotation": half.rotation}
-    full = methods.LayerView(
-        *(part.float() for part in parts), half.scaling, half.output_weight.float(), **place
-    )
+    names = ("keys", "values", "queries", "output_weight")
+    full = dataclasses.replace(half, **{name: getattr(half, name).float() for name in names})
     policy = build(row)
     assert torch.allclose(policy.score(half, 30), policy.score(full, 30), rtol=1e-5)
     exact = random_view(97)
@@ -146,16 +144,8 @@ def _overlap(kept, others):
 @every_row
 def test_equal_attention_is_no_trouble(row):
     drawn = random_view()
-    still = methods.LayerView(
-        drawn.keys,
-        torch.ones_like(drawn.values),
-        torch.zeros_like(drawn.queries),
-        1.0,
-        drawn.output_weight,
-        layer=1,
-        num_layers=4,
-        rotation=drawn.rotation,
-    )
+    flat = {"values": torch.ones_like(drawn.values), "queries": torch.zeros_like(drawn.queries)}
+    still = dataclasses.replace(drawn, **flat, scaling=1.0)
     for budget in budgets(41):
         score = build(row).score(still, budget)
         assert not score.isnan().any()
@@ -182,9 +172,10 @@ def test_one_dominating_key_gives_no_infinity(row, dtype):
     drawn = random_view()
     keys, queries = drawn.keys * 0.01, torch.ones_like(drawn.queries)
     keys[:, :, 6] = 200.0
-    tensors = (part.to(dtype) for part in (keys, drawn.values, queries))
-    place = {"layer": 1, "num_layers": 4, "rotation": drawn.rotation}
-    view = methods.LayerView(*tensors, 1.0, drawn.output_weight.to(dtype), **place)
+    parts = {"keys": keys, "values": drawn.values, "queries": queries}
+    parts |= {"output_weight": drawn.output_weight}
+    cast = {name: part.to(dtype) for name, part in parts.items()}
+    view = dataclasses.replace(drawn, **cast, scaling=1.0)
     policy = build(row)
     selection = policy.select_many(view, [14])[0]
     unprotected = policy.score(view, 14)[..., : 41 - selection.window]
@@ -198,18 +189,13 @@ def test_one_dominating_key_gives_no_infinity(row, dtype):
 def test_batch_items_do_not_touch_each_other(row):
     policy = build(row)
     views = [random_view(seed=seed, sharpness=2.0) for seed in (1, 2)]
-    place = {"layer": 1, "num_layers": 4, "rotation": views[0].rotation}
-    joined = methods.LayerView(
-        *(torch.cat([getattr(v, part) for v in views]) for part in ("keys", "values", "queries")),
-        views[0].scaling,
-        views[0].output_weight,
-        **place,
-    )
-    weight = views[0].output_weight
+    names = ("keys", "values", "queries")
+    both = {name: torch.cat([getattr(view, name) for view in views]) for name in names}
+    most = torch.cat([view.recited.attention for view in views])
+    recited = methods.Recited(views[0].recited.first, most)
+    joined = dataclasses.replace(views[0], **both, recited=recited)
     for item, view in enumerate(views):
-        alone = methods.LayerView(
-            view.keys, view.values, view.queries, view.scaling, weight, **place
-        )
+        alone = dataclasses.replace(view, output_weight=joined.output_weight)
         if item == 0 or row[0] != "restkv_official":  # there item 0 decides for the batch
             kept = heads(policy.select_many(joined, [15])[0])[item]
             assert heads(policy.select_many(alone, [15])[0])[0] == kept
@@ -218,12 +204,11 @@ def test_batch_items_do_not_touch_each_other(row):
 @every_row
 def test_needs_no_more_queries_than_it_says(row):
     policy, view = build(row), random_view()
-    rows = view.length if policy.window is None else min(policy.window, view.length)
+    needed = policy.queries(view.suffix, view.length - view.context)
+    rows = view.length if needed is None else min(needed, view.length)
 
     def with_queries(count):
-        last = view.queries[:, :, view.length - count :]
-        parts = (view.keys, view.values, last, view.scaling, view.output_weight)
-        return methods.LayerView(*parts, layer=1, num_layers=4, rotation=view.rotation)
+        return dataclasses.replace(view, queries=view.queries[:, :, view.length - count :])
 
     assert torch.equal(policy.keep(with_queries(rows), 12), policy.keep(view, 12))
     if rows:

@@ -13,7 +13,7 @@ import methods
 from harness.settings.config import CONF, HOME
 from harness.settings.grid import Variant
 from harness.settings.variants import traits
-from tests.methods.matrix import VARIANTS
+from tests.methods.matrix import EVERY
 from tests.methods.views import random_view
 
 
@@ -21,9 +21,9 @@ def kinds(name: str, **params: object) -> dict[str, bool]:
     return traits([Variant(name, name, tuple(params.items()))])[name]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EVERY)
 def test_a_method_looks_at_queries_if_others_change_its_score(variant: str) -> None:
-    name, params = VARIANTS[variant]
+    name, params = EVERY[variant]
     policy = methods.build(name, **params)
     views = [random_view(96, seed=seed) for seed in (0, 1)]
     views[1] = replace(views[0], queries=views[1].queries)
@@ -61,7 +61,7 @@ def test_docs_name_the_kinds() -> None:
 
 
 def test_the_field_is_whole() -> None:
-    """Every method that needs no file, but what `protocol=context` refuses on pictures."""
+    """Every method that needs no file, but what `protocol=context` refuses."""
     given = yaml.safe_load((CONF / "experiment" / "field.yaml").read_text(encoding="utf-8"))
     (chosen,) = (one["override /method"] for one in given["defaults"] if "override /method" in one)
-    assert {*chosen} == {*FILELESS} - {"full", "post_vision"}
+    assert {*chosen} == {*FILELESS} - {"full", "post_vision", "finch"}

@@ -62,4 +62,8 @@ def random_view(
     tensors = (tensor.to(dtype) for tensor in (keys, values, queries))
     place = {"layer": layer, "num_layers": num_layers, "mask": mask}
     turns = HalfTurns(length, dim)
-    return methods.LayerView(*tensors, dim**-0.5, weight.to(dtype), **place, rotation=turns)
+    context = length - max(1, length // 4)  # the rest is a question
+    first = min(2, max(context - 1, 0))
+    most = torch.rand(batch, heads, max(context, 1) - first, generator=generator)
+    about = {"rotation": turns, "context": context, "recited": methods.Recited(first, most)}
+    return methods.LayerView(*tensors, dim**-0.5, weight.to(dtype), **place, **about)
