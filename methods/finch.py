@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .budgets import protected_window
-from .checks import WINDOW, require, require_count, require_flag
+from .checks import WINDOW, require, require_count, require_flag, require_positions
 from .merging import NONE
-from .policy import Plan, over_group, require_positions
+from .policy import Plan, over_group
 from .view import LayerView
 from .windowed import WindowPolicy
 
