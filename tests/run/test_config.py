@@ -47,7 +47,7 @@ BAD = [
     ("budget=global", "budget='global'", "not in one unit"),
     ("decode=foo", "decode='foo'", "hold, grow"),
     ("buffer=64", "buffer=64 does nothing", "decode=buffer"),
-    ("methods.tova.buffer=64", "buffer=64", "decode=buffer"),
+    ("+methods.mine={method: tova, buffer: 64}", "buffer=64", "decode=buffer with it"),
     ("protect=foo", "protect='foo'", "none, text"),
     ("window_anchor=foo", "window_anchor='foo'", "end, question"),
     ("positions=cache", "positions=cache", "of streaming_llm, lacache."),
