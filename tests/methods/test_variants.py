@@ -33,7 +33,7 @@ def with_suffix(view, suffix):
 
 def first_tokens(view, count):
     parts = {n: getattr(view, n)[:, :, :count] for n in ("keys", "values", "queries")}
-    return dataclasses.replace(view, **parts, suffix=0)
+    return dataclasses.replace(view, **parts, suffix=0, context=None, recited=None)
 
 
 def with_images(view, first, last):

@@ -50,7 +50,7 @@ BAD = [
     ("+methods.mine={method: tova, buffer: 64}", "buffer=64", "decode=buffer with it"),
     ("protect=foo", "protect='foo'", "none, text"),
     ("window_anchor=foo", "window_anchor='foo'", "end, question"),
-    ("positions=cache", "positions=cache", "of streaming_llm, lacache."),
+    ("positions=cache", "positions=cache", "of streaming_llm, lacache, finch."),
     ("limit=0", "limit=0", "from 1"),
     ("limit=few", "'few'", "Integer"),
     ("seed=-1", "seed=-1", "from 0"),
