@@ -217,10 +217,10 @@ class Capture:
         if not waiting:
             return
         with self.scoring.running(self.modality.device):
-            for each in waiting.values():
-                chosen = each.policy.select_layers(list(each.rated.values()))
-                for layer, selections in zip(each.rated, chosen, strict=True):
-                    self._note(layer, each.policy, each.budgets, selections)
+            for one in waiting.values():
+                chosen = one.policy.select_layers(list(one.rated.values()))
+                for layer, selections in zip(one.rated, chosen, strict=True):
+                    self._note(layer, one.policy, one.budgets, selections)
 
     def read(self) -> None:
         """Read what policies asked for, and let them go on."""

@@ -114,8 +114,8 @@ def read(
     prefix = Prefix(cache, tokens, window, *found)
     if recital is not None and not reader.bidirectional:
         begun = clock(positions.device)
-        for part in parts:
-            prefix.recited[recital.key, part] = recital.recite(cache, tokens, False, part)
+        for size in parts:
+            prefix.recited[recital.key, size] = recital.recite(cache, tokens, False, size)
         prefix.score_s += clock(positions.device) - begun
     return prefix
 
