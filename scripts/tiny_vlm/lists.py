@@ -176,17 +176,19 @@ def loss_of(model: nn.Module, states: tuple[Tensor, ...], packed: Lists, names: 
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, sizes: tuple[int, ...], seed: int, count: int = 6) -> dict:
+def accuracy(
+    model: nn.Module, sizes: tuple[int, ...], seed: int, count: int = 6, length: int | None = None
+) -> dict:
     """Shares by kind and words: next words that are right, and answers that are right throughout.
 
     The right words stand before each, so a whole answer is right where greedy decoding's is.
+    length: tokens of a prompt with its answer; None: a benchmark's.
     """
     rng, out = Random(seed), {}
     attention_hints.set_hints([])
     for size in sizes:
-        length = lists.LENGTHS[SIZES[-1]] * size // SIZES[-1]
-        length = max(length, 2 * size + 50)
-        packed = pack([lists.draw(rng, size, length) for _ in range(count)], rng)
+        room = length or max(lists.LENGTHS[SIZES[-1]] * size // SIZES[-1], 2 * size + 50)
+        packed = pack([lists.draw(rng, size, room) for _ in range(count)], rng)
         _, hits = loss_of(model, recall.forward(model, packed, packed.visible()), packed, 0.0)
         for index, kind in enumerate(KINDS):
             of = packed.kind == index
