@@ -24,8 +24,8 @@ class Finch(WindowPolicy):
     exceeds them; a number = as many last queries, as for other windows. window_anchor=question
     leaves the suffix of the chat template out of what is watched, not of what is protected.
     normalize: multiply a query's attention by the number of keys before it, for the more a query
-    sees, the less each key gets; NVIDIA's kvpress, the reference code, counts the query's own key
-    neither. positions: original, or cache for rotary positions by the place in the cache, as
+    sees, the less each key gets; the query's own key is not counted, as in NVIDIA's kvpress, the
+    reference code. positions: original, or cache for rotary positions by the place in the cache, as
     published, which only models with 1-D rotary positions have; kept entries are not merged then.
 
     The context is what Prompt.context or a delimiter of kvpress ends. Where the question is read

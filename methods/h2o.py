@@ -29,8 +29,8 @@ class H2O(ScoringPolicy):
     and decode=grow to be that baseline.
 
     decode: hold adds the attention of every new token to the sums and evicts the lowest outside the
-    recent half (or the last `recent`), as published; buffer adds as well, and
-    evicts `buffer` entries at a time; grow selects once, after the prompt.
+    recent half (or the last `recent`), as published; buffer adds as well, and evicts `buffer`
+    entries at a time; grow selects once, after the prompt.
     """
 
     name: ClassVar[str] = "h2o"

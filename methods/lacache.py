@@ -40,9 +40,8 @@ class LaCache(Policy):
     a whole block shrinks at a time, a few entries less than the limit may stay. Where the prompt
     had no room for a ladder, or nothing was evicted and the limit has none, the recent tokens slide
     as in StreamingLLM. buffer: the same whenever the cache is `buffer` tokens over its limit. grow
-    selects once, after the prompt. positions: original, or cache for
-    rotary positions by the place in the cache, as published, which only models with 1-D rotary
-    positions have.
+    selects once, after the prompt. positions: original, or cache for rotary positions by the place
+    in the cache, as published, which only models with 1-D rotary positions have.
     """
 
     name: ClassVar[str] = "lacache"

@@ -121,8 +121,10 @@ class RKV(WindowPolicy):
 
     def _joint(self, logits: Tensor, redundancy: Tensor, past: Tensor) -> Tensor:
         """Scores of logits [B, Hkv, w, L] and redundancy [B, Hkv, L] where they are `past`."""
-        rows = logits.masked_fill(~past[:, :, None], -torch.inf).softmax(-1)
-        rows = rows.nan_to_num(0.0)  # a query older than all that is left pays nothing
+        logits = logits.masked_fill(~past[:, :, None], -torch.inf)
+        # A query that is older than all that is left pays nothing.
+        older = logits.amax(-1, keepdim=True) == -torch.inf
+        rows = logits.masked_fill(older, 0.0).softmax(-1).masked_fill(older, 0.0)
         paid = max_pool1d(rows.mean(2), self.kernel, 1, self.kernel // 2)
         return self.mix * paid - (1 - self.mix) * redundancy
 

@@ -181,7 +181,7 @@ class Capture:
         keys_alone = replace(view, queries=none, mask=None, earlier=None)
         for policy, budgets in self.requests:
             if policy.recites is not None:
-                self._listening.append(_Later(policy, budgets, keys_alone))
+                self._listening.append(_Later(policy, budgets, replace(keys_alone, hidden=None)))
                 continue
             numbers = policy.asks(view)
             if numbers is None:

@@ -149,12 +149,13 @@ def _evict_by_standing(parts: Sequence[Part], layers: Sequence[Shown]) -> None:
     remembered = list(carried)
     rows = _rows(view, [each.weights for each in layers], parts, sizes)
     standing: dict[int, list[tuple[int, Tensor]]] = {}
+    recalled = any(part.count and part.policy.recalls for part in parts)
+    pool = joined([each.keys for each in tiles]) if recalled else None
     for i, part in enumerate(parts):
         before = carried[i] if carried else None
         budgets = held[i] - part.count
         keys = None
-        if part.count and part.policy.recalls:
-            pool = joined([each.keys for each in tiles])
+        if part.count and part.policy.recalls and pool is not None:
             keys = view.vectors(pool, sum(sizes[:i]), sizes[i])
         step = part.step(positions[i], budgets, first.seen, first.new, rows[i], before, keys)
         fresh = part.policy.carry(step)

@@ -21,7 +21,7 @@ from harness.engine.attention import listening
 from harness.engine.caches import branch
 from harness.engine.layout import Layout
 from harness.engine.passes import forward
-from harness.engine.rotary import forget_lengths
+from harness.engine.rotary import forget_lengths, switches_at
 from methods import Recited, most_attention
 
 WORDS = "\n\nRepeat the previous context exactly."  # as the authors of KVzip ask for it
@@ -84,7 +84,7 @@ class Recital:
         cache: of the first `seen` tokens. both_ways: some token saw a later one. chunk: tokens of a
         part. ValueError, one sentence, where the model cannot repeat this context.
         """
-        self._check(both_ways, chunk)
+        self._check(seen, both_ways, chunk)
         parts: list[list[Tensor]] = []
         for start in range(self.first, self.end, chunk):
             span = start, min(start + chunk, self.end)
@@ -97,24 +97,32 @@ class Recital:
         forget_lengths(self.model)
         return [Recited(self.first, torch.cat(layer, -1)) for layer in zip(*parts, strict=True)]
 
-    def _check(self, both_ways: bool, chunk: int) -> None:
+    def _check(self, seen: int, both_ways: bool, chunk: int) -> None:
         text = self.model.config.get_text_config(decoder=True)
         longest = getattr(text, "max_position_embeddings", None) or sys.maxsize
         words = len(self.encode(GO_ON)) + HINT + len(self.suffix)
         last = int(self.positions[..., : self.end].max()) + words
         last += min(chunk, self.end - self.first)
-        reason = ""
+        reason, instead = "", "choose another method"
+        smaller = f"give a smaller chunk or model.max_length, or {instead}"
         if last >= longest:
             reason = f"takes {longest:,} positions, and that needs {last + 1:,}"
+            instead = smaller
+        switch = switches_at(self.model)
+        if switch is not None and int(self.positions[..., :seen].max()) < switch <= last:
+            reason = f"rotates otherwise from {switch:,} tokens on, which that would reach"
+            instead = smaller
         if self.images and both_ways:
+            instead = "choose another method"
             reason = "lets images see themselves both ways, which repeated ones would not"
         elif self.images and (self.more or self.embedded is None):
             what = self.more or "input_ids in place of embeddings"
+            instead = "choose another method"
             reason = f"gives its decoder {what}, which cannot be repeated with an image"
         if reason:
             raise ValueError(
                 f"{self.asker} has the model repeat the context, and {type(self.model).__name__} "
-                f"{reason}; choose another method."
+                f"{reason}; {instead}."
             )
 
     def _as_of_context(self, cache: Cache, seen: int) -> Cache:

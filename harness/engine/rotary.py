@@ -160,6 +160,15 @@ def depends_on_length(model: PreTrainedModel) -> bool:
     return module is not None and _kind(module) in ("dynamic", "longrope")
 
 
+def switches_at(model: PreTrainedModel) -> int | None:
+    """The tokens from which on a model with LongRoPE rotates a whole pass otherwise; else None."""
+    module = getattr(model.get_decoder(), "rotary_emb", None)
+    if module is None or _kind(module) != "longrope":
+        return None
+    text = model.config.get_text_config(decoder=True)
+    return int(text.rope_parameters["original_max_position_embeddings"])
+
+
 def forget_lengths(model: PreTrainedModel) -> None:
     """Let dynamic frequencies start anew, which otherwise depend on the longest prompt so far."""
     module = getattr(model.get_decoder(), "rotary_emb", None)

@@ -221,8 +221,7 @@ class Engine:
 
     def _check_policies(self, prompt: Prompt, branches: Sequence[Branch]) -> None:
         policies = [branch.policy for branch in branches if branch.policy is not None]
-        length = prompt.inputs["input_ids"].shape[1]
-        behind = 0 if prompt.context is None else length - prompt.context
+        behind = max(0, self.boundary(prompt) - prompt.context) if prompt.context else 0
         check_rows(self.pattern, policies, prompt.suffix, behind)
         anchored = any(policy.params.get("window_anchor") == "question" for policy in policies)
         if anchored and self.protocol.name == "context":

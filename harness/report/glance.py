@@ -236,8 +236,8 @@ def _notes(glance: Glance) -> Iterator[str]:
     yield (
         f"Loyal: rows that are answered as the full cache answers them, in percent, at "
         f"{glance.usual}. Cache: bytes at {glance.usual} when the prompt has been evicted, in "
-        f"percent of the full cache's; then: it is {HELD} there by evicting after every new token, "
-        f"or whenever it is as many tokens over as it says, or {GROWS} by them."
+        f"percent of the full cache's. Then, while it answers: {HELD} = evicted back after every "
+        f"token; {HELD} every n tokens = evicted back when n are over; {GROWS} = not evicted again."
     )
     if "queries" in glance.told:
         yield (

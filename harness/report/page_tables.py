@@ -63,13 +63,16 @@ def verdicts(study: Study) -> list[Ruled]:
 def beside(study: Study) -> list[Ruled]:
     """Scores under several protocols and prefills, where there are several, and published ones."""
     beside = (protocols.side_by_side(study.cells), prefills.of(study), published.of(study))
-    return [Ruled(Table(rows.title, rows.header, rows.body), rows.notes) for rows in chain(*beside)]
+    return list(map(_plain, chain(*beside)))
 
 
 def glances(study: Study) -> list[Ruled]:
     """The methods at a glance, a table a model and task."""
-    found = map(glance.rows, glance.glances(study))
-    return [Ruled(Table(rows.title, rows.header, rows.body), rows.notes) for rows in found]
+    return [_plain(glance.rows(one)) for one in glance.glances(study)]
+
+
+def _plain(rows: Rows) -> Ruled:
+    return Ruled(Table(rows.title, rows.header, rows.body), rows.notes)
 
 
 def _ruled(rows: Rows) -> Ruled:

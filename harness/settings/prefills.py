@@ -85,7 +85,13 @@ def check_rows(chosen: Sequence[Prefill], variants: Sequence[Variant]) -> None:
                     f"prefill={prefill.label} does not compute: leave it out of 'method=[...]', or "
                     "give prefill=dense."
                 )
-            window, last = policy.window or 0, int(str(pattern["last"]))
+            if policy.window is None:
+                raise UserError(
+                    f"methods.{one.label} watches the whole question, and prefill={prefill.label} "
+                    "leaves a number of queries dense that is set before: give "
+                    f"methods.{one.label}.window, or prefill=dense."
+                )
+            window, last = policy.window, int(str(pattern["last"]))
             if window > last:
                 raise UserError(
                     f"methods.{one.label}.window={window} watches more queries than "

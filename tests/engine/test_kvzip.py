@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+import rotary_models
 import torch
 from eager import eager, weights
 from engine_helpers import Trace
@@ -209,6 +210,21 @@ def test_a_text_that_needs_more_positions_than_there_are_is_refused(loaded_model
     cells = [Branch(methods.build("kvzip"), ratio=0.5)]
     with pytest.raises(ValueError, match="takes 60 positions, and that needs"):
         Engine(loaded).run(questions("llama", 1)[0], cells, Generation(1))
+
+
+def test_a_text_that_would_be_rotated_otherwise_is_refused(loaded_models, monkeypatch):
+    assert reciting.switches_at(rotary_models.make("longrope")) == rotary_models.LONGEST
+    assert reciting.switches_at(rotary_models.make("yarn")) is None
+    prompt = questions("llama", 1)[0]
+    engine, cells = Engine(loaded_models["llama"]), [Branch(methods.build("kvzip"), ratio=0.5)]
+    read = prompt.context
+    for switch in (read - 1, 1000):  # the prompt itself is beyond it, or what is repeated is not
+        monkeypatch.setattr(reciting, "switches_at", lambda model, at=switch: at)
+        engine.run(prompt, cells, Generation(1))
+        engine.forget()
+    monkeypatch.setattr(reciting, "switches_at", lambda model: read)
+    with pytest.raises(ValueError, match=r"rotates otherwise from .* give a smaller chunk"):
+        engine.run(prompt, cells, Generation(1))
 
 
 def test_generate_inside_evict_knows_no_words(loaded_models):

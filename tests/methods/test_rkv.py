@@ -82,6 +82,15 @@ def test_standing_is_that_of_the_formula_over_what_is_left(count, drop):
         assert {shuffled[head][i] for i in gone[head]} == {own[i] for i in lowest}
 
 
+def test_a_query_of_no_numbers_is_seen_in_the_peak():
+    view = random_view(LENGTH, HEADS, GROUP, seed=5)
+    policy = methods.build("rkv", window=WINDOW)
+    assert math.isfinite(policy.select_many(view, [20])[0].peak)
+    spoilt = view.queries.clone()
+    spoilt[0, 1, -2, 0] = math.nan
+    assert not math.isfinite(policy.select_many(replace(view, queries=spoilt), [20])[0].peak)
+
+
 def test_of_many_keys_alike_the_newest_stays():
     """Attention is even, so redundancy alone decides: of 30 copies the newest stays."""
     drawn = random_view(60, 1, 1, dim=32, seed=7)

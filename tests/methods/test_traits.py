@@ -64,4 +64,4 @@ def test_the_field_is_whole() -> None:
     """Every method that needs no file, but what `protocol=context` refuses."""
     given = yaml.safe_load((CONF / "experiment" / "field.yaml").read_text(encoding="utf-8"))
     (chosen,) = (one["override /method"] for one in given["defaults"] if "override /method" in one)
-    assert {*chosen} == {*FILELESS} - {"full", "post_vision", "finch"}
+    assert {*chosen} == {*FILELESS} - {"full", "post_vision", "finch", "kvzip"}

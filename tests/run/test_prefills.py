@@ -66,6 +66,7 @@ def test_a_run_of_both_is_a_dense_run_and_a_sparse_one(
     [
         (["method=[h2o,restkv]"], "methods.h2o needs the attention of all queries, which"),
         (["method=[post_vision]"], "methods.post_vision needs the attention of all queries"),
+        (["method=[finch]"], "give methods.finch.window, or prefill=dense"),
         (["methods.restkv.window=256"], "give prefills.flexprefill.last=256"),
         (["prefills.flexprefill.gamma=7"], "prefills.flexprefill: flexprefill: gamma=7 is not"),
         (["prefill=[]"], "prefill=[] reads no prompt"),
