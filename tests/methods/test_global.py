@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import methods
 from methods.budgets import pooled
 from tests.methods.matrix import VARIANTS, heads
-from tests.methods.views import random_view
+from tests.methods.views import batched, random_view
 
 ROWS = (
     *("random", "snapkv", "snapkv_max_odd", "h2o", "h2o_visible", "h2o_official"),
@@ -105,11 +105,7 @@ def test_many_budgets_equal_one_by_one(row):
 def test_prompts_of_a_batch_do_not_touch_each_other(row):
     policy = build(row, budget="global")
     one, two = views(41), views(41, seed=9)
-    joined = [
-        dataclasses.replace(a, **{n: torch.cat([getattr(a, n), getattr(b, n)])
-                                  for n in ("keys", "values", "queries")})
-        for a, b in zip(one, two, strict=True)
-    ]  # fmt: skip
+    joined = [batched(a, b) for a, b in zip(one, two, strict=True)]
     for item, alone in enumerate((one, two)):
         found = [heads(each)[item] for (each,) in select(policy, joined, [12])]
         assert found == [heads(each)[0] for (each,) in select(policy, alone, [12])]

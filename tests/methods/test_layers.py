@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -15,7 +14,7 @@ from methods.budgets import preferred
 from tests.methods.by_hand import attention_rows, by_kv_head, mean, neighbours
 from tests.methods.matrix import heads
 from tests.methods.test_global import select, views
-from tests.methods.views import random_view
+from tests.methods.views import batched, random_view
 
 
 def variance(column):
@@ -116,11 +115,7 @@ def test_a_prompt_of_one_query_or_no_more_than_the_window_is_no_trouble():
 def test_prompts_of_a_batch_do_not_touch_each_other():
     policy = methods.build("cake", window=8)
     one, two = views(41), views(41, seed=9)
-    joined = [
-        dataclasses.replace(a, **{n: torch.cat([getattr(a, n), getattr(b, n)])
-                                  for n in ("keys", "values", "queries")})
-        for a, b in zip(one, two, strict=True)
-    ]  # fmt: skip
+    joined = [batched(a, b) for a, b in zip(one, two, strict=True)]
     for item, alone in enumerate((one, two)):
         found = [heads(each)[item] for (each,) in select(policy, joined, [12])]
         assert found == [heads(each)[0] for (each,) in select(policy, alone, [12])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 import methods
@@ -67,3 +69,11 @@ def random_view(
     most = torch.rand(batch, heads, max(context, 1) - first, generator=generator)
     about = {"rotation": turns, "context": context, "recited": methods.Recited(first, most)}
     return methods.LayerView(*tensors, dim**-0.5, weight.to(dtype), **place, **about)
+
+
+def batched(one: methods.LayerView, two: methods.LayerView) -> methods.LayerView:
+    """Two views alike in shape as one of both prompts."""
+    names = ("keys", "values", "queries")
+    joined = {name: torch.cat([getattr(one, name), getattr(two, name)]) for name in names}
+    most = torch.cat([one.recited.attention, two.recited.attention])
+    return replace(one, **joined, recited=methods.Recited(one.recited.first, most))
