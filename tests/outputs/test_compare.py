@@ -89,6 +89,7 @@ def test_other_questions_are_never_paired(tmp_path, run, columns):
     assert {*stats.LOSS_COLUMNS, "one", "other"} == {*found.columns}
 
 
+@pytest.mark.slow
 def test_parts_are_named_by_what_differs(tmp_path, run):
     names = {"a": {}, "b": {"protocol": "context"}, "c": {"protocol": "context"}}
     found = parts([run(tmp_path / name, LOST, **more) for name, more in names.items()])
@@ -144,6 +145,7 @@ def test_verdicts_of_other_tasks_are_no_difference(tmp_path, quick_report, capsy
     assert "0 of 2 verdicts differ" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_same_comparison_is_the_same_bytes(two, tmp_path):
     for name in ("one", "two"):
         assert main([*map(str, two), "--wandb", "disabled", "--out", str(tmp_path / name)]) == 0

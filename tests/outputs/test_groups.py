@@ -113,6 +113,7 @@ def section(text, title):
     return text.split(f"{title}\n")[1].split("\n## ")[0].split("\n### ")[0]
 
 
+@pytest.mark.slow
 def test_every_protocol_has_its_own_rows_and_pictures(make_sweep, tmp_path, write_report):
     frame = under_both(tasks(make_sweep))
     text = write_report(frame, tmp_path, {})["summary"].read_text()

@@ -84,6 +84,7 @@ def _style(page, selector, name):
     )
 
 
+@pytest.mark.slow
 def test_figures_fit_beside_one_another_as_they_were_drawn(open_page, demo):
     """Without a resize: a figure is drawn before the one beside it is on the page."""
     page = open_page(demo[1], width=1200).page
@@ -205,6 +206,7 @@ def test_page_can_be_read_without_sight(demo_page):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_tasks_get_a_section_each(open_page, tmp_path):
     samples = [sweep(("random", "restkv")).assign(task=name) for name in ("one", "two")]
     study = studies.traced(tmp_path, pd.concat(samples, ignore_index=True))

@@ -98,7 +98,12 @@ def test_a_run_writes_its_contrasts_and_may_gain_one(
 
 
 @pytest.mark.parametrize(
-    "experiment", ["smoothing", "budgets", "boundary", "decoding", "paper_protocol"]
+    "experiment",
+    [
+        "decoding",
+        "paper_protocol",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("smoothing", "budgets", "boundary")),
+    ],
 )
 def test_every_experiment_asks_its_own_question(
     call: Program, overrides: list[str], engine: FakeEngine, tmp_path: Path, experiment: str

@@ -50,6 +50,7 @@ def ascii_terminal(monkeypatch: pytest.MonkeyPatch) -> io.TextIOWrapper:
     return terminal
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_report")
 def test_a_run_of_hostile_answers_ends_and_can_be_given_again(
     call: Program, hostile: FakeEngine, overrides: list[str], tmp_path: Path, monkeypatch, capfd

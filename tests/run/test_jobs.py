@@ -91,7 +91,8 @@ def test_jobs_that_fail_or_die_elsewhere_are_named(start: Start, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    "launcher", ["basic", "joblib", pytest.param("submitit", marks=pytest.mark.slow)]
+    "launcher",
+    ["basic", *(pytest.param(n, marks=pytest.mark.slow) for n in ("joblib", "submitit"))],
 )
 def test_a_stop_ends_the_jobs_too(start: Start, tmp_path: Path, launcher: str):
     program = start(launcher, "-m", "seed=8,2")
@@ -111,7 +112,11 @@ def test_a_stop_ends_the_jobs_too(start: Start, tmp_path: Path, launcher: str):
 
 
 @pytest.mark.parametrize(
-    ("number", "name"), [(signal.SIGINT, ""), (signal.SIGHUP, " by SIGHUP")], ids=["int", "hup"]
+    ("number", "name"),
+    [
+        pytest.param(signal.SIGINT, "", id="int", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, " by SIGHUP", id="hup"),
+    ],
 )
 def test_a_run_is_stopped_by(start: Start, tmp_path: Path, number: int, name: str):
     program = start("basic", "seed=8")

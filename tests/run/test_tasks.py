@@ -284,8 +284,8 @@ def test_options_of_generated_data_are_checked(
     [
         "data",
         "model.max_length=2000",
-        "model.chat_template",
-        "model.tile=64",
+        pytest.param("model.chat_template", marks=pytest.mark.slow),
+        pytest.param("model.tile=64", marks=pytest.mark.slow),
         pytest.param("pixels", marks=pytest.mark.slow),
         pytest.param("model.max_prompt=1000", marks=pytest.mark.slow),
     ],

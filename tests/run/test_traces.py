@@ -137,6 +137,7 @@ def test_an_interrupted_run_comes_out_the_same(
     assert files(tmp_path) == files(calm)
 
 
+@pytest.mark.slow
 def test_every_limit_shows_the_same_questions(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def test_an_answer_and_the_name_of_the_sweep_are_content(study, first):
     assert tracking.identities(study, "s")[0] in ids
 
 
+@pytest.mark.slow
 def test_pictures_are_found_under_the_names_of_the_report(study, tmp_path):
     few = studies.own(study.samples, ("other", "replay"))
     few = few[few["method"].isin(["full", "restkv"])]
