@@ -13,11 +13,11 @@ from .checks import WINDOW, require, require_count, require_flag, require_positi
 from .merging import NONE
 from .policy import Plan, over_group
 from .view import LayerView
-from .windowed import WindowPolicy
+from .windowed import WatchingPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finch(WindowPolicy):
+class Finch(WatchingPolicy):
     """Score a token by the mean attention that the question pays to it, and keep the question.
 
     window: None = all tokens that follow the context, which are protected as well where the budget
@@ -37,7 +37,7 @@ class Finch(WindowPolicy):
 
     name: ClassVar[str] = "finch"
     title: ClassVar[str] = "FINCH"
-    window: int | None = None  # type: ignore[assignment]
+    window: int | None = None
     window_anchor: str = "question"
     normalize: bool = True
     positions: str = "original"
@@ -45,6 +45,8 @@ class Finch(WindowPolicy):
     def __post_init__(self) -> None:
         """Refuse values the method has no meaning for."""
         super().__post_init__()
+        if self.window is not None:
+            require_count(self.name, "window", self.window, 1, WINDOW)
         require_flag(self.name, "normalize", self.normalize)
         require_positions(self)
         allowed = "none with positions=cache, as merged keys have no place of their own"
@@ -61,14 +63,11 @@ class Finch(WindowPolicy):
         """Only those of the question."""
         return False
 
-    def require_window(self) -> None:
-        """None, or a number of queries."""
-        if self.window is not None:
-            require_count(self.name, "window", self.window, 1, WINDOW)
-
     def queries(self, suffix: int, behind: int = 0) -> int:
         """The window, or all that is behind the context."""
-        return behind if self.window is None else super().queries(suffix)
+        if self.window is None:
+            return behind
+        return self.window + (suffix if self.window_anchor == "question" else 0)
 
     def width(self, view: LayerView) -> int:
         """Tokens of the question, or of the window."""

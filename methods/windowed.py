@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,35 +14,24 @@ from .view import LayerView
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowPolicy(ScoringPolicy):
-    """A policy that watches the last `window` queries and protects as many tokens.
+class WatchingPolicy(ScoringPolicy):
+    """A policy that watches some last queries of a prompt; `width` says how many.
 
-    window: observation window in queries, and protected window in tokens. window_anchor: end = the
-    last queries of the prompt; question = the last ones of the question, before the suffix of the
-    chat template. What is protected are the last tokens either way. budget=layers is CAKE's rule
-    (arXiv 2503.12491), see `preference`.
+    window_anchor: end = the last queries of the prompt; question = the last ones of the question,
+    before the suffix of the chat template. budget=layers is CAKE's rule (arXiv 2503.12491), see
+    `preference`.
     """
 
-    window: int = 32
     window_anchor: str = "end"
 
     def __post_init__(self) -> None:
         """Refuse values no window has a meaning for."""
         super().__post_init__()
-        self.require_window()
         require_choice(self.name, "window_anchor", self.window_anchor, ("end", "question"))
 
-    def require_window(self) -> None:
-        """ValueError unless the window is a number of queries."""
-        require_count(self.name, "window", self.window, 1, WINDOW)
-
-    def queries(self, suffix: int, behind: int = 0) -> int:
-        """The window, and the suffix behind it where that is not watched."""
-        return self.window + (suffix if self.window_anchor == "question" else 0)
-
+    @abstractmethod
     def width(self, view: LayerView) -> int:
         """The window in this prompt."""
-        return self.window
 
     def rows(self, view: LayerView) -> int:
         """How many queries are watched: `width`, or as many as there are."""
@@ -68,3 +58,27 @@ class WindowPolicy(ScoringPolicy):
         one, other = self.temperatures
         seen = dispersion(view, self.width(view), self.window_anchor)
         return seen.entropy ** (1 / one) * seen.shift ** (1 / other)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowPolicy(WatchingPolicy):
+    """A policy that watches the last `window` queries and protects as many tokens.
+
+    window: observation window in queries, and protected window in tokens. What is protected are the
+    last tokens, wherever the window is anchored.
+    """
+
+    window: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse values no window has a meaning for."""
+        super().__post_init__()
+        require_count(self.name, "window", self.window, 1, WINDOW)
+
+    def queries(self, suffix: int, behind: int = 0) -> int:
+        """The window, and the suffix behind it where that is not watched."""
+        return self.window + (suffix if self.window_anchor == "question" else 0)
+
+    def width(self, view: LayerView) -> int:
+        """The window, whatever the prompt."""
+        return self.window
