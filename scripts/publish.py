@@ -44,6 +44,9 @@ PUBLICATIONS = (
     Publication("embedded_long", ("experiment=long",)),
     Publication("long_answers", ("experiment=long_answers",)),
     Publication("learned", ("experiment=learned", "limit=120")),
+    Publication("field", ("experiment=field",), page=True),
+    Publication("bytes", ("experiment=bytes",)),
+    Publication("sparse_prefill", ("experiment=sparse_prefill",)),
     Publication(
         "smol_vlm",
         ("model=smol_vlm", f"method=[{REAL}]", "ratios=[0.5,0.8,0.9]"),
