@@ -66,8 +66,8 @@ CONTEXTUAL = {
 }
 EVERY = {**VARIANTS, **CONTEXTUAL}
 
-# What by default needs no file (test_trimkv.py, test_qfilters.py, test_headkv.py), no other layer's scores
-# (test_layers.py), no images (test_merging.py, test_oracles_keys.py) and no marked context
+# What by default needs no file (test_trimkv.py, test_qfilters.py, test_headkv.py), no other layer's
+# scores (test_layers.py), no images (test_merging.py, test_oracles_keys.py) and no marked context
 # (tests/engine/test_finch.py, test_kvzip.py).
 NAMES = tuple(
     name

@@ -138,7 +138,7 @@ def test_the_authors_json_is_read_as_means(place, tmp_path):
     for view in views():
         assert heads(*mine.select_many(view, [14])) == heads(*other.select_many(view, [14]))
     assert "@sha256:" in str(other.params["importance"])
-    file.write_text(json.dumps(dict.fromkeys(told, [1])))
+    file.write_text(json.dumps({name: [1] for name in told}))
     with pytest.raises(ValueError, match="has changed since it was chosen"):
         other.keep(random_view(), 9)
 
