@@ -20,6 +20,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import ClassVar, NamedTuple
@@ -118,19 +119,23 @@ def scored(engine: Engine, one: Asked, form: str) -> Tensor | None:
     said = [token for token in answer.token_ids if token not in engine.loaded.stop_ids][:most]
     if (one.score(engine.loaded.decode(said)) or 0.0) <= 0.5:
         return None
-    there = torch.tensor(needle)
     ids = one.prompt.inputs["input_ids"][0].cpu()
-    layers = []
-    for _, rows in sorted(recorder.rows.items()):
-        total = torch.zeros(len(rows[0].paid))
-        for row, token in zip(rows, said, strict=False):
-            if form == "reasoning":
-                total += (row.paid * torch.isin(row.places, there)).sum(-1)
-            else:
-                best = row.places[:, 0]
-                total += torch.isin(best, there) & (ids[best.clamp_max(len(ids) - 1)] == token)
-        layers.append(total / len(needle))
-    return torch.stack(layers)
+    layers = sorted(recorder.rows.items())
+    return torch.stack([collected(rows, said, ids, needle, form) for _, rows in layers])
+
+
+def collected(
+    rows: Sequence[Row], said: Sequence[int], ids: Tensor, needle: Sequence[int], form: str
+) -> Tensor:
+    """Scores [H] of a layer whose rows led to the tokens `said`, in a prompt of ids [L]."""
+    total, there = torch.zeros(len(rows[0].paid)), torch.tensor(needle)
+    for row, token in zip(rows, said, strict=False):  # a stop token has a row as well
+        if form == "reasoning":
+            total += (row.paid * torch.isin(row.places, there)).sum(-1)
+        else:
+            best = row.places[:, 0]
+            total += torch.isin(best, there) & (ids[best.clamp_max(len(ids) - 1)] == token)
+    return total / len(needle)
 
 
 def needle_of(loaded: LoadedModel, prompt: Prompt, wanted: str) -> list[int]:
@@ -162,8 +167,8 @@ class _Pieces:
 
     def __call__(self, token: int) -> str:
         if token not in self.known:
-            alone, both = (self.tokenizer.decode(ids) for ids in (self.before, [*self.before, token]))
-            self.known[token] = both[len(alone) :]
+            alone = self.tokenizer.decode(self.before)
+            self.known[token] = self.tokenizer.decode([*self.before, token])[len(alone) :]
         return self.known[token]
 
 
@@ -207,12 +212,8 @@ def asked_of(
         generation = Generation.from_kwargs(benchmark.generation)
         shorter = replace(generation, max_new_tokens=min(args.tokens, generation.max_new_tokens))
         prompt = bridge.prompt(benchmark.messages(place), benchmark.generation)
-        row, wanted = benchmark.rows[place], benchmark.questions[place].answer
-
-        def score(text: str, asked=benchmark, row: int = row) -> float | None:  # type: ignore[no-untyped-def]
-            return asked.score(row, text)
-
-        found.append(Asked(prompt, wanted, shorter, score))
+        score = partial(benchmark.score, benchmark.rows[place])
+        found.append(Asked(prompt, benchmark.questions[place].answer, shorter, score))
     return bridge.loaded, found, context
 
 
