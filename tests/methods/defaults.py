@@ -63,7 +63,13 @@ DEFAULTS = {
         **SCORING,
     },
     "keydiff": SCORING,
-    "trimkv": {"gates": None, "strategy": "alpha", **SCORING},
+    "trimkv": {
+        "gates": None,
+        "strategy": "alpha",
+        "decode": "grow",
+        "buffer": 128,
+        **SCORING,
+    },
     "chunkkv": {"pool": "avg", "kernel": 1, "group": "mean", "chunk": 10, "shared": True, **WINDOW},
     "cake": {
         "pool": "avg",
