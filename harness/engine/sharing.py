@@ -107,8 +107,9 @@ class Prefills:
         """
         asked = _Asked(prompt, positions, modality, boundary, requests, None)
         recital = self._recital(asked)
-        for part in parts_of(requests) if recital else ():
-            recital.check(boundary, part)
+        if recital is not None:
+            for part in parts_of(requests):
+                recital.check(boundary, part)
 
     def forget(self) -> None:
         """Hold nothing of earlier prompts any more."""

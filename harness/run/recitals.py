@@ -24,12 +24,14 @@ def refuse(name: str, benchmark: "Benchmark", model: ModelConfig, cells: Iterabl
     It counts texts alone, so it may say nothing of a context that a template or images make too
     long: that prompt is refused when it is read.
     """
+    parts = _parts(cells)
+    if not parts or benchmark.shows_images:
+        return
     from harness.engine import Generation, reciting  # late: most runs ask for no such method
     from harness.models import chat, tokenizer
 
-    parts = _parts(cells)
     given = (model.pretrained, model.revision, model.trust_remote_code)
-    longest = tokenizer.context(*given) if parts and not benchmark.shows_images else None
+    longest = tokenizer.context(*given)
     if longest is None:
         return
     encode = _Counted(tokenizer.load(*given)[0])
@@ -45,7 +47,8 @@ def refuse(name: str, benchmark: "Benchmark", model: ModelConfig, cells: Iterabl
         before, behind = _halves(messages)
         if 2 * len(before.encode()) + words < longest:
             continue  # no tokenizer makes more tokens than bytes
-        context = encode(before) - 1  # its last token may go into one with what follows
+        # Its first and last tokens may go into one with what surrounds it.
+        context = encode(before) - 2
         cut = context + encode(behind) > room and chat.read(messages).cuttable
         if cut:  # its middle will be left out
             context = min(context, room - encode(behind) - AROUND)
@@ -58,7 +61,7 @@ def refuse(name: str, benchmark: "Benchmark", model: ModelConfig, cells: Iterabl
                 f"methods.{label} has the model repeat the context, and {len(rows):,} of "
                 f"{len(benchmark.rows):,} prompts of task={name} are too long for that: row "
                 f"{rows[0]} needs at least {found[rows[0]]:,} positions, and {model.name} takes "
-                f"{longest:,}. Give a smaller methods.{label}.chunk or model.max_length, or leave "
+                f"{longest:,}: give a smaller methods.{label}.chunk or model.max_length, or leave "
                 "the method out."
             )
 
@@ -67,7 +70,7 @@ def _parts(cells: Iterable[Cell]) -> dict[str, int]:
     """By label, the tokens that a method has repeated at a time."""
     import methods
 
-    found = {}
+    found: dict[str, int] = {}
     for cell in cells:
         params, _ = caches.parted(dict(cell.params))
         if cell.method != FULL and "chunk" in params and cell.label not in found:
