@@ -6,7 +6,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.models import tokenizer
-from harness.run import sweep
+from harness.run import collect, sweep
 from harness.run.validate import validate
 from scripts.bench_workers import settings
 
@@ -44,3 +44,21 @@ def test_a_run_says_so_of_all_prompts_at_once(tmp_path, monkeypatch, task, typed
         benchmarks(tmp_path, task, *typed)
     assert "has the model repeat the context" in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_a_check_measures_prompts_for_it(tmp_path, monkeypatch):
+    """With its template, which the count of a text leaves out."""
+    (one,) = benchmarks(tmp_path, "ruler_mini", "method=[kvzip,snapkv]", "ratios=[0.5]")
+    config = settings(["task=ruler_mini", "method=[kvzip]"])
+    bridge = collect.load_engine(config, tmp_path / "log", one.context)
+    benchmark, cells = one.benchmark, [*one.cells.values()]
+    asked = {"generation": benchmark.generation, "texts": benchmark.texts(159)}
+    tokens, cut = bridge.measure(benchmark.messages(159), cells=cells, **asked)
+    assert cut == 0
+    monkeypatch.setattr(bridge.loaded.model, "forward", None)
+    text = bridge.loaded.model.config.get_text_config()
+    monkeypatch.setattr(text, "max_position_embeddings", 3 * tokens // 2)
+    with pytest.raises(UserError, match=r"kvzip has the model repeat .* give a smaller chunk"):
+        bridge.measure(benchmark.messages(159), cells=cells, **asked)
+    others = [cell for cell in cells if cell.label != "kvzip"]
+    assert bridge.measure(benchmark.messages(159), cells=others, **asked) == (tokens, 0)
