@@ -13,6 +13,7 @@ from .expected_attention import ExpectedAttention
 from .finch import Finch
 from .full import Full
 from .h2o import H2O
+from .headkv import HeadKV
 from .holding import Due, Held, Rule, Step, victims
 from .infinipot_v import InfiniPotV
 from .keydiff import KeyDiff
@@ -83,6 +84,7 @@ _POLICIES: dict[str, type[Policy]] = {
         MixKV,
         InfiniPotV,
         QFilters,
+        HeadKV,
         RKV,
         Finch,
         KVzip,

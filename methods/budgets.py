@@ -6,6 +6,7 @@ Knows counts and scores; must not know methods.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -160,3 +161,44 @@ def _spread(counts: list[int], rest: int, room: int) -> None:
         for layer in free if turns else free[:rest]:
             counts[layer] += max(1, turns)
         rest -= turns * len(free) if turns else min(rest, len(free))
+
+
+@lru_cache(maxsize=1024)
+def weighted(
+    shares: tuple[float, ...], count: int, room: int, beta: float = 1.5
+) -> tuple[int, ...]:
+    """Tokens each head of all layers keeps outside its protected ones (arXiv 2410.19258).
+
+    shares: how important each head is, none negative, with a sum of 1. count: their mean over the
+    heads, at most `room`, which is how many there are. Each head puts count / beta (rounded down,
+    beta read as the decimal that was meant) into a pool that is shared out by importance, and keeps
+    the rest of its own. What does not fit into its head goes to the others by importance again.
+
+    The sum is count * heads exactly, by largest remainder; of equal ones, the first heads are
+    given more.
+    """
+    pool = math.floor(count / Fraction(beta).limit_denominator(10**6))
+    sizes = _filled(shares, count - pool, count * len(shares), room)
+    counts = [min(room, math.floor(size + 1e-9)) for size in sizes]
+    rest = count * len(shares) - sum(counts)
+    free = [head for head, each in enumerate(counts) if each < room]
+    free.sort(key=lambda head: (round(counts[head] - sizes[head], 9), head))
+    for head in free[:rest]:
+        counts[head] += 1
+    return tuple(counts)
+
+
+def _filled(shares: Sequence[float], least: int, total: int, room: int) -> list[float]:
+    """`least` for each head, and the rest of the total by shares, of which none exceeds `room`."""
+    sizes, open_heads = [float(room)] * len(shares), list(range(len(shares)))
+    while open_heads:
+        pool = total - room * (len(shares) - len(open_heads)) - least * len(open_heads)
+        weight = math.fsum(shares[head] for head in open_heads)
+        for head in open_heads:
+            own = shares[head] / weight if weight > 0 else 1 / len(open_heads)
+            sizes[head] = least + own * pool
+        full = [head for head in open_heads if sizes[head] > room]
+        for head in full:
+            sizes[head] = float(room)
+        open_heads = [head for head in open_heads if sizes[head] < room] if full else []
+    return sizes

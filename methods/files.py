@@ -1,4 +1,4 @@
-"""Safetensors files that policies read: where they lie, and a digest of what lies there.
+"""Files that policies read, safetensors or JSON: where they lie, and a digest of what lies there.
 
 Must not know what is in them.
 """
@@ -53,7 +53,8 @@ def _files(kind: str, place: Path) -> list[Path]:
             return files
     except OSError:
         pass
+    form = "JSON" if place.suffix == ".json" else "safetensors"
     raise ValueError(
-        f"{kind}={place} is no safetensors file and no folder with one; name the {kind} that were "
-        "made for this model."
+        f"{kind}={place} is no {form} file and no folder with safetensors; name what was made for "
+        "this model."
     )

@@ -43,7 +43,8 @@ class Step:
     nothing. text bool [C, Hkv, n]: text of the prompt, None unless the policy spares it. layer: a
     number; of a policy that spans layers also int64 [C, 1, 1], for cells of several. keys
     [C, Hkv, n, d] of the entries (anything where there is none) and queries float32 [C, H, w, d],
-    the last ones times the softmax scale: of a policy that recalls them, where entries go.
+    the last ones times the softmax scale: of a policy that recalls them, where entries go. hidden
+    [C, new, width]: states of the new tokens that entered attention, where the policy sees them.
     """
 
     held: Sequence[Held]
@@ -58,6 +59,7 @@ class Step:
     text: Tensor | None = None
     keys: Tensor | None = None
     queries: Tensor | None = None
+    hidden: Tensor | None = None
 
 
 class Due(NamedTuple):

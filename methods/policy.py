@@ -76,6 +76,11 @@ class Policy(ABC):
         return False
 
     @property
+    def follows(self) -> bool:
+        """Whether decoding must show it every step, and not only those after which entries go."""
+        return self.observes
+
+    @property
     def recalls(self) -> int:
         """How many last queries decoding must show it with the keys of entries where some go."""
         return 0
@@ -92,7 +97,7 @@ class Policy(ABC):
 
     @property
     def sees_hidden(self) -> bool:
-        """Whether the view must hold the hidden states that enter attention."""
+        """Whether views, and steps while a budget is held, must hold what enters attention."""
         return False
 
     @property

@@ -203,7 +203,7 @@ class ScoringPolicy(Policy):
                 counts = _by_preference(rated, index, heads)
             parts = zip(rated, order.split(heads, 1), counts.split(heads, 1), strict=True)
             for layer, (one, best, own) in enumerate(parts):
-                chosen = Chosen(_ascending(best, own), own, plan.fallback)
+                chosen = Chosen(ascending(best, own), own, plan.fallback)
                 found[layer].append(one.selection(index, chosen))
         return found
 
@@ -222,7 +222,7 @@ class ScoringPolicy(Policy):
         if free is None:
             free = self._by_scores(scores[..., fixed:], count - fixed)
         counts = fixed + free
-        return Chosen(_ascending(order, counts), counts, plan.fallback)
+        return Chosen(ascending(order, counts), counts, plan.fallback)
 
     def _by_scores(self, scores: Tensor, count: int) -> Tensor:
         """How many each head keeps of its candidates [B, Hkv, N], which are in descending order."""
@@ -258,12 +258,12 @@ def _by_preference(rated: Sequence[Rated], index: int, heads: Sequence[int]) -> 
     return (certain + free).repeat_interleave(torch.tensor(heads, device=free.device), 1)
 
 
-def _ascending(order: Tensor, counts: Tensor) -> Tensor:
+def ascending(order: Tensor, counts: Tensor, most: int | None = None) -> Tensor:
     """The first `counts` [B, Hkv] positions of each head's ranking [B, Hkv, L], ascending, with -1
-    at the ends of heads that keep fewer.
+    at the ends of heads that keep fewer. most: the largest count, where the host knows it.
     """
     length = order.shape[-1]
-    best = order[..., : int(counts.max())]
+    best = order[..., : int(counts.max()) if most is None else most]
     place = torch.arange(best.shape[-1], device=best.device)
     kept = torch.where(place < counts[..., None], best, length).sort(dim=-1).values
     return kept.masked_fill(kept == length, -1)

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .checks import require, require_choice
+from .checks import BUFFER, require, require_choice, require_decode
 from .files import pinned
 from .gates import Gate, load
+from .holding import Step
 from .scoring import ScoringPolicy
 from .view import LayerView
 
@@ -26,8 +27,12 @@ class TrimKV(ScoringPolicy):
     (layers.<n>.self_attn.retention_gate.linear1.weight and so on). They fit one model only.
     strategy: alpha as above; knorm_alpha adds the log of the key's norm.
     budget: uniform = TRIM-KV; global = DBTrimKV, one ranking of all layers and heads, of which each
-    head here keeps at least one entry. The released code also evicts while it decodes, every
-    `buffer_size` tokens; here the prompt is evicted once and new tokens stay.
+    head here keeps at least one entry.
+
+    decode: buffer evicts whenever `buffer` tokens are over the budget, as published; hold after
+    every token; grow selects once, after the prompt. Gates read the new tokens too, and every score
+    is that of the moment: (t + 1 - i) log beta_i after t tokens. What a head got of budget=global
+    stays its own while decoding, where DBTrimKV ranks all layers anew.
     """
 
     name: ClassVar[str] = "trimkv"
@@ -35,10 +40,13 @@ class TrimKV(ScoringPolicy):
     learned: ClassVar[bool] = True
     gates: str | None = None
     strategy: str = "alpha"
+    decode: str = "grow"
+    buffer: int = BUFFER
 
     def __post_init__(self) -> None:
         """Refuse values the method has no meaning for."""
         super().__post_init__()
+        require_decode(self)
         require_choice(self.name, "strategy", self.strategy, ("alpha", "knorm_alpha"))
         text = self.gates is None or isinstance(self.gates, str)
         require(text, self.name, "gates", self.gates, "the place of trained gates")
@@ -55,6 +63,16 @@ class TrimKV(ScoringPolicy):
         """Every score is the log of a share that is left."""
         return True
 
+    @property
+    def follows(self) -> bool:
+        """Gates read every new token."""
+        return self.period > 0
+
+    @property
+    def recalls(self) -> int:
+        """Nothing is asked of queries; the norms of keys are."""
+        return 1 if self.period and self.strategy == "knorm_alpha" else 0
+
     def ready(self) -> TrimKV:
         """The same with the digest of its gates behind their place."""
         self._gates()
@@ -62,30 +80,58 @@ class TrimKV(ScoringPolicy):
 
     def measure(self, view: LayerView) -> Tensor:
         """(L + 1 - i) log beta_i, float32 [B, Hkv, L]."""
-        hidden = self._hidden(view)
-        kept = self._gate(view, hidden.shape[-1])(hidden) * _ages(view)
+        place = torch.arange(view.length, device=view.keys.device)
+        return self._left(self._log_beta(view), place, view.length, view.keys)
+
+    def remember(self, view: LayerView, measured: Tensor) -> Tensor:
+        """log beta of each entry."""
+        return self._log_beta(view)
+
+    def carry(self, step: Step) -> Tensor:
+        """The same, what the gate says of the new tokens among it."""
+        assert step.hidden is not None
+        assert step.carried is not None
+        assert isinstance(step.layer, int)  # it looks at one layer at a time
+        about = step.layer, step.num_layers, step.positions.shape[1]
+        fresh = self._gate(step.hidden, *about)(step.hidden)  # [C, Hkv, new]
+        index = step.positions - (step.seen - step.new)
+        own = fresh.gather(-1, index.clamp(0, step.new - 1))
+        return torch.where(index < 0, step.carried, own)
+
+    def standing(self, step: Step, carried: Tensor | None) -> Tensor:
+        """(t + 1 - i) log beta_i after t tokens."""
+        assert carried is not None
+        return self._left(carried, step.positions, step.seen, step.keys)
+
+    def _left(self, log_beta: Tensor, place: Tensor, seen: int, keys: Tensor | None) -> Tensor:
+        left = log_beta * (seen + 1 - place)
         if self.strategy == "knorm_alpha":
-            kept = kept + view.keys.float().norm(dim=-1).clamp_min(1e-12).log()
-        return kept
+            assert keys is not None
+            left = left + keys.float().norm(dim=-1).clamp_min(1e-12).log()
+        return left
 
     def _gates(self, device: torch.device | str = "cpu") -> tuple[Gate, ...]:
         allowed = "the safetensors file, or its folder, of gates that were trained for this model"
         require(self.gates is not None, self.name, "gates", self.gates, allowed)
         return load(str(self.gates), device)
 
-    def _hidden(self, view: LayerView) -> Tensor:
-        if view.hidden is None:
+    def _log_beta(self, view: LayerView) -> Tensor:
+        """float32 [B, Hkv, L], computed once for a view."""
+        hidden = view.hidden
+        if hidden is None:
             raise ValueError(
                 "trimkv: needs the hidden states that enter attention and the view has none; pass "
                 "LayerView.hidden or choose another method."
             )
-        return view.hidden
+        gate = self._gate(hidden, view.layer, view.num_layers, view.kv_heads)
+        found: Tensor = view.once(("log_beta", self.gates), lambda: gate(hidden))
+        return found
 
-    def _gate(self, view: LayerView, width: int) -> Gate:
-        gates = self._gates(view.keys.device)
-        gate = gates[view.layer] if view.layer < len(gates) else gates[0]
+    def _gate(self, hidden: Tensor, layer: int, num_layers: int, heads: int) -> Gate:
+        gates = self._gates(hidden.device)
+        gate = gates[layer] if layer < len(gates) else gates[0]
         found = (len(gates), gate.width, gate.heads)
-        wanted = (view.num_layers, width, view.kv_heads)
+        wanted = (num_layers, hidden.shape[-1], heads)
         if found != wanted:
             raise ValueError(
                 f"trimkv: gates={self.gates} are for {found[0]} layers of {found[1]} units and "
@@ -93,8 +139,3 @@ class TrimKV(ScoringPolicy):
                 "name the gates that were trained for it."
             )
         return gate
-
-
-def _ages(view: LayerView) -> Tensor:
-    """L + 1 - i for each position i."""
-    return view.length + 1 - torch.arange(view.length, device=view.keys.device)

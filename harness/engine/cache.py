@@ -103,11 +103,13 @@ class CompactLayer(CacheLayerMixin):
         scaling: float,
         last: bool = False,
         later: list[Shown] | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
         """Store new keys and values [cells, Hkv, q, d], and let query [cells, H, q, d] look.
 
         Then holders evict, unless this is the last pass; or they go to `later` and evict with those
-        of other layers, where that is faster. Returns [cells, q, H, dv].
+        of other layers, where that is faster. hidden: what entered attention, [cells, q, C], where
+        a holder sees it. Returns [cells, q, H, dv].
         """
         self._wait_for_attention(False)
         new = query.shape[2]
@@ -137,7 +139,7 @@ class CompactLayer(CacheLayerMixin):
         seen = joined(rows, 2).flatten(1, 2) if rows else None
         if self.holders and not last:
             own = None if seen is None else self.weights_of_tiles(seen)
-            shown = Shown(self.holders, self.tiles, self.heads, own, new, self.seen)
+            shown = Shown(self.holders, self.tiles, self.heads, own, new, self.seen, hidden)
             if later is not None and new == 1 and self.tiles.in_torch() and shown.spans():
                 later.append(shown)
             else:

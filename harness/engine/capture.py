@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from harness.engine.hidden import Hidden
 from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.passes import Stopwatch, sees_later
 from harness.engine.prefixes import Prefix, Requests, longest_window
@@ -87,27 +88,15 @@ class Capture:
         self._asked: list[_Asked] = []
         self._waiting: dict[int, _Waiting] = {}  # by id of the policy
         self._listening: list[_Later] = []
-        self._hidden: Tensor | None = None  # what entered the attention module that runs
+        self.states = Hidden()
 
     @contextmanager
     def hearing(self) -> Iterator[None]:
         """Note what enters attention where a policy asks for hidden states."""
         wanted = any(policy.sees_hidden for policy, _ in self.requests)
         assert not wanted or self.prefix is None  # such prompts are not cut
-
-        def note(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-            self._hidden = named["hidden_states"] if "hidden_states" in named else given[0]
-
-        hooks = [
-            layer.module.register_forward_pre_hook(note, with_kwargs=True)
-            for layer in (self.layout.layers if wanted else ())
-        ]
-        try:
+        with self.states.hearing(self.layout.layers if wanted else ()):
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-            self._hidden = None
 
     def attend(
         self,
@@ -173,7 +162,7 @@ class Capture:
             mask=mask[:, :, first:] if mask is not None and self._bidirectional else None,
             suffix=self.suffix,
             earlier=earlier,
-            hidden=self._hidden,
+            hidden=self.states.now,
             rotation=self._rotation(),
             context=self.context,
         )

@@ -14,55 +14,19 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.engine import graphs
 from harness.engine.attention import listening
-from harness.engine.cache import CompactLayer
 from harness.engine.caches import CellCache
+from harness.engine.compacted import CompactAttention
 from harness.engine.layout import Layout
 from harness.engine.passes import forward
 from harness.engine.processors import logits_processors
 from harness.engine.rotary import Rotary
 from harness.engine.settings import Generation
 from methods.kernels import send
-
-TOGETHER = 8  # layers that evict at once: few operations for all, few weights that wait
-
-
-class CompactAttention:
-    """Listens to a decoding pass and answers for the compact layers."""
-
-    def __init__(self, layout: Layout, cache: CellCache) -> None:
-        self.layout = layout
-        self.cache = cache
-        self.last = False  # no pass follows, so nothing needs to be evicted any more
-
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        scaling: float,
-    ) -> Tensor | None:
-        """query [cells, H, q, d] of new tokens, key and value [cells, Hkv, q, d] -> [cells, q, H,
-        dv].
-        """
-        layer = self.layout.find(module)
-        if layer is not None:
-            stored: CompactLayer = self.cache.layers[layer.index]
-            if len(self.cache.later) == TOGETHER:
-                self.cache.evict()
-            return stored.attend(query, key, value, scaling, self.last, self.cache.later)
-        donor = self.layout.shared.get(id(module))
-        if donor is None:
-            return None
-        self.cache.evict()
-        lent: CompactLayer = self.cache.layers[donor.index]
-        return lent.share(query, scaling)
 
 
 @dataclass
@@ -168,7 +132,8 @@ class Decoder:
         listener = CompactAttention(self.layout, cache)
         following = int(positions.max()) + 1
         shape = (*positions.shape[:-2], cells, -1)
-        with listening(listener), rotary.following() if rotary else nullcontext():
+        turning = rotary.following() if rotary else nullcontext()
+        with listening(listener), listener.hearing(), turning:
             listener.last = generation.max_new_tokens == 1
             if tail:
                 ids = prompt_ids[:, -tail:].expand(cells, -1)

@@ -58,7 +58,8 @@ class Evictor:
         stored = self.cache.layers[layer.index]
         if isinstance(stored, CompactLayer):
             self.fresh.discard(layer.index)
-            return stored.attend(query, key, value, scaling)
+            hidden = self.capture.states.now
+            return stored.attend(query, key, value, scaling, hidden=hidden)
         output = self.capture.attend(module, query, key, value, mask, scaling)
         self.fresh.add(layer.index)
         if not self.waits:

@@ -25,7 +25,7 @@ class Shown(NamedTuple):
     """A layer that has taken in `new` tokens, `seen` in all: who evicts from which tiles.
 
     weights: of these tokens, [T, R, tile] or [S, R, n] as of ragged_attention; None unless a policy
-    observes.
+    observes. hidden: [cells, new, C], what entered attention; None unless a policy sees it.
     """
 
     holders: Sequence[Holder]
@@ -34,6 +34,7 @@ class Shown(NamedTuple):
     weights: Tensor | None
     new: int
     seen: int
+    hidden: Tensor | None = None
 
     def spans(self) -> bool:
         """Whether its policies can look at several layers at once."""
@@ -84,6 +85,7 @@ class Part:
         rows: Tensor | None,
         carried: Tensor | None,
         keys: Tensor | None,
+        hidden: Tensor | None = None,
     ) -> Step:
         """What the policy sees of positions [s, n], budgets [s], rows [s, g * new, n] and so on."""
         held, holder = self.held(), self.holders[0]
@@ -107,6 +109,7 @@ class Part:
             text=None if text is None else _marked(text, places),
             keys=None if keys is None else keys.unflatten(0, shape[:2]),
             queries=None if keys is None else self._queries(),
+            hidden=None if hidden is None else holder.rows(hidden, self.some),
         )
 
     def _queries(self) -> Tensor:
@@ -157,7 +160,10 @@ def _evict_by_standing(parts: Sequence[Part], layers: Sequence[Shown]) -> None:
         keys = None
         if part.count and part.policy.recalls and pool is not None:
             keys = view.vectors(pool, sum(sizes[:i]), sizes[i])
-        step = part.step(positions[i], budgets, first.seen, first.new, rows[i], before, keys)
+        hidden = first.hidden if part.policy.sees_hidden else None  # of one layer: none spans
+        step = part.step(
+            positions[i], budgets, first.seen, first.new, rows[i], before, keys, hidden
+        )
         fresh = part.policy.carry(step)
         if fresh is not None and carried:
             remembered[i] = fresh.flatten(0, 1)
@@ -186,7 +192,7 @@ def _take(holders: Sequence[Holder], new: int, seen: int) -> list[Part]:
     drops = holders[0].take(new, seen)
     for other in holders[1:]:
         other.grown = [*holders[0].grown]
-    shown = holders[0].policy.observes
+    shown = holders[0].policy.follows
     return [Part(holders, count, some) for count, some in drops.items() if count or shown]
 
 

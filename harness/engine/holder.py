@@ -62,9 +62,14 @@ class Holder:
         """Note the last of the batch's queries [cells, H, q, d], if the policy recalls them."""
         if self.queries is None:
             return
-        own = query.index_select(0, shared(torch.tensor(self.cells), query.device))
+        own = self.rows(query, range(len(self.cells)))
         both = torch.cat([self.queries, own.float() * scaling], 2)
         self.queries = both[:, :, -self.policy.recalls :]
+
+    def rows(self, batch: Tensor, some: Sequence[int]) -> Tensor:
+        """What a batch [cells, ...] has of some of its cells."""
+        cells = torch.tensor([self.cells[i] for i in some])
+        return batch.index_select(0, shared(cells, batch.device))
 
     def recalled(self, some: Sequence[int]) -> Tensor:
         """The last queries of some of its cells."""

@@ -84,7 +84,8 @@ class Recital:
         cache: of the first `seen` tokens. both_ways: some token saw a later one. chunk: tokens of a
         part. ValueError, one sentence, where the model cannot repeat this context.
         """
-        self._check(seen, both_ways, chunk)
+        self.check(seen, chunk)
+        self._check_images(both_ways)
         parts: list[list[Tensor]] = []
         for start in range(self.first, self.end, chunk):
             span = start, min(start + chunk, self.end)
@@ -97,33 +98,39 @@ class Recital:
         forget_lengths(self.model)
         return [Recited(self.first, torch.cat(layer, -1)) for layer in zip(*parts, strict=True)]
 
-    def _check(self, seen: int, both_ways: bool, chunk: int) -> None:
+    def check(self, seen: int, chunk: int) -> None:
+        """ValueError, one sentence, where the model has no positions for a part of `chunk` tokens.
+
+        seen: tokens that are read before it. Nothing needs to be read yet.
+        """
         text = self.model.config.get_text_config(decoder=True)
         longest = getattr(text, "max_position_embeddings", None) or sys.maxsize
         words = len(self.encode(GO_ON)) + HINT + len(self.suffix)
         last = int(self.positions[..., : self.end].max()) + words
         last += min(chunk, self.end - self.first)
-        reason, instead = "", "choose another method"
-        smaller = f"give a smaller chunk or model.max_length, or {instead}"
-        if last >= longest:
-            reason = f"takes {longest:,} positions, and that needs {last + 1:,}"
-            instead = smaller
+        smaller = "give a smaller chunk or model.max_length, or choose another method"
         switch = switches_at(self.model)
         if switch is not None and int(self.positions[..., :seen].max()) < switch <= last:
             reason = f"rotates otherwise from {switch:,} tokens on, which that would reach"
-            instead = smaller
+            raise self._refused(reason, smaller)
+        if last >= longest:
+            reason = f"takes {longest:,} positions, and that needs {last + 1:,}"
+            raise self._refused(reason, smaller)
+
+    def _check_images(self, both_ways: bool) -> None:
         if self.images and both_ways:
-            instead = "choose another method"
             reason = "lets images see themselves both ways, which repeated ones would not"
-        elif self.images and (self.more or self.embedded is None):
+            raise self._refused(reason, "choose another method")
+        if self.images and (self.more or self.embedded is None):
             what = self.more or "input_ids in place of embeddings"
-            instead = "choose another method"
             reason = f"gives its decoder {what}, which cannot be repeated with an image"
-        if reason:
-            raise ValueError(
-                f"{self.asker} has the model repeat the context, and {type(self.model).__name__} "
-                f"{reason}; {instead}."
-            )
+            raise self._refused(reason, "choose another method")
+
+    def _refused(self, reason: str, instead: str) -> ValueError:
+        return ValueError(
+            f"{self.asker} has the model repeat the context, and {type(self.model).__name__} "
+            f"{reason}; {instead}."
+        )
 
     def _as_of_context(self, cache: Cache, seen: int) -> Cache:
         """A cache that shares the context's entries and grows by itself."""

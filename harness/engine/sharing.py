@@ -98,6 +98,19 @@ class Prefills:
         self.forget()
         return self._run(asked)
 
+    def check(
+        self, prompt: Prompt, positions: Tensor, modality: Tensor, boundary: int, requests: Requests
+    ) -> None:
+        """Refuse, before anything is read, what `run` would refuse of a context to be repeated.
+
+        Arguments as of `run`. ValueError, one sentence.
+        """
+        asked = _Asked(prompt, positions, modality, boundary, requests, None)
+        recital = self._recital(asked)
+        if recital is not None:
+            for part in parts_of(requests):
+                recital.check(boundary, part)
+
     def forget(self) -> None:
         """Hold nothing of earlier prompts any more."""
         self._held.clear()

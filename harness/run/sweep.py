@@ -19,7 +19,7 @@ from harness.records import older, places, plan
 from harness.records.atomic import replacing
 from harness.records.folder import locked
 from harness.records.store import Store, place_of
-from harness.run import outcome, tasks
+from harness.run import outcome, recitals, tasks
 from harness.run.asked import Asked
 from harness.run.collect import LOG, collect
 from harness.run.tasks import Task
@@ -125,6 +125,7 @@ def _asked(job: Job, task: Task) -> Asked:
     if blank is None:
         blank = job.config.blank_image
     cells = {cell_key(cell, context): cell for cell in job.cells(images and blank)}
+    recitals.refuse(task.name, benchmark, job.config.model, cells.values())
     late = any(cell.protocol == "context" for cell in cells.values())
     if late and benchmark.rows and not benchmark.marks_context():
         raise UserError(

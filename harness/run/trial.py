@@ -68,7 +68,8 @@ class Trial:
     def _measured(self, position: int) -> Row:
         stopping.check()
         with self._at(position):
-            return Row(position, *self.engine.measure(**self._request(position)))
+            cells = [cell for cell in self.plan.cells.values() if cell.control == "none"]
+            return Row(position, *self.engine.measure(**self._request(position), cells=cells))
 
     def _tell_prompts(self, rows: Sequence[Row]) -> None:
         tokens, cut = [row.tokens for row in rows], sum(row.cut > 0 for row in rows)

@@ -18,9 +18,9 @@ from harness.engine import (
     NotFinite,
     Protocol,
     check_device,
+    contexts,
     masked,
 )
-from harness.engine.inputs import check_boundary
 from harness.engine.layout import Layout
 from harness.engine.masked import Compared
 from harness.errors import UserError
@@ -153,12 +153,17 @@ class Bridge:
         messages: list[dict[str, Any]],
         generation: Mapping[str, Any],
         texts: Texts | None = None,
+        cells: Sequence[Cell] = (),
     ) -> tuple[int, int]:
-        """Tokens of a prompt, and how many it lost to fit; arguments and errors as of `answer`."""
+        """Tokens of a prompt, and how many it lost to fit; arguments and errors as of `answer`.
+
+        cells: of any protocol and prefill; what they would refuse of the prompt is refused.
+        """
         with self._saying():
             prompt = self._prompt(messages, Generation.from_kwargs(generation), texts)
-            for engine in self.engines.values():
-                check_boundary(prompt.modality, engine.boundary(prompt))
+            for under, engine in self.engines.items():
+                own = [cell for cell in cells if (cell.protocol, cell.prefill) == under]
+                contexts.check(engine, prompt, [self._branch(cell) for cell in own])
             return prompt.modality.shape[0], prompt.cut
 
     def compare(

@@ -13,8 +13,7 @@ from tiny_models import PROTOCOLS, make_prompt
 
 import harness
 import methods
-from harness.engine import Branch, Engine, Generation, sharing
-from harness.engine import decode as decode_module
+from harness.engine import Branch, Engine, Generation, compacted, sharing
 from tests.methods.by_hand import redundancy_aware
 
 BUFFERED = {
@@ -139,7 +138,7 @@ def test_layers_together_and_cells_that_finish_change_nothing(loaded_models, mon
     found = []
     for together in (8, 1):
         with monkeypatch.context() as patch:
-            patch.setattr(decode_module, "TOGETHER", together)
+            patch.setattr(compacted, "TOGETHER", together)
             found.append(run_traced(patch, Engine(loaded), prompt, every(), TOKENS)[0].passes)
     assert found[0] == found[1]
     assert len(stop_some(monkeypatch, Engine(loaded), prompt, every(), every=2)) > 2

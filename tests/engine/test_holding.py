@@ -18,9 +18,8 @@ from transformers import (
 
 import harness
 import methods
-from harness.engine import Branch, Engine, Generation, Protocol
+from harness.engine import Branch, Engine, Generation, Protocol, compacted
 from harness.engine import cache as cache_module
-from harness.engine import decode as decode_module
 from harness.engine.hold import Part
 from harness.engine.holder import Holder
 from harness.models.prompts import Prompt
@@ -251,7 +250,7 @@ def test_layers_together_evict_what_each_evicts_alone(loaded_models, kind, monke
     found = []
     for together in (8, 2, 1):
         with monkeypatch.context() as patch:
-            patch.setattr(decode_module, "TOGETHER", together)
+            patch.setattr(compacted, "TOGETHER", together)
             found.append(run_traced(patch, Engine(loaded), prompt, branches)[0].passes)
     assert len(found[0]) == TOKENS
     assert found[0] == found[1] == found[2]

@@ -15,7 +15,16 @@ from transformers import DynamicCache
 
 import harness
 import methods
-from harness.engine import Branch, Engine, Generation, prefill, prefixes, reciting, sharing
+from harness.engine import (
+    Branch,
+    Engine,
+    Generation,
+    contexts,
+    prefill,
+    prefixes,
+    reciting,
+    sharing,
+)
 from harness.engine.inputs import first_part, position_ids
 from harness.models.prompts import Prompt
 
@@ -233,3 +242,22 @@ def test_generate_inside_evict_knows_no_words(loaded_models):
         harness.evict(loaded_models["llama"].model, "kvzip", ratio=0.5),
     ):
         pass
+
+
+def test_it_is_said_of_a_prompt_before_anything_is_read(loaded_models, monkeypatch):
+    loaded, prompt = loaded_models["llama"], questions("llama", 1)[0]
+    cells = [Branch(methods.build("kvzip"), ratio=0.5)]
+    engine, (first, end) = Engine(loaded), (reciting.SINKS, prompt.context)
+    words = len(loaded.encode(reciting.GO_ON)) + reciting.HINT + prompt.suffix
+    needed = end + words + end - first
+    contexts.check(engine, prompt, cells)
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded.model.config, "max_position_embeddings", needed)
+        contexts.check(engine, prompt, cells)
+        engine.run(prompt, cells, Generation(1))
+        patch.setattr(loaded.model.config, "max_position_embeddings", needed - 1)
+        patch.setattr(loaded.model, "forward", None)
+        with pytest.raises(ValueError, match=f"positions, and that needs {needed:,}"):
+            contexts.check(engine, prompt, cells)
+        contexts.check(engine, prompt, [Branch(methods.build("kvzip", chunk=3), ratio=0.5)])
+        contexts.check(engine, prompt, [Branch(), Branch(methods.build("snapkv"), ratio=0.5)])

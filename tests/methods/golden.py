@@ -13,6 +13,7 @@ import methods
 from tests.methods import (
     golden_budgets,
     golden_decode,
+    golden_heads,
     golden_layers,
     golden_merging,
     golden_recall,
@@ -168,6 +169,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "finch": golden_scorers.check_finch,
     "kvzip": golden_layers.check_kvzip,
     "qfilters": golden_layers.check_qfilters,
+    "headkv": golden_heads.check_headkv,
 }
 
 

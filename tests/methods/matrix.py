@@ -66,13 +66,13 @@ CONTEXTUAL = {
 }
 EVERY = {**VARIANTS, **CONTEXTUAL}
 
-# What by default needs no file (test_trimkv.py, test_qfilters.py), no other layer's scores
-# (test_layers.py), no images (test_merging.py, test_oracles_keys.py) and no marked context
+# What by default needs no file (test_trimkv.py, test_qfilters.py, test_headkv.py), no other layer's
+# scores (test_layers.py), no images (test_merging.py, test_oracles_keys.py) and no marked context
 # (tests/engine/test_finch.py, test_kvzip.py).
 NAMES = tuple(
     name
     for name in methods.names()
-    if not {"gates", "filters"} & {*methods.parameters(name)}
+    if not {"gates", "filters", "importance"} & {*methods.parameters(name)}
     and methods.parameters(name).get("budget") != "layers"
     and methods.parameters(name).get("protect") != "text"
     and name not in {own for own, _ in CONTEXTUAL.values()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -18,7 +19,8 @@ from tests.methods.views import random_view
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "trimkv"
 TENSORS = load_file(GOLDEN / "tensors.safetensors")
-CASES = json.loads((GOLDEN / "cases.json").read_text())["cases"]
+STORED = json.loads((GOLDEN / "cases.json").read_text())
+CASES = STORED["cases"]
 LAYERS, LENGTH = 3, 37
 
 
@@ -72,6 +74,44 @@ def test_it_keeps_what_the_released_code_keeps(gates: str, case: dict) -> None:
     else:
         assert (case["budget"], count) == ("global", 1)
         assert sum(len(head) for layer in found for head in layer) == 2 * LAYERS
+
+
+@pytest.mark.parametrize("case", STORED["decode"], ids=lambda case: case["strategy"])
+def test_it_goes_on_evicting_as_the_released_code_does(gates: str, case: dict) -> None:
+    """One token after the other, from the eviction of the first `prefill_len` on."""
+    prompt, budget, buffer = (case[n] for n in ("prefill_len", "memory_size", "buffer_size"))
+    how = {"decode": "hold"} if buffer == 1 else {"decode": "buffer", "buffer": buffer}
+    policy = methods.build("trimkv", gates=gates, strategy=case["strategy"], **how)
+    for number, whole in enumerate(golden_views()):
+        parts = {n: getattr(whole, n)[:, :, :prompt] for n in ("keys", "values", "queries")}
+        view = dataclasses.replace(whole, hidden=whole.hidden[:, :prompt], **parts)
+        (chosen,) = policy.select_many(view, [budget])
+        kept, carried, found = chosen.positions, chosen.carried, [chosen.positions[0].tolist()]
+        held = methods.Held(prompt, budget, budget, tail=0)
+        for seen in range(prompt + 1, LENGTH + 1):
+            kept = torch.nn.functional.pad(kept, (0, 1), value=seen - 1)
+            carried = torch.nn.functional.pad(carried, (0, 1))
+            count = policy.evictions(held, kept.shape[-1] - budget, seen, LAYERS)
+            index = kept[..., None].expand(-1, -1, -1, whole.keys.shape[-1])
+            step = methods.Step(
+                held=[held],
+                positions=kept,
+                budgets=torch.full(kept.shape[:2], kept.shape[-1] - count),
+                seen=seen,
+                new=1,
+                layer=number,
+                num_layers=LAYERS,
+                carried=carried,
+                keys=whole.keys.gather(2, index) if policy.recalls else None,
+                hidden=whole.hidden[:, seen - 1 : seen],
+            )
+            carried = policy.carry(step)
+            if count:
+                gone = policy.drop(step, carried, count)
+                stays = torch.ones_like(kept, dtype=torch.bool).scatter_(-1, gone, False)
+                kept, carried = (x[stays].view(1, 2, -1) for x in (kept, carried))
+                found.append(kept[0].tolist())
+        assert found == [layers[number] for layers in case["kept"]]
 
 
 def by_formula(view: methods.LayerView, parts: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -38,6 +38,7 @@ def parameters_of(job: Job) -> dict[str, dict[str, object]]:
 
 
 GATES = HOME / "tests" / "golden" / "trimkv" / "tensors.safetensors"
+HEADS = HOME / "tests" / "golden" / "headkv" / "m300.json"
 FILTERS = HOME / "tests" / "golden" / "qfilters" / "m300.safetensors"
 CHOSEN = "method=[random,streaming_llm,snapkv,h2o,tova,restkv_mean]"
 WIDE = {
@@ -168,6 +169,7 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job
     nodes = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in METHOD_FILES}
     bases = {n: node.get("defaults", [n])[0].partition("@")[0] for n, node in nodes.items()}
     files = [f"methods.trimkv.gates={GATES}", f"methods.qfilters.filters={FILTERS}"]
+    files += [f"methods.headkv.importance={HEADS}"]
     job = compose(f"method=[{','.join(nodes)}]", "seed=3", *files)
     expected = {
         label: methods.parameters(bases[label])
@@ -179,6 +181,8 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job
     expected["trimkv"]["gates"] = methods.build("trimkv", gates=str(GATES)).params["gates"]
     filters = methods.build("qfilters", filters=str(FILTERS)).params["filters"]
     expected["qfilters"]["filters"] = filters
+    importance = methods.build("headkv", importance=str(HEADS)).params["importance"]
+    expected["headkv"]["importance"] = importance
     assert parameters_of(job) == expected
     assert {cell.label: cell.method for cell in job.cells(blank=True) if cell.evicts} == {
         label: bases[label] for label in expected
