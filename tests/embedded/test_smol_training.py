@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -131,5 +133,11 @@ def test_a_short_training_writes_what_joins(text: Path, tmp_path: Path) -> None:
     assert len(changed) == 7 * 2 + 4  # the projections of two layers, the projector
     assert all("_proj." in name or "projector" in name for name in changed)
     given.start, given.folder = given.folder, tmp_path / "more"
-    train_smol_vlm.work(0, 1, given, plan)
+    train_smol_vlm.work(0, 1, given, replace(plan, stages=plan.stages[1:]))
     assert parts.joined(str(given.folder)) != before
+    records = [
+        json.loads((tmp_path / f / train_smol_vlm.RECORD).read_text()) for f in ("made", "more")
+    ]
+    assert records[0]["start"] is None
+    assert records[1]["start"] == records[0]
+    assert records[1]["command"].endswith(f"--seed 1 --start {given.start} --stage letters")
