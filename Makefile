@@ -63,6 +63,7 @@ bench: $(VENV)/.run ## time the branching sweep; BENCH=decoding, steps, kernels,
 data: $(VENV)/.run ## rebuild the embedded benchmarks from their seeds
 	@$(PY) -m scripts.build_mmbench_mini
 	@$(PY) -m scripts.build_text_mini
+	@$(PY) -m scripts.build_scenes_mini
 
 model: $(VENV)/.run ## retrain the embedded model from nothing
 	@$(PY) -m scripts.train_tiny_vlm $(ARGS)

@@ -40,7 +40,8 @@ Drawn scenes with multiple-choice questions in MMBench's schema, made by
 """
 
 
-def _png(image: Picture) -> bytes:
+def png(image: Picture) -> bytes:
+    """The same bytes for the same picture."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=False, compress_level=9)
     return buffer.getvalue()
@@ -90,7 +91,7 @@ def build(folder: Path, seed: int = SEED, per_kind: int = 27, long: bool = False
             question = None
             while question is None:
                 image, question = draw(kind, rng)
-            rows += _rows(number, _png(image), question, source)
+            rows += _rows(number, png(image), question, source)
             number += 1
     rows.sort(key=lambda row: row["index"])
     types = {"index": Value("int64"), "image": Image()}

@@ -5,10 +5,10 @@ pictures (tower, projector, words, letters, a falling learning rate); texts (new
 and longer texts, with some pictures so that they are not forgotten); both (texts of all lengths
 and pictures in equal shares); finish (the same, until the learning rate is down). A fifth makes
 tiny_vlm_long of that: walls (pictures of up to 36 tiles, with no hints where to look, beside texts
-and short pictures), and a sixth makes tiny_lists of that: lists (said again word after word; texts
-alone). Texts and scenes come from other seeds than the benchmarks'. Writes the model in half
-precision, its processor, and training.json with seeds, times and accuracies. Counting passages was
-tried and not learned.
+and short pictures). Two more make tiny_lists of that: lists (said again word after word), then
+scenes (pictures of up to 36 tiles, read out thing after thing, beside lists). Texts and pictures
+come from other seeds than the benchmarks'. Writes the model in half precision, its processor, and
+training.json with seeds, times and accuracies. Counting passages was tried and not learned.
 """
 
 from __future__ import annotations
@@ -30,18 +30,31 @@ from transformers import AutoModelForImageTextToText
 
 from harness.embedded import TINY_LISTS, TINY_VLM, TINY_VLM_LONG
 from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
+from scripts.build_scenes_mini import SEED as SCENES_SEED
 from scripts.build_text_mini import SEED as TEXT_BENCHMARK_SEED
-from scripts.tiny_vlm import attention_hints, build, language, lists, recall, tower, walls, wiring
+from scripts.tiny_vlm import (
+    attention_hints,
+    build,
+    language,
+    lists,
+    recall,
+    scenes,
+    tower,
+    walls,
+    wiring,
+)
 from scripts.tiny_vlm.language import Pool, Stage
 from scripts.tiny_vlm.lists import Listing
 from scripts.tiny_vlm.recall import Reading
+from scripts.tiny_vlm.scenes import ReadingOut
 from scripts.tiny_vlm.walls import Looking
 
 PARTS = ("pictures", "texts", "both", "finish")
-WALLS, LISTS = "walls", "lists"
+WALLS, LISTS, SCENES = "walls", "lists", "scenes"
 AFTERWARDS = {  # parts of their own: what each begins from, and where it goes
     WALLS: (TINY_VLM, TINY_VLM_LONG),
     LISTS: (TINY_VLM_LONG, TINY_LISTS),
+    SCENES: (TINY_LISTS, TINY_LISTS),
 }
 WORDS = Stage(False, scenes=32, questions=10, goal=0.9, max_steps=800, rate=2e-3)
 LETTERS = Stage(True, scenes=16, questions=8, goal=0.9, max_steps=700, rate=1.5e-3)
@@ -85,6 +98,11 @@ LONG_LISTS = (
         decay=True,
     ),
 )
+FEW_THINGS = ReadingOut((1,), (2, 10), LONG_LISTS[-1], tokens=1600, max_steps=200, rate=1.5e-3)
+MANY_THINGS = replace(FEW_THINGS, things=(4, 24), partial=0.3, max_steps=250)
+WIDE = replace(MANY_THINGS, across=(1, 2, 3), tokens=1900, max_steps=300, every=100)
+WIDEST = replace(WIDE, across=(1, 2, 3, 4, 6, 6), tokens=2300, max_steps=300)
+ALONE = replace(WIDEST, max_steps=250, guided=False, partial=0.4, decay=True)
 CONTEXT = 4096  # tokens; a prompt of 36 tiles has about 2,400
 
 Log = Callable[[str], None]
@@ -106,6 +124,7 @@ class Plan:
     turned: Reading = TURNED
     walls: tuple[Looking, ...] = field(default=(FEW, MANY))
     lists: tuple[Listing, ...] = field(default=LONG_LISTS)
+    scenes: tuple[ReadingOut, ...] = field(default=(FEW_THINGS, MANY_THINGS, WIDE, WIDEST, ALONE))
 
 
 def machine() -> str:
@@ -162,6 +181,15 @@ def recite(model: nn.Module, rng: Random, plan: Plan, log: Log, save) -> dict[st
     }
 
 
+def read_out(model: nn.Module, rng: Random, plan: Plan, log: Log, save) -> dict[str, Any]:
+    """Part 7; returns shares of right words and answers by stage, and size of the picture."""
+    record = {}
+    for number, stage in enumerate(plan.scenes, 1):
+        name = f"{number}: {stage.things[1]} things on {max(stage.across) ** 2} tiles"
+        record[name] = scenes.train(model, stage, rng, log, save)
+    return record
+
+
 def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> dict[str, Any]:
     """Run one part and write the folder; returns what training.json records of it."""
     began = time.perf_counter()
@@ -194,10 +222,9 @@ def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> d
 
     if part == "pictures":
         record = pictures(model, rng, plan, log)
-    elif part == WALLS:
-        record = look(model, rng, plan, log, save)
-    elif part == LISTS:
-        record = recite(model, rng, plan, log, save)
+    elif part in AFTERWARDS:
+        learn = {WALLS: look, LISTS: recite, SCENES: read_out}[part]
+        record = learn(model, rng, plan, log, save)
     else:
         stages = {"texts": plan.texts, "both": (plan.both,), "finish": (plan.turned,)}[part]
         record = read(model, rng, plan, stages, log, save)
@@ -220,6 +247,7 @@ def run(part: str, start: Path | None, folder: Path, seed: int, plan: Plan) -> d
         "seed": seed,
         "benchmark_seed": BENCHMARK_SEED,
         "text_benchmark_seed": TEXT_BENCHMARK_SEED,
+        "scenes_seed": SCENES_SEED,
         "seconds": sum(each["seconds"] for each in parts.values()),
         "parts": parts,
     }
@@ -244,7 +272,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="folder of the part before (not for pictures)")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
     args = parser.parse_args()
-    if args.seed in (BENCHMARK_SEED, TEXT_BENCHMARK_SEED):
+    if args.seed in (BENCHMARK_SEED, TEXT_BENCHMARK_SEED, SCENES_SEED):
         parser.error(f"seed {args.seed} made a benchmark; take another one")
     if args.part in (*PARTS[1:], *AFTERWARDS) and args.start is None:
         parser.error(f"part {args.part} begins from the part before it; give its folder as --start")

@@ -58,10 +58,10 @@ class Wall:
         return next((s for s in shapes if (s.tile, s.item.row, s.item.col) == at), None)
 
 
-_Plan = tuple[str, str, str, int]  # kind, value, colour, cells across and down
+Plan = tuple[str, str, str, int]  # of a thing: kind, value, colour, cells across and down
 
 
-class _Sheet:
+class Sheet:
     """Tiles that fill up."""
 
     def __init__(self, rng: Random, size: int) -> None:
@@ -69,7 +69,7 @@ class _Sheet:
         self.tiles: list[list[Item]] = [[] for _ in range(size)]
         self.taken: list[set[int]] = [set() for _ in range(size)]
 
-    def put(self, tile: int, height: int, *things: _Plan) -> None:
+    def put(self, tile: int, height: int, *things: Plan) -> None:
         """Draw things side by side on a free place, or nothing where there is none."""
         width = sum(2 if kind == "word" else across for kind, _, _, across in things)
         found = world.place(self.rng, height, width, self.taken[tile])
@@ -83,12 +83,12 @@ class _Sheet:
             col += broad
 
 
-def _crowd(rng: Random, count: int) -> list[_Plan]:
+def _crowd(rng: Random, count: int) -> list[Plan]:
     """Shapes of a wall: the first four can be told apart; one shape and one colour are left out."""
     shapes = rng.sample(world.SHAPES, len(world.SHAPES))
     colors = rng.sample(world.COLORS, len(world.COLORS))
     common, paints = shapes[3:], colors[3:]
-    plan: list[_Plan] = [("shape", shape, rng.choice(paints), 1) for shape in shapes[:2]]
+    plan: list[Plan] = [("shape", shape, rng.choice(paints), 1) for shape in shapes[:2]]
     plan += [("shape", rng.choice(common), color, 1) for color in colors[:2]]
     left = range(count - len(plan))
     return plan + [("shape", rng.choice(common), rng.choice(paints), 1) for _ in left]
@@ -103,7 +103,7 @@ def sample_wall(rng: Random, across: int) -> Wall:
     if across not in SIDES:
         raise ValueError(f"A wall has {SIDES[0]} to {SIDES[-1]} tiles across, not {across}.")
     size = across * across
-    sheet, others = _Sheet(rng, size), list(range(size))
+    sheet, others = Sheet(rng, size), list(range(size))
     shapes = _crowd(rng, max(5, round(size * rng.uniform(0.6, 1.6))))
     rng.shuffle(shapes)
     kind, value, color, _ = shapes.pop()

@@ -8,4 +8,5 @@ TINY_VLM_LONG = HOME / "tiny_vlm_long"
 TINY_LISTS = HOME / "tiny_lists"
 MMBENCH_MINI = HOME / "mmbench_mini"
 MMBENCH_MINI_LONG = HOME / "mmbench_mini_long"
+SCENES_MINI = HOME / "scenes_mini"
 SMOL_VLM = HOME / "smol_vlm"  # an adapter, see harness/models/parts.py

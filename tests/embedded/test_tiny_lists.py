@@ -15,6 +15,7 @@ from harness.engine import Branch, Engine, Generation
 from harness.models import loading
 from harness.scoring.lists import process_results
 from harness.scoring.ruler.prompts import doc_to_messages
+from scripts.build_scenes_mini import SEED as SCENES_SEED
 from scripts.build_text_mini import SEED as TEXT_BENCHMARK_SEED
 from scripts.tiny_vlm import lists as lessons
 from scripts.tiny_vlm.build import vocabulary
@@ -41,9 +42,11 @@ def scores(engine, asked, branches):
     return [fmean(of) for of in zip(*found, strict=True)]
 
 
-@pytest.mark.parametrize(("kind", "words"), [("copy", 40), ("copy", 60), ("reverse", 60)])
-def test_the_full_cache_says_the_list(engine, kind, words):
-    assert scores(engine, rows(kind, words, 4), [Branch()])[0] >= 0.9
+@pytest.mark.parametrize
+    ("kind", "words", "least"), [("copy", 40, 0.9), ("copy", 60, 0.9), ("reverse", 60, 0.8)]
+)
+def test_the_full_cache_says_the_list(engine, kind, words, least):
+    assert scores(engine, rows(kind, words, 2), [Branch()])[0] >= least
 
 
 def test_every_lost_entry_costs_something(engine):
@@ -58,10 +61,12 @@ def test_it_goes_on_from_the_model_of_long_prompts():
     before = json.loads((TINY_VLM_LONG / "training.json").read_text())
     assert record["parts"].items() >= before["parts"].items()
     assert record["seed"] != record["text_benchmark_seed"] == TEXT_BENCHMARK_SEED
-    assert record["command"].endswith("--part lists --start harness/embedded/tiny_vlm_long")
+    assert list(record["parts"])[-2:] == ["lists", "scenes"]
+    assert record["seed"] != record["scenes_seed"] == SCENES_SEED
+    assert record["command"].endswith("--part scenes --start harness/embedded/tiny_lists")
     places = [folder / "model.safetensors" for folder in (TINY_VLM_LONG, TINY_LISTS)]
     with safe_open(places[0], "pt") as one, safe_open(places[1], "pt") as other:
-        same = [n for n in one.keys() if "vision_tower" in n or "projector" in n]  # noqa: SIM118
+        same = [n for n in one.keys() if "vision_tower" in n]  # noqa: SIM118
         assert same
         assert all((one.get_tensor(n) == other.get_tensor(n)).all() for n in same)
         assert {other.get_tensor(n).dtype for n in other.keys()} == {torch.float16}  # noqa: SIM118
