@@ -44,7 +44,7 @@ PUBLICATIONS = (
     Publication("embedded_long", ("experiment=long",)),
     Publication("long_answers", ("experiment=long_answers",)),
     Publication("learned", ("experiment=learned", "limit=120")),
-    Publication("field", ("experiment=field",), page=True),
+    Publication("field", ("experiment=field",)),
     Publication("bytes", ("experiment=bytes",)),
     Publication("sparse_prefill", ("experiment=sparse_prefill",)),
     Publication(

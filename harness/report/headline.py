@@ -224,7 +224,7 @@ def _effects(study: Study) -> Iterator[str]:
             said += 1
             yield _effect(study, pair, rows)
             yield from _otherwise(study, rows, "effect", _called(study, pair))
-    if study.plan.question and not said:
+    if study.plan.question and study.plan.contrasts and not said:
         yield (
             "Cannot tell: no pair that the question is about was run at a setting that evicts more "
             f"than {100 * study.plan.above:g} %."
