@@ -42,7 +42,7 @@ def scores(engine, asked, branches):
     return [fmean(of) for of in zip(*found, strict=True)]
 
 
-@pytest.mark.parametrize
+@pytest.mark.parametrize(
     ("kind", "words", "least"), [("copy", 40, 0.9), ("copy", 60, 0.9), ("reverse", 60, 0.8)]
 )
 def test_the_full_cache_says_the_list(engine, kind, words, least):
