@@ -45,7 +45,6 @@ PUBLICATIONS = (
     Publication("long_answers", ("experiment=long_answers",)),
     Publication("learned", ("experiment=learned", "limit=120")),
     Publication("field", ("experiment=field",)),
-    Publication("bytes", ("experiment=bytes",)),
     Publication("sparse_prefill", ("experiment=sparse_prefill",)),
     Publication(
         "smol_vlm",

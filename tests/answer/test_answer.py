@@ -140,6 +140,11 @@ def test_a_question_of_its_own_puts_the_contrasts_first():
         "Cannot tell: no pair that the question is about was run at a setting that evicts more "
         "than 50 %."
     )
+    plan["contrasts"] = []
+    without = study(study_samples({("random", 0.9): 200, ("restkv", 0.9): 0}), plan=plan)
+    assert [said.partition(" at ")[0] for said in headline(without)] == [
+        "ReST-KV keeps accuracy (within 2 points)"
+    ]
 
 
 def test_a_pair_is_no_different_only_where_the_control_loses():
