@@ -41,9 +41,9 @@ def test_times_are_of_every_method(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     looked, attend = set(), CompactLayer.attend
 
-    def noted(layer, *how):
+    def noted(layer, *how, **rest):
         looked.add(int(layer.tiles.counts.max()) >= 96)
-        return attend(layer, *how)
+        return attend(layer, *how, **rest)
 
     monkeypatch.setattr(CompactLayer, "attend", noted)
     path = tmp_path / "rows.jsonl"
