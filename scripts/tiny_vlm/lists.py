@@ -19,7 +19,7 @@ from harness.embedded.texts import Text
 from harness.embedded.words import VALUES
 from scripts.tiny_vlm import attention_hints, recall
 from scripts.tiny_vlm.attention_hints import PackedHint
-from scripts.tiny_vlm.reading import BOS, EOS, WORD, Segments, encode
+from scripts.tiny_vlm.reading import BOS, EOS, WORD, Segments, encode, padded
 from scripts.tiny_vlm.wiring import BIND, ECHO, MATCH
 
 KINDS = tuple(lists.ASKED)
@@ -124,17 +124,9 @@ def pack(texts: list[Text], rng: Random, partial: float = 0.0) -> Lists:
         pairs[1].append(matched)
         pairs[2].append(echoed)
         rows.append((ids, positions, segments, lasts))
-    width = max(len(row[0]) for row in rows)
-
-    def padded(column: int, fill: int) -> Tensor:
-        return torch.tensor([list(r[column]) + [fill] * (width - len(r[0])) for r in rows])
-
     row, at, wanted, kinds, whole_ones, asked = map(torch.tensor, zip(*predictions, strict=True))
     return Lists(
-        padded(0, 0),
-        padded(1, 0),
-        padded(2, -1),
-        padded(3, False).bool(),
+        *padded(rows),
         *(row, at, wanted, kinds, whole_ones, asked, torch.tensor(names), named, hidden),
         *pairs,
     )

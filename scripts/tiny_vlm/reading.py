@@ -166,6 +166,16 @@ class Packed(Segments):
     looks: list[list[tuple[int, tuple[int, ...]]]]  # tokens behind a key, and what to look at
 
 
+def padded(rows: list[tuple[list, list, list, list]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ids, positions, segments and lasts of rows, [B, S]: segment -1 where a row has ended."""
+    width = max(len(row[0]) for row in rows)
+    ids, positions, segments, lasts = (
+        torch.tensor([[*row, *[fill] * (width - len(row))] for row in column])
+        for column, fill in zip(zip(*rows, strict=True), (0, 0, -1, False), strict=True)
+    )
+    return ids, positions, segments, lasts.bool()
+
+
 def pack(items: list[Text], rng: Random, most: int) -> Packed:
     """Rows of up to `most` questions each."""
     rows, kinds = [], list(texts.KINDS)
@@ -199,17 +209,13 @@ def pack(items: list[Text], rng: Random, most: int) -> Packed:
         looks.append(seen)
         said.append(spoken)
         rows.append((ids, positions, segments, lasts))
-    width = max(len(row[0]) for row in rows)
-
-    def padded(column: int, fill: int) -> Tensor:
-        return torch.tensor([list(r[column]) + [fill] * (width - len(r[0])) for r in rows])
-
     row, at, sets, answer, kind = zip(*predictions, strict=True)
+    ids, positions, segments, lasts = padded(rows)
     return Packed(
-        ids=padded(0, 0),
-        positions=padded(1, 0),
-        segments=padded(2, -1),
-        lasts=padded(3, False).bool(),
+        ids=ids,
+        positions=positions,
+        segments=segments,
+        lasts=lasts,
         row=torch.tensor(row),
         at=torch.tensor(at),
         wanted=torch.tensor([[*s, *[-1] * (SETS - len(s))] for s in sets]),

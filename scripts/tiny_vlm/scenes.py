@@ -23,7 +23,7 @@ from harness.embedded.scenes import draw as draw_benchmark
 from scripts.tiny_vlm import attention_hints, language, lists, recall
 from scripts.tiny_vlm.attention_hints import PackedHint
 from scripts.tiny_vlm.lists import Listing, Lists, Pairs
-from scripts.tiny_vlm.reading import BOS, EOS, WORD, encode
+from scripts.tiny_vlm.reading import BOS, EOS, WORD, encode, padded
 from scripts.tiny_vlm.tower import features
 from scripts.tiny_vlm.wiring import BIND, MATCH
 
@@ -122,17 +122,9 @@ def pack(walls: list[Wall], shown: Tensor, rng: Random, partial: float = 0.0) ->
         for column, found in zip(pairs, (binds, matched, [], looked, surveyed), strict=True):
             column.append(found)
         rows.append((ids, positions, segments, lasts))
-    width = max(len(row[0]) for row in rows)
-
-    def padded(column: int, fill: int) -> Tensor:
-        return torch.tensor([list(r[column]) + [fill] * (width - len(r[0])) for r in rows])
-
     row, spot, wanted, kinds, wholes, asked = map(torch.tensor, zip(*predictions, strict=True))
     return Shown(
-        padded(0, 0),
-        padded(1, 0),
-        padded(2, -1),
-        padded(3, False).bool(),
+        *padded(rows),
         *(row, spot, wanted, kinds, wholes, asked, torch.tensor(names), named, hidden),
         *pairs[:3],
         shown,

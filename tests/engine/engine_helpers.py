@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from harness.engine import Branch, BranchResult, Engine, Generation
 from harness.engine import decode as decode_module
+from harness.engine.layout import prepare
 from harness.models.prompts import Prompt
 from methods import LayerView, Selection
 
@@ -140,3 +143,20 @@ def stop_some(
         ends = [i for i, token in enumerate(before.token_ids) if token in stops]
         assert after.token_ids == (before.token_ids[: ends[0] + 1] if ends else before.token_ids)
     return {len(result.token_ids) for result in stopped}
+
+
+def random_gates(model: torch.nn.Module, folder: Path, seed: int, size: float) -> str:
+    """A file of random retention gates, one for each layer of a model that can be compressed."""
+    text, generator = model.config.get_text_config(), torch.Generator().manual_seed(seed)
+    store = {}
+    for rank in range(len(prepare(model).layers)):
+        shapes = {
+            "linear1.weight": (9, text.hidden_size),
+            "linear2.weight": (text.num_key_value_heads, 9),
+            "bias": (text.num_key_value_heads,),
+        }
+        for name, shape in shapes.items():
+            tensor = size * torch.randn(shape, generator=generator)
+            store[f"layers.{rank}.self_attn.retention_gate.{name}"] = tensor
+    save_file(store, folder / "gates.safetensors")
+    return str(folder / "gates.safetensors")

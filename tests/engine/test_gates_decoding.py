@@ -9,8 +9,8 @@ from pathlib import Path
 import masked_oracle as oracle
 import pytest
 import torch
-from engine_helpers import stop_some
-from safetensors.torch import load_file, save_file
+from engine_helpers import random_gates, stop_some
+from safetensors.torch import load_file
 from test_holding import build, close, run_traced
 from tiny_models import PROTOCOLS, make_prompt
 
@@ -32,24 +32,8 @@ VARIANTS = {
 
 @pytest.fixture
 def gates(tmp_path: Path):
-    """Makes random gates for a model, one for each layer that can be compressed."""
-
-    def made(model: torch.nn.Module) -> str:
-        text, generator = model.config.get_text_config(), torch.Generator().manual_seed(6)
-        store = {}
-        for rank in range(len(prepare(model).layers)):
-            shapes = {
-                "linear1.weight": (9, text.hidden_size),
-                "linear2.weight": (text.num_key_value_heads, 9),
-                "bias": (text.num_key_value_heads,),
-            }
-            for name, shape in shapes.items():
-                tensor = 0.6 * torch.randn(shape, generator=generator)
-                store[f"layers.{rank}.self_attn.retention_gate.{name}"] = tensor
-        save_file(store, tmp_path / "gates.safetensors")
-        return str(tmp_path / "gates.safetensors")
-
-    return made
+    """Makes random gates for a model."""
+    return partial(random_gates, folder=tmp_path, seed=6, size=0.6)
 
 
 def states(loaded, prompt, answer, masks, boundary):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_helpers import Trace
-from safetensors.torch import save_file
+from engine_helpers import Trace, random_gates
 from tiny_models import CASES, PROTOCOLS, make_prompt
 
 import harness
@@ -20,24 +19,8 @@ from methods.gates import load
 
 @pytest.fixture
 def gates(tmp_path: Path):
-    """Makes random gates for a model, one for each layer that can be compressed."""
-
-    def made(model: torch.nn.Module) -> str:
-        text, generator = model.config.get_text_config(), torch.Generator().manual_seed(5)
-        store = {}
-        for rank in range(len(prepare(model).layers)):
-            shapes = {
-                "linear1.weight": (9, text.hidden_size),
-                "linear2.weight": (text.num_key_value_heads, 9),
-                "bias": (text.num_key_value_heads,),
-            }
-            for name, shape in shapes.items():
-                tensor = 0.3 * torch.randn(shape, generator=generator)  # no score saturates
-                store[f"layers.{rank}.self_attn.retention_gate.{name}"] = tensor
-        save_file(store, tmp_path / "gates.safetensors")
-        return str(tmp_path / "gates.safetensors")
-
-    return made
+    """Makes random gates for a model."""
+    return partial(random_gates, folder=tmp_path, seed=5, size=0.3)  # no score saturates
 
 
 def wanted(model, prompt, boundary: int, place: str, count: int) -> list[list[list[int]]]:
