@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from harness.errors import UserError
@@ -44,6 +46,23 @@ def test_a_run_says_so_of_all_prompts_at_once(tmp_path, monkeypatch, task, typed
         benchmarks(tmp_path, task, *typed)
     assert "has the model repeat the context" in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_a_row_fits_into_the_positions_that_it_is_said_to_need(tmp_path, monkeypatch):
+    """The first of those of 768 and of 1,024 tokens, at its need and at one position less."""
+
+    def refused(limit: int) -> dict[str, int]:
+        monkeypatch.setattr(tokenizer, "context", lambda *given: limit)
+        with pytest.raises(UserError) as told:
+            benchmarks(tmp_path, "ruler_mini", "method=[kvzip]")
+        said = r"and (?P<rows>\d+) of .* row (?P<row>\d+) needs at least (?P<need>[\d,]+) "
+        found = re.search(said, str(told.value))
+        assert found is not None
+        return {name: int(each.replace(",", "")) for name, each in found.groupdict().items()}
+
+    first = refused(1100)
+    assert refused(first["need"] - 1)["row"] == first["row"]
+    assert refused(first["need"])["row"] != first["row"]
 
 
 def test_a_check_measures_prompts_for_it(tmp_path, monkeypatch):
