@@ -34,7 +34,7 @@ EXPLORATORY = (
 def limits(study: Study) -> Iterator[str]:
     """What the data does not say, and what weakens it, in sentences."""
     for key, group in tables.groups(study.cells):
-        own = study.samples[(study.samples[stats.GROUP] == list(key)).all(axis=1)]
+        own = stats.of(study.samples, key)
         named = dict(zip(stats.GROUP, key, strict=True))
         place = ", ".join(tables.short(named[name]) for name in tables.differing(study.cells))
         lead = f"{place}: " if place else ""
@@ -107,8 +107,8 @@ def _plan(study: Study) -> list[str]:
 
 
 def _group(study: Study, key: tuple[str, str, str], rows: pd.DataFrame) -> Iterator[str]:
-    alone = replace(study, cells=tables.of(study.cells, key))
-    verdicts, contrasts = tables.of(study.verdicts, key), tables.of(study.contrasts, key)
+    alone = replace(study, cells=stats.of(study.cells, key))
+    verdicts, contrasts = stats.of(study.verdicts, key), stats.of(study.contrasts, key)
     if not verdicts.empty:
         yield from answer_tables.ruled(verdict_tables.kept(alone, verdicts))
     if not contrasts.empty:
@@ -121,10 +121,10 @@ def _group(study: Study, key: tuple[str, str, str], rows: pd.DataFrame) -> Itera
         *answer_tables.tests(rows, study.plan),
         "",
     )
-    effects = tables.of(study.ablation, key)
+    effects = stats.of(study.ablation, key)
     if not effects.empty:
         yield from ("### The ablation of the smoothing", "", *answer_tables.ablation(effects), "")
-    fell = tables.of(study.weights, key)
+    fell = stats.of(study.weights, key)
     if not fell.empty:
         yield from ("### Where the weight of the observation window fell, in percent", "")
         yield from (*answer_tables.weights(fell), "")

@@ -35,7 +35,7 @@ class Part:
 
     def of(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The part's own rows of a frame of its study."""
-        return tables.of(frame, self.key)
+        return stats.of(frame, self.key)
 
 
 def parts(studies: Sequence[tuple[Study, dict[str, str]]]) -> list[Part]:

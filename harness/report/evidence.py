@@ -57,8 +57,8 @@ def rows_shown(study: Study) -> dict[str, list[int]]:
     """By task, the rows whose answers changed at the setting that the page opens at."""
     found: dict[str, list[int]] = {}
     for key, cells in tables.groups(study.cells):
-        own = study.samples[(study.samples[stats.GROUP] == list(key)).all(axis=1)]
-        place = worst(cells, tables.of(study.comparisons, key), study.plan.method)
+        own = stats.of(study.samples, key)
+        place = worst(cells, stats.of(study.comparisons, key), study.plan.method)
         labels = tables.labels_at(tables.compressed(cells), place)
         found.setdefault(key[1], []).extend(one.row for one in flips.flips(own, labels))
     return found
@@ -67,8 +67,8 @@ def rows_shown(study: Study) -> dict[str, list[int]]:
 def evidence(study: Study, key: tuple[str, str, str], cells: pd.DataFrame) -> Evidence:
     """Everything that can be shown of the rows of one group, a view a setting."""
     compressed = tables.compressed(cells)
-    samples, prompts, kept = (tables.of(f, key) for f in (study.samples, study.prompts, study.kept))
-    opened = worst(cells, tables.of(study.comparisons, key), study.plan.method)
+    samples, prompts, kept = (stats.of(f, key) for f in (study.samples, study.prompts, study.kept))
+    opened = worst(cells, stats.of(study.comparisons, key), study.plan.method)
     order = compressed.sort_values(["ratio", "budget"], kind="stable", na_position="last")
     places = {tables.setting(cell): evicted(cell) for _, cell in order.iterrows()}
     views = []

@@ -75,10 +75,11 @@ def flips(samples: pd.DataFrame, labels: Mapping[str, str], most: int = SHOWN) -
         cells.loc[changed & cells["cell_key"].eq(key), "row"].sort_values().tolist()
         for key in labels
     ]
-    return [
-        _flip(full.loc[row], cells[cells["row"] == row], list(labels.values()))
-        for row in sorted(_in_turn(queues, most))
-    ]
+    rows = sorted(_in_turn(queues, most))
+    answers = cells.loc[cells["row"].isin(rows), ["row", "text", "parsed", "changed", "label"]]
+    said = {row: part for row, part in answers.groupby("row")}
+    order = {label: place for place, label in reversed([*enumerate(labels.values())])}
+    return [_flip(full.loc[row], said[row], order) for row in rows]
 
 
 def _in_turn(queues: list[list[int]], most: int) -> list[int]:
@@ -93,12 +94,12 @@ def _in_turn(queues: list[list[int]], most: int) -> list[int]:
     return chosen
 
 
-def _flip(full: pd.Series, cells: pd.DataFrame, order: list[str]) -> Flip:
+def _flip(full: pd.Series, cells: pd.DataFrame, order: Mapping[str, int]) -> Flip:
     said: dict[tuple[str, str, bool], list[str]] = {}
-    ranked = cells.sort_values("label", key=lambda names: names.map(order.index), kind="stable")
-    for _, cell in ranked.sort_values("changed", ascending=False, kind="stable").iterrows():
-        answer = (str(cell["text"]), str(cell["parsed"]), bool(cell["changed"]))
-        said.setdefault(answer, []).append(cell["label"])
+    columns = (cells[name].tolist() for name in ("text", "parsed", "changed", "label"))
+    found = [*zip(*columns, strict=True)]
+    for text, parsed, changed, label in sorted(found, key=lambda one: (not one[2], order[one[3]])):
+        said.setdefault((str(text), str(parsed), bool(changed)), []).append(label)
     return Flip(
         row=int(full.name),
         question=str(full["question"]),

@@ -115,9 +115,7 @@ def glances(study: Study) -> Iterator[Glance]:
 def _glance(
     study: Study, cells: pd.DataFrame, rows: pd.DataFrame, standing: pd.DataFrame
 ) -> Glance:
-    rows = rows.assign(
-        place=[tables.setting(row) for _, row in rows.iterrows()], evicted=stats.evicted(rows)
-    )
+    rows = rows.assign(place=tables.settings(rows), evicted=stats.evicted(rows))
     shares = rows.groupby("place")["evicted"].mean().sort_values(kind="stable")
     far = (shares - USUAL).abs().round(9)
     names = rows.groupby("method", sort=False)["label"].unique()

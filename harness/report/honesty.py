@@ -30,7 +30,7 @@ def sentences(samples: pd.DataFrame, cells: pd.DataFrame, meta: Mapping[str, Any
     """What the table can and cannot say; the first sentence carries the weight."""
     rows = tables.compressed(cells)
     total, empty = len(rows), int(rows["vacuous"].sum())
-    failed = sum(tables.failed_rows(cell) > 0 for _, cell in rows.iterrows())
+    failed = tables.count_failed(rows)
     model, task, protocol = (plain(cells.iloc[0][name]) for name in stats.GROUP)
     if total == 0:
         yield "This table holds no compressed cell, so it cannot say anything about eviction."
@@ -111,7 +111,7 @@ def whole(cells: pd.DataFrame) -> Iterator[str]:
     rows = tables.whole_layers(cells)
     if rows.empty:
         return
-    kept = rows.assign(setting=[tables.setting(row) for _, row in rows.iterrows()])
+    kept = rows.assign(setting=tables.settings(rows))
     shares = kept.groupby("setting", sort=False)["bytes"].mean()
     said = [f"{percent(share)} % at {setting}" for setting, share in shares.items()]
     yield (

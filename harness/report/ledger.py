@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import yaml
 
+from harness import stats
 from harness.report import tables
 from harness.report.tables import points
 
@@ -50,11 +51,15 @@ def rows(
     means = _with(means, published, "means")
     timed = _bench(bench)
     found = []
-    for claim in yaml.safe_load(CLAIMS.read_text(encoding="utf-8")):
-        evidence = claim.pop("evidence")
-        finding = _find(evidence, cells, means, timed)
+    for claim in _claims():
+        finding = _find(claim["evidence"], cells, means, timed)
         found.append({**claim, "source": SOURCE, **finding._asdict()})
     return pd.DataFrame(found, columns=COLUMNS)
+
+
+@lru_cache(maxsize=1)
+def _claims() -> list[dict[str, Any]]:
+    return yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))
 
 
 def _with(own: pd.DataFrame, published: Path, name: str) -> pd.DataFrame:
@@ -108,7 +113,10 @@ def _either(evidence: Mapping[str, Any], frame: pd.DataFrame, rule: Rule) -> Fin
     if "group" not in frame:
         return Finding()
     for name in (evidence["group"], evidence["twin"]):
-        every = tables.compressed(frame[frame["group"].eq(name).fillna(False)])
+        about = frame["group"].eq(name).fillna(False).astype(bool)
+        if not about.any():
+            continue
+        every = tables.compressed(stats.chosen(frame, about))
         meant = every["protocol"].eq(evidence["protocol"])
         meant &= every["budget"].isin(evidence["budgets"]).fillna(False).astype(bool)
         for rows, decides in ((every[meant], name == evidence["group"]), (every, False)):
@@ -126,7 +134,7 @@ def _undecided(finding: Finding, twin: bool) -> Finding:
 def _tasks_won(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:
     """In how many tasks the method is best, at each setting; all rivals must be there."""
     rows = rows[rows["method"].isin([METHOD, *evidence["rivals"]])]
-    rows = rows.assign(setting=[tables.setting(row) for _, row in rows.iterrows()])
+    rows = rows.assign(setting=tables.settings(rows))
     wide = rows.pivot_table(
         index=["setting", "model", "task", "protocol"], columns="method", values="accuracy"
     )
@@ -146,7 +154,7 @@ def _tasks_won(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:
 
 def _gain(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:
     """The mean's distance to the rival, at each setting; the smallest one decides."""
-    rows = rows.assign(setting=[tables.setting(row) for _, row in rows.iterrows()])
+    rows = rows.assign(setting=tables.settings(rows))
     wide = rows.pivot_table(
         index=["model", "protocol", "setting"], columns="method", values="accuracy", sort=False
     )

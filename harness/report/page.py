@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from harness import stats
 from harness.records.atomic import replacing
 from harness.report import charts, evidence, figures, page_tables, sizes, tables, words
 from harness.report.headline import leads
@@ -151,14 +152,14 @@ def _part(
 ) -> dict[str, object]:
     """What the template shows of one (model, task, protocol) group."""
     model, task, protocol = key
-    compared, effects = (tables.of(frame, key) for frame in (study.comparisons, study.ablation))
+    compared, effects = (stats.of(frame, key) for frame in (study.comparisons, study.ablation))
     rows = tables.compressed(cells)
     labels = dict(zip(rows["cell_key"], rows["label"], strict=True))
     focus = evidence.worst(cells, compared, study.plan.method)
     margin = study.plan.margin
-    heatmap = charts.heatmap(cells, tables.of(study.abilities, key), focus)
+    heatmap = charts.heatmap(cells, stats.of(study.abilities, key), focus)
     forest = charts.forest(effects, margin)
-    fell = tables.of(study.weights, key)
+    fell = stats.of(study.weights, key)
     return {
         "name": f"{tables.short(model)} on {task}, protocol {protocol}",
         "size": f"{cells['n_questions'].max():,} questions, {cells['n_rows'].max():,} rows",

@@ -18,6 +18,9 @@ SHARED = (
     "itself."
 )
 EXAMPLES = 10
+SHOWN = {
+    "row", "method", "control", "ratio", "budget", "failed", "parsed", "text", "answer", "question",
+}  # fmt: skip
 SENTENCE = 10_000  # characters
 SPOKEN_FOR = {"question", "name", "caveat", "told"}  # keys of meta that stand in the text itself
 
@@ -60,8 +63,8 @@ def text(
         model, task, protocol = map(escape, key)
         if len(parts) > 1:
             lines += [f"## {model} on {task}, protocol {protocol}", ""]
-        own = samples[(samples[stats.GROUP] == list(key)).all(axis=1)]
-        kinds = abilities[(abilities[stats.GROUP] == list(key)).all(axis=1)]
+        own = stats.of(samples, key)
+        kinds = stats.of(abilities, key)
         lines += [
             " ".join(escape(said, SENTENCE) for said in honesty.sentences(own, group, meta)),
             "",
@@ -127,8 +130,8 @@ def _reading(cells: pd.DataFrame) -> Iterator[str]:
     """Best and worst method at the setting in focus, of cells that are not vacuous and keep no more
     than was asked for.
     """
-    rows = tables.compressed(cells)
-    there = rows.apply(tables.setting, axis=1) == focus(cells)
+    rows, place = tables.compressed(cells), focus(cells)
+    there = pd.Series(tables.settings(rows), index=rows.index, dtype=str) == place
     within = rows["kept_fraction"] <= rows["kept_fraction"][there].min() + 0.01
     rows = rows[~rows["vacuous"].astype(bool) & there & within]
     if rows["accuracy"].dropna().empty:
@@ -141,7 +144,7 @@ def _reading(cells: pd.DataFrame) -> Iterator[str]:
         ranks = f"every method {percent(best['accuracy'])} %"
     yield "".join(
         [
-            f"\nAt {focus(cells)}: ",
+            f"\nAt {place}: ",
             ranks,
             *(
                 f", {cell['label']} {percent(cell['accuracy'])} %"
@@ -158,9 +161,9 @@ def _named(cell: pd.Series) -> str:
 
 def focus(cells: pd.DataFrame) -> str:
     """The one setting shown in detail: ratio 0.9 where it was run, else the strongest there is."""
-    rows = tables.compressed(cells)
+    rows = tables.compressed(cells)[["ratio", "budget"]]
     rows = rows.sort_values(["ratio", "budget"], ascending=[True, False], na_position="first")
-    names = [tables.setting(cell) for _, cell in rows.iterrows()]
+    names = tables.settings(rows)
     return "0.9" if "0.9" in names else (names[-1] if names else "")
 
 
@@ -207,7 +210,7 @@ def _measures(cell: pd.Series, twice: bool, pictured: bool) -> list[str]:
 
 def _by_ability(abilities: pd.DataFrame, place: str) -> list[str]:
     role = stats.roles(abilities)
-    at = abilities.apply(tables.setting, axis=1).eq(place)
+    at = pd.Series(tables.settings(abilities), index=abilities.index).eq(place)
     rows = abilities[role.ne("method") | at]
     names = role[rows.index].map(tables.REFERENCES).fillna(rows["method"])
     parts = rows.assign(name=names).groupby(["level", "ability", "name"])
@@ -225,8 +228,10 @@ def _examples(samples: pd.DataFrame) -> list[str]:
     """Rows whose parsed answer is not the full cache's, from the mildest compression on."""
     if not {"text", "answer", "question"} <= set(samples.columns):
         return []
-    full = samples[stats.roles(samples).eq("full")].drop_duplicates("row")
-    rows = samples[stats.roles(samples).eq("method")].merge(
+    samples = samples[[name for name in samples if name in SHOWN]]
+    role = stats.roles(samples)
+    full = samples[role.eq("full")].drop_duplicates("row")
+    rows = samples[role.eq("method")].merge(
         full[["row", "parsed", "text"]], on="row", suffixes=("", "_full")
     )
     changed = rows[rows["parsed"].fillna("").ne(rows["parsed_full"].fillna(""))]

@@ -15,8 +15,10 @@ from harness.stats.frame import (
     LEVELS,
     REQUIRED,
     TIMINGS,
+    chosen,
     computed,
     failed,
+    of,
     roles,
 )
 from harness.stats.intervals import accuracy_interval
@@ -43,6 +45,7 @@ __all__ = [
     "ablate",
     "accuracy_interval",
     "between",
+    "chosen",
     "compare",
     "computed",
     "described",
@@ -50,6 +53,7 @@ __all__ = [
     "failed",
     "losses",
     "means",
+    "of",
     "other_reading",
     "pairs",
     "roles",

@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import pandas as pd
 
 from harness.stats.frame import (
@@ -123,8 +124,9 @@ def _by_ability(frame: pd.DataFrame, level: str) -> pd.DataFrame:
 
 
 def _difference(rows: pd.DataFrame) -> dict[str, float]:
-    known = rows[rows["difference"].notna()]
-    found = paired(known["difference"].to_numpy(), known["question_id"].to_numpy())
+    differences, questions = rows["difference"].to_numpy(), rows["question_id"].to_numpy()
+    known = ~np.isnan(differences)
+    found = paired(differences[known], questions[known])
     low, high = found.interval()
     return {"difference": found.difference, "difference_low": low, "difference_high": high}
 

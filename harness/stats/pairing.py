@@ -17,18 +17,21 @@ PLACE = [*GROUP, "row"]
 def against_full(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with how each row differs from the full cache's, nan where that has no such row.
 
-    Adds `flip`: 1.0 where the parsed answer is another (unparsed against unparsed is none), nan
-    too where the full cache has no parsed answer in the whole group and where a row of either cell
-    failed; and `difference`: the score less the full cache's, nan too in cells some of whose scores
-    are not known.
+    Adds `at_full` and `at_blank`: where these answered the same row, -1 for nowhere; `flip`: 1.0
+    where the parsed answer is another (unparsed against unparsed is none), nan too where the full
+    cache has no parsed answer in the whole group and where a row of either cell failed; and
+    `difference`: the score less the full cache's, nan too in cells some of whose scores are not
+    known.
     """
-    full = partners(frame, "full")
+    full, blank = partners(frame, "full"), partners(frame, "blank")
     answers = frame["parsed"].fillna("").astype(str).to_numpy()
     parsed = roles(frame).eq("full") & (answers != "")
     judged = parsed.groupby([frame[name] for name in GROUP]).transform("any").to_numpy()
     flips = np.where(answers != answers[full], 1.0, 0.0)
     scores = known_scores(frame)
     return frame.assign(
+        at_full=full,
+        at_blank=blank,
         flip=np.where(judged & sound(frame, full), flips, np.nan),
         difference=scores - beside(scores, full),
     )
@@ -38,7 +41,7 @@ def with_logits(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with `kl`: KL(full || row) of the option logits in nats, nan where not told."""
     if "letter_logits" not in frame:
         return frame.assign(kl=np.nan)
-    full, logs = partners(frame, "full"), option_logs(frame["letter_logits"])
+    full, logs = frame["at_full"].to_numpy(), option_logs(frame["letter_logits"])
     kl, both = np.full(len(frame), np.nan), sound(frame, full)
     kl[both] = divergences(logs[full[both]], logs[both])
     return frame.assign(kl=kl)
@@ -49,7 +52,7 @@ def with_blank(frame: pd.DataFrame) -> pd.DataFrame:
 
     Both are differences of scores, nan where the blank image or the full cache has no such row.
     """
-    full, blank = partners(frame, "full"), partners(frame, "blank")
+    full, blank = frame["at_full"].to_numpy(), frame["at_blank"].to_numpy()
     scores = known_scores(frame)
     below, above = beside(scores, blank), beside(scores, full)
     return frame.assign(
