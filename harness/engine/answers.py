@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from harness.models.prompts import Prompt
 
 
+Done = tuple[list[Kept], list[tuple[int, int]], Decoded]  # with bytes fetched, and passes
+
+
 class Decoding(Protocol):
     """What answers need of an engine."""
 
@@ -81,6 +84,7 @@ class Answers:
         self.letter_logits: dict[int, list[float]] = {}
         self.kept: dict[int, Kept] = {}
         self.nonfinite: dict[int, int] = {}
+        self.fetched: dict[int, tuple[int, int]] = {}
         self.compact_s = 0.0
         self.decode_s = 0.0
 
@@ -96,12 +100,13 @@ class Answers:
             if done is None:
                 self._shrink(needs[start : start + size])
                 continue
-            kept, decoded = done
+            kept, fetched, decoded = done
             picked = decoded.first_logits[:, list(letter_ids)].float().tolist()
             for row, i in enumerate(group):
                 self.token_ids[i] = decoded.token_ids[row]
                 self.letter_logits[i] = picked[row]
                 self.kept[i] = kept[row]
+                self.fetched[i] = fetched[row]
                 self.nonfinite[i] = decoded.nonfinite[row]
             start += len(group)
 
@@ -116,7 +121,7 @@ class Answers:
             grown = min(grown, cell.slack + cell.lag + self.extra)
         return cell.count + self.tail + grown
 
-    def _attempt(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded] | None:
+    def _attempt(self, cells: Sequence[Cell]) -> Done | None:
         """One batch; None when it does not fit into memory."""
         try:
             return self._batch(cells)
@@ -125,7 +130,7 @@ class Answers:
                 raise
             return None  # the traceback holds the batch's tensors: free them before trying again
 
-    def _batch(self, cells: Sequence[Cell]) -> tuple[list[Kept], Decoded]:
+    def _batch(self, cells: Sequence[Cell]) -> Done:
         engine, device = self.engine, self.prompt_ids.device
         forget_lengths(engine.model)
         started = clock(device)
@@ -146,7 +151,7 @@ class Answers:
         )
         self.compact_s += compacted - started
         self.decode_s += clock(device) - compacted
-        return batch.kept, decoded
+        return batch.kept, batch.fetched(), decoded
 
     def _shrink(self, needs: Sequence[float]) -> None:
         """NoRoom where it was a single cell that did not fit."""
@@ -220,6 +225,9 @@ class Answers:
             kept_shares=None if kept.shares is None else kept.shares.tolist(),
             shown=shown,
             computed_blocks=self.filled.computed,
+            host_bytes=kept.host_bytes,
+            fetched_bytes=self.fetched[i][0],
+            passes=self.fetched[i][1],
             nonfinite_tokens=self.nonfinite[i] if self.filled.finite and kept.finite else len(ids),
         )
 
@@ -229,7 +237,7 @@ class Answers:
         """
         cache = cell.branch.cache
         if cache is not None:
-            return max(1, cache.residual + cache.group - self.boundary - self.tail + 1)
+            return max(1, cache.residual + cache.step - self.boundary - self.tail + 1)
         if not cell.holds:
             return torch.inf
         # Before the pass for token j > 1 begins, tail + j - 2 tokens came in.

@@ -13,16 +13,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin
 
-from harness.engine import quantized
+from harness.engine import packing
 from harness.engine.cache import CompactLayer
 from harness.engine.caches import CellCache, branch, tensors
 from harness.engine.cells import Cell, of_caches, reindexes
+from harness.engine.fetching import Fetched
 from harness.engine.holder import Holder
 from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.prefill import Prefill
 from harness.engine.rotary import Rotary, Turns
+from harness.engine.stored import StoredLayer
 from harness.engine.tiles import Tiles
 from methods import Held, Selection, merged
 from methods.kernels import Unturning
@@ -40,6 +42,7 @@ class Kept:
     image: float
     cache_bytes: int
     full_cache_bytes: int
+    host_bytes: int
     window: int | None
     adaptive: float | None
     fallback: str | None
@@ -72,10 +75,25 @@ class Sequel:
 
 @dataclass(frozen=True)
 class Batch:
-    """Cells ready to decode: their cache, and the figures of each."""
+    """Cells ready to decode: their cache, the figures of each, and what layers note of them."""
 
     cache: CellCache
     kept: list[Kept]
+    notes: list[Fetched]
+
+    @classmethod
+    def of(cls, prompt: Cache, compact: dict[int, CompactLayer], kept: list[Kept]) -> Batch:
+        """One of these compact layers and the others of a prompt."""
+        notes = [each.fetched for each in compact.values() if isinstance(each, StoredLayer)]
+        return cls(branch(prompt, compact, len(kept)), kept, notes)
+
+    def fetched(self) -> list[tuple[int, int]]:
+        """Bytes that each cell has fetched from the host so far, and in how many passes."""
+        counted = [(each.bytes.tolist(), each.passes.tolist()) for each in self.notes]
+        return [
+            (sum(size[cell] for size, _ in counted), max((n[cell] for _, n in counted), default=0))
+            for cell in range(len(self.kept))
+        ]
 
     @property
     def bytes(self) -> int:
@@ -89,7 +107,7 @@ def build(
     """Compact the prompt cache for these cells, one gather a layer; `trace` asks for shares."""
     modality = sequel.modality
     compact: dict[int, CompactLayer] = {}
-    stored = torch.zeros(len(cells), dtype=torch.long)
+    stored, away = (torch.zeros(len(cells), dtype=torch.long) for _ in range(2))
     tokens = torch.zeros(len(cells), dtype=torch.float64)  # of a layer it may be no whole number
     images = torch.zeros(len(cells), device=modality.device)
     shares = modality.new_zeros(len(cells), len(modality), dtype=torch.float32) if trace else None
@@ -103,6 +121,7 @@ def build(
         compact[layer.index] = made
         tokens += made.counts.view(-1, heads).sum(1).double() / heads
         stored += made.sizes().view(-1, heads).sum(1)
+        away += made.host_sizes().view(-1, heads).sum(1)
         for places, owner in made.held():
             images += _images(places, owner, modality, len(cells), heads)
             if shares is not None:
@@ -112,14 +131,14 @@ def build(
     number = len(layout.layers)
     found = [_scalars(prefill, cell) for cell in cells]
     pictured, found = _read(images, found)
-    figures = zip(cells, tokens.tolist(), pictured, stored.tolist(), found, strict=True)
-    kept = [
-        _kept(prefill, cell, count / number, image / number, size + whole, full + whole, scalars)
-        for cell, count, image, size, scalars in figures
-    ]
+    amounts = zip(tokens.tolist(), pictured, stored.tolist(), away.tolist(), strict=True)
+    kept = []
+    for cell, scalars, (count, image, size, host) in zip(cells, found, amounts, strict=True):
+        sizes = size + whole, full + whole, host
+        kept.append(_kept(prefill, cell, scalars, count / number, image / number, *sizes))
     if shares is not None:
         kept = [replace(one, shares=own / number) for one, own in zip(kept, shares, strict=True)]
-    return Batch(branch(prefill.cache, compact, len(cells)), kept)
+    return Batch.of(prefill.cache, compact, kept)
 
 
 def again(
@@ -134,7 +153,7 @@ def again(
         counts = made.counts.view(len(cells), -1).tolist()
         made.holders = _holders(cells, counts, queries, layer, layout, sequel)
         compact[layer.index] = made
-    return Batch(branch(prefill.cache, compact, len(cells)), batch.kept)
+    return Batch.of(prefill.cache, compact, batch.kept)
 
 
 def compact_layer(
@@ -158,9 +177,9 @@ def compact_layer(
     about = source.keys.shape[1], source.get_seq_length(), sequel.rotary
     caches = of_caches(cells)
     if caches:
-        packed, rest, left = quantized.gather(*states, places, counts, caches, *turns)
+        packed, rest, left = packing.gather(*states, places, counts, caches, *turns)
         tiles = Tiles.gather(*states, rest, left, carried, *turns)
-        made: CompactLayer = quantized.QuantizedLayer(tiles, *about, packed)
+        made: CompactLayer = StoredLayer(tiles, *about, packed)
     else:
         tiles = Tiles.gather(*states, places, counts, carried, *turns)
         made = CompactLayer(tiles, *about)
@@ -279,11 +298,12 @@ def _read(images: Tensor, scalars: Sequence[_Scalars]) -> tuple[list[float], lis
 def _kept(
     prefill: Prefill,
     cell: Cell,
+    scalars: _Scalars,
     tokens: float,
     image: float,
     cache_bytes: int,
     full_cache_bytes: int,
-    scalars: _Scalars,
+    host_bytes: int,
 ) -> Kept:
     found, shares = _selected(prefill, cell), scalars.adaptive
     return Kept(
@@ -291,6 +311,7 @@ def _kept(
         image,
         cache_bytes,
         full_cache_bytes,
+        host_bytes,
         window=found[0].window if found else None,
         adaptive=sum(shares) / len(shares) if shares else None,
         fallback=next((one.fallback for one in found if one.fallback), None),

@@ -63,12 +63,16 @@ class CompactLayer(CacheLayerMixin):
         token = (keys.shape[-1] + values.shape[-1]) * keys.element_size()
         return self.tiles.counts * token
 
+    def host_sizes(self) -> Tensor:
+        """Bytes that the entries of each sequence take on the host, int64 [S] on the host."""
+        return torch.zeros_like(self.tiles.counts)
+
     def held(self) -> list[tuple[Tensor, Tensor]]:
         """Places int64 [T, n] of all entries, -1 where there is none, and owner [T] of each row."""
         return [(self.tiles.places, self.tiles.owner)]
 
-    def readable(self) -> Tiles:
-        """All entries, as attention reads them."""
+    def readable(self, query: Tensor, token: Tensor, scaling: float) -> Tiles:
+        """All entries that are read by queries [cells, H, q, d] from `token` on, int64 [1]."""
         return self.tiles
 
     def weights_of_tiles(self, weights: Tensor) -> Tensor:
@@ -121,7 +125,7 @@ class CompactLayer(CacheLayerMixin):
             key = key.index_copy(0, cells, plain.to(key.dtype))
         self.settle()
         self.tiles.append(key.flatten(0, 1), value.flatten(0, 1), self.token)
-        pool = self.readable()
+        pool = self.readable(query, self.token, scaling)
         if self.reindexed:
             turning = turns_of(pool, self.heads, self.reindexed, self.rotary, self.seen)
             query = self._turned(query, turning, pool)
@@ -152,7 +156,7 @@ class CompactLayer(CacheLayerMixin):
         Returns [cells, q, H, dv]. Nothing is stored or evicted.
         """
         new = query.shape[2]
-        pool, turning = self.readable(), None
+        pool, turning = self.readable(query, self.token - new, scaling), None
         if self.reindexed:
             turning = turns_of(pool, self.heads, self.reindexed, self.rotary, self.seen)
             query = self._turned(query, turning, pool)

@@ -63,8 +63,8 @@ def evict(
     parameter `budget` (uniform, pyramid, adaptive, global or layers), whose name is taken here.
     prefill: dense, or how the prompt attends sparsely: a name of `harness.sparse.names` with its
     published parameters, or a pattern of `harness.sparse.build`. kernels: auto, triton or torch,
-    see methods.kernels.using. cache="quantized", with cache_bits, cache_group and cache_residual as
-    of `harness.settings.caches.Quantized`, stores what is kept in few bits; method="full" with
+    see methods.kernels.using. cache="quantized", "pq_keys" or "host_values", with cache_bits and
+    so on as of `harness.settings.caches`, says how what is kept is stored; method="full" with
     ratio=0 evicts nothing. One prompt at a time, no beams. ValueError, one sentence, for what does
     not fit, for a plain call of the model, which would keep everything, and where the scores that
     decide what is kept are not finite. The logits of new tokens, and what is done with a NaN among

@@ -1,131 +1,118 @@
-"""Entries of a layer in few bits: groups of each sequence, packed, and read back as they are asked.
+"""Entries of a layer that are stored otherwise than as they are: groups of each sequence.
 
 Must not know models, policies or why an entry is packed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from harness.engine.quantize import Coded, by_channel, by_token, from_channels, from_tokens
-from harness.settings.caches import Quantized
+from harness.engine.columns import Column, OnHost
+from harness.engine.reindexed import sequences_of
+from harness.settings.caches import Stored
 from methods.kernels import shared
 
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """The packed entries of the cells of one setting: P groups of up to `setting.group` entries.
+    """The packed entries of the cells of one setting: P groups of up to `setting.step` entries.
 
-    cells: their rows in the batch. keys: codes of [P, group, dims[0]]; values: of [P, group,
-    dims[1]]; places int64 [P, group], -1 where there is no entry. dtype: of what comes back. On the
-    host: owner int64 [P], the sequence of each group, those of one sequence in the order of their
-    age; filled int64 [P], entries of each, the first so many of it.
+    cells: their rows in the batch, each of `heads` sequences. keys, values: of the groups; places
+    int64 [P, step], -1 where there is no entry. On the host: owner int64 [P], the sequence of each
+    group, those of one sequence in the order of their age; filled int64 [P], entries of each, the
+    first so many of it.
     """
 
-    setting: Quantized
+    setting: Stored
     cells: tuple[int, ...]
-    keys: Coded
-    values: Coded
+    heads: int
+    keys: Column
+    values: Column
     places: Tensor
     owner: Tensor
     filled: Tensor
-    dims: tuple[int, int]
-    dtype: torch.dtype
 
-    @classmethod
-    def of(
-        cls,
-        setting: Quantized,
-        cells: Sequence[int],
-        keys: Tensor,
-        values: Tensor,
-        places: Tensor,
-        owner: Tensor,
-        filled: Tensor,
-    ) -> Packed:
-        """Pack keys [P, group, d] and values [P, group, dv]; each group has an entry."""
-        present = places >= 0
-        dims = keys.shape[-1], values.shape[-1]
-        return cls(
-            setting,
-            tuple(cells),
-            by_channel(keys, present, setting.bits),
-            by_token(values, setting.group, setting.bits),
-            places,
-            owner,
-            filled,
-            dims,
-            keys.dtype,
-        )
+    @property
+    def rows(self) -> Tensor:
+        """Which sequence of its own cells each group belongs to, int64 [P] on the host."""
+        return rows_of(self.owner, self.cells, self.heads)
 
-    def unpacked(self) -> tuple[Tensor, Tensor]:
-        """Keys [P, group, d] and values [P, group, dv] as they are stored."""
-        bits, group = self.setting.bits, self.setting.group
-        return (
-            from_channels(self.keys, bits, self.dims[0], self.dtype),
-            from_tokens(self.values, bits, self.dims[1], group, self.dtype),
-        )
+    @property
+    def on_host(self) -> OnHost | None:
+        """Its values, where they are on the host."""
+        return self.values if isinstance(self.values, OnHost) else None
+
+    def able(self) -> Tensor:
+        """Sequences that can pack more entries, int64 on the host."""
+        own = sequences_of(self.cells, self.heads)
+        return own if self.keys.able is None else own[self.keys.able]
 
     def counts(self, sequences: int) -> Tensor:
         """Entries of each of so many sequences, int64 on the host."""
         return torch.zeros(sequences, dtype=torch.long).index_add_(0, self.owner, self.filled)
 
     def sizes(self, sequences: int) -> Tensor:
-        """Bytes of each sequence: of the codes of its entries, and of all its steps and zeros."""
-        keys, values = self.keys, self.values
-        entry = keys.codes.shape[-1] + values.codes.shape[-1]
-        entry += 2 * values.step.shape[-1] * values.step.element_size()
-        group = 2 * keys.step.shape[-1] * keys.step.element_size()
-        own = self.filled * entry + group
-        return torch.zeros(sequences, dtype=torch.long).index_add_(0, self.owner, own)
+        """Bytes of each sequence on the device: of its entries and of what they share."""
+        entry = self.keys.entry_bytes + self.values.entry_bytes
+        group = self.keys.group_bytes + self.values.group_bytes
+        found = torch.zeros(sequences, dtype=torch.long)
+        found.index_add_(0, self.owner, self.filled * entry + group)
+        for column in (self.keys, self.values):
+            if column.row_bytes is not None:
+                own = sequences_of(self.cells, self.heads)
+                found.index_add_(0, own, column.row_bytes)
+        return found
+
+    def host_sizes(self, sequences: int) -> Tensor:
+        """Bytes of each sequence on the host."""
+        return self.counts(sequences) * (self.on_host.host_bytes if self.on_host else 0)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is packed."""
+        """Bytes of all that is packed, on the device."""
         return self.keys.nbytes + self.values.nbytes
 
-    def ranks(self, sequences: int) -> Tensor:
-        """How many packed entries of its sequence come before each group, int64 [P]."""
-        order = self.owner.argsort(stable=True)
-        filled = self.filled[order]
-        before = filled.cumsum(0) - filled
-        counts = self.counts(sequences)
-        first = counts.cumsum(0) - counts
-        ranks = torch.empty_like(before)
-        ranks[order] = before - first[self.owner[order]]
-        return ranks
-
-    def joined(self, later: Packed) -> Packed:
-        """These groups, and later ones of the same cells behind them."""
-        pairs = zip((*self.keys, *self.values), (*later.keys, *later.values), strict=True)
-        coded = [torch.cat(pair) for pair in pairs]
+    def extended(
+        self, keys: Tensor, values: Tensor, places: Tensor, owner: Tensor, filled: Tensor
+    ) -> Packed:
+        """These groups, and later ones of its cells behind them: keys [p, step, d] and so on."""
+        rows = shared(rows_of(owner, self.cells, self.heads), places.device)
+        present = places >= 0
         return replace(
             self,
-            keys=Coded(*coded[:3]),
-            values=Coded(*coded[3:]),
-            places=torch.cat([self.places, later.places]),
-            owner=torch.cat([self.owner, later.owner]),
-            filled=torch.cat([self.filled, later.filled]),
+            keys=self.keys.extended(keys, present, rows),
+            values=self.values.extended(values, present, rows),
+            places=torch.cat([self.places, places]),
+            owner=torch.cat([self.owner, owner]),
+            filled=torch.cat([self.filled, filled]),
         )
 
-    def select(self, place: dict[int, int], heads: int) -> Packed:
+    def select(self, place: Mapping[int, int]) -> Packed:
         """The same for the cells that have a new place."""
-        stay = [cell for cell in self.cells if cell in place]
+        at = [i for i, cell in enumerate(self.cells) if cell in place]
         moved = torch.full((max(self.cells) + 1,), -1)
+        stay = [self.cells[i] for i in at]
         moved[stay] = torch.tensor([place[cell] for cell in stay], dtype=torch.long)
-        cell = moved[self.owner // heads]
+        cell = moved[self.owner // self.heads]
         kept = (cell >= 0).nonzero()[:, 0]
-        own = shared(kept, self.places.device)
+        rows = sequences_of(at, self.heads)
         return replace(
             self,
             cells=tuple(place[cell] for cell in stay),
-            keys=Coded(*(each[own] for each in self.keys)),
-            values=Coded(*(each[own] for each in self.values)),
-            places=self.places[own],
-            owner=(cell * heads + self.owner % heads)[kept],
+            keys=self.keys.select(kept, rows),
+            values=self.values.select(kept, rows),
+            places=self.places[shared(kept, self.places.device)],
+            owner=(cell * self.heads + self.owner % self.heads)[kept],
             filled=self.filled[kept],
         )
+
+
+def rows_of(owner: Tensor, cells: tuple[int, ...], heads: int) -> Tensor:
+    """Sequences of a batch as those of these cells alone, int64 on the host."""
+    place = torch.zeros(max(cells) + 1, dtype=torch.long)
+    place[list(cells)] = torch.arange(len(cells))
+    return place[owner // heads] * heads + owner % heads

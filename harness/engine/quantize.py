@@ -1,4 +1,4 @@
-"""Numbers of 8, 4 or 2 bits: steps and zeros of groups, and codes packed into bytes.
+"""Numbers in few bits: steps and zeros of groups, and codes packed into bytes.
 
 Asymmetric, as in KIVI (arXiv 2402.02750): a number is zero + code * step. It must not know caches.
 """
@@ -35,9 +35,11 @@ def half_of(dtype: torch.dtype) -> torch.dtype:
 
 def pack(codes: Tensor, bits: int) -> Tensor:
     """Codes uint8 [..., n] below 2**bits as bytes [..., ceil(n * bits / 8)], the first lowest."""
-    each = 8 // bits
-    if each == 1:
+    if bits == 8:
         return codes
+    if 8 % bits:  # codes lie across bytes: one bit after the other
+        return pack(_bits(codes)[..., :bits].flatten(-2), 1)
+    each = 8 // bits
     rest = -codes.shape[-1] % each
     padded = torch.nn.functional.pad(codes, (0, rest)).unflatten(-1, (-1, each))
     packed = padded[..., 0].clone()
@@ -46,11 +48,18 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     return packed
 
 
+def _bits(codes: Tensor) -> Tensor:
+    """Numbers uint8 [...] as their bits [..., 8], the lowest first."""
+    return unpack(codes[..., None], 1, 8)
+
+
 def unpack(packed: Tensor, bits: int, n: int) -> Tensor:
     """The first n codes [..., n] of each row of bytes."""
-    each = 8 // bits
-    if each == 1:
+    if bits == 8:
         return packed
+    if 8 % bits:
+        alone = unpack(packed, 1, n * bits).unflatten(-1, (n, bits))
+        return pack(alone, 1)[..., 0]
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
     codes = (packed[..., None] >> shifts) & (2**bits - 1)
     return codes.flatten(-2)[..., :n]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
-from harness.settings.caches import HOLDS, MERGES, Quantized
+from harness.settings.caches import Stored, refused
 
 if TYPE_CHECKING:
     from methods import Policy
@@ -139,24 +139,23 @@ class Branch:
     """One cell of the grid: a policy with a ratio (fraction evicted) or a budget (tokens kept).
 
     policy None is the full cache. Branches that share a policy object are measured once. cache: how
-    what is kept is stored in few bits; None: in full precision.
+    what is kept is stored; None: in full precision.
     """
 
     policy: Policy | None = None
     ratio: float | None = None
     budget: int | None = None
-    cache: Quantized | None = None
+    cache: Stored | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a policy without an amount, two amounts, amounts out of range, and packed entries
-        of which single ones would have to go.
+        """Refuse a policy without an amount, two amounts, amounts out of range, and a cache that
+        its policy cannot have.
         """
         if self.policy is None:
             return
-        if self.cache is not None and self.policy.decode != "grow":
-            raise ValueError(HOLDS)
-        if self.cache is not None and self.policy.merge != "none":
-            raise ValueError(MERGES)
+        own = {name: getattr(self.policy, name) for name in ("decode", "merge", "positions")}
+        if reason := refused(own, self.cache):
+            raise ValueError(reason)
         if (self.ratio is None) == (self.budget is None):
             raise ValueError(
                 f"ratio={self.ratio!r} and budget={self.budget!r}: give exactly one of the two."
@@ -185,7 +184,9 @@ class BranchResult:
 
     evictable_tokens: prompt tokens in the cache at eviction (L). kept_*: mean over the compressed
     layers and KV heads. exposed_tokens: scored tokens whose logits came from a compacted cache.
-    cache_bytes and full_cache_bytes: prompt entries at eviction, kept and all, over all layers.
+    cache_bytes and full_cache_bytes: prompt entries at eviction, kept and all, over all layers, on
+    the device. host_bytes: of those that are kept, what lies on the host; fetched_bytes: what came
+    from there in all of the passes after the eviction, whose number is `passes`.
     window, adaptive: as in methods.Selection, the adaptive share as a mean over layers.
     fallback: the pattern that replaced the method's own where that did not fit, or None.
     letter_logits: at the first answer token. timings: seconds of prefill, score, compact and
@@ -218,6 +219,9 @@ class BranchResult:
     timings: dict[str, float] = field(default_factory=dict)
     truncated_tokens: int = 0
     nonfinite_tokens: int = 0
+    host_bytes: int = 0
+    fetched_bytes: int = 0
+    passes: int = 0
     segments: list[tuple[str, int]] = field(default_factory=list)
     kept_shares: list[float] | None = None
     shown: Shown | None = None

@@ -6,27 +6,61 @@ Knows no methods, models or tensors.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from harness.errors import UserError
 
 FULL_PRECISION, QUANTIZED = "full_precision", "quantized"
-CACHES = (FULL_PRECISION, QUANTIZED)
+PQ_KEYS, HOST_VALUES = "pq_keys", "host_values"
 BITS = (8, 4, 2)
-HOLDS = (
-    "cache=quantized packs groups of entries, none of which can go by itself while an answer is "
-    "written; give decode=grow."
-)
-MERGES = (
-    "cache=quantized packs entries as the prompt made them, and merge changes what stays; give "
-    "merge=none."
-)
+CODE_BITS = 8  # of a product-quantised key's codes, at most
+STEP = 16  # entries that leave full precision together, where nothing else says
 MOST = 65_536  # entries of a group, and those that stay as they are
 
 
+class Stored:
+    """How the older entries of each KV head are stored; the newest `residual` stay as they are."""
+
+    kind: ClassVar[str]
+    residual: int
+
+    @property
+    def step(self) -> int:
+        """So many entries are stored together, and leave full precision together."""
+        return STEP
+
+    @property
+    def share(self) -> float | None:
+        """The share of attention whose values are fetched from the host; None: all stay here."""
+        return None
+
+    @property
+    def params(self) -> dict[str, object]:
+        """As settings name it."""
+        named = {f"cache_{name}": value for name, value in vars(self).items()}
+        return {"cache": self.kind, **named}
+
+    def _whole(self, name: str, least: int, most: int = MOST) -> None:
+        value = getattr(self, name)
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(
+                f"cache_{name}={value!r} is not allowed; give a whole number from {least} to "
+                f"{most:,}."
+            )
+
+    def _part(self) -> None:
+        value = getattr(self, "mass", None)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < float(str(value)) <= 1:
+            raise ValueError(
+                f"cache_mass={value!r} is not a share of attention; give a number above 0, up to 1."
+            )
+        object.__setattr__(self, "mass", float(str(value)))
+
+
 @dataclass(frozen=True)
-class Quantized:
+class Quantized(Stored):
     """Keys by channel and values by token in few bits, as KIVI stores them (arXiv 2402.02750).
 
     bits: of each number. group: so many numbers share a step and a zero: entries of one channel of
@@ -34,6 +68,7 @@ class Quantized:
     KV head stay in full precision. ValueError, one sentence, for values out of range.
     """
 
+    kind = QUANTIZED
     bits: int = 4
     group: int = 32
     residual: int = 32
@@ -42,65 +77,158 @@ class Quantized:
         """Refuse what cannot be stored."""
         if type(self.bits) is not int or self.bits not in BITS:
             raise ValueError(f"cache_bits={self.bits!r} is not allowed; give 8, 4 or 2.")
-        for name, value, least in (("group", self.group, 1), ("residual", self.residual, 0)):
-            if type(value) is not int or not least <= value <= MOST:
-                raise ValueError(
-                    f"cache_{name}={value!r} is not allowed; give a whole number from {least} to "
-                    f"{MOST:,}."
-                )
+        self._whole("group", 1)
+        self._whole("residual", 0)
 
     @property
-    def params(self) -> dict[str, object]:
-        """As settings name it."""
-        named = {f"cache_{name}": value for name, value in asdict(self).items()}
-        return {"cache": QUANTIZED, **named}
+    def step(self) -> int:
+        """A group of keys is stored together."""
+        return self.group
 
 
-NAMES = tuple(Quantized().params)
+@dataclass(frozen=True)
+class PQKeys(Stored):
+    """Product-quantised keys, as PQCache codes them (arXiv 2407.12820); values as they are.
+
+    parts: so many pieces a key is cut into; bits: of the code of a piece, which names one of up to
+    2**bits centroids of its KV head. residual: as of Stored. mass: values are on the host, and so
+    much of attention is fetched, see HostValues; None: they stay on the device. ValueError, one
+    sentence, for values out of range.
+    """
+
+    kind = PQ_KEYS
+    bits: int = 6
+    parts: int = 16
+    residual: int = 32
+    mass: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be stored."""
+        self._whole("bits", 1, CODE_BITS)
+        self._whole("parts", 1)
+        self._whole("residual", 0)
+        if self.mass is not None:
+            self._part()
+
+    @property
+    def share(self) -> float | None:
+        """As `mass` says."""
+        return self.mass
+
+
+@dataclass(frozen=True)
+class HostValues(Stored):
+    """Values on the host, of which those are fetched that attention needs.
+
+    mass: in every pass and layer, the fewest entries of all KV heads whose attention, with that of
+    the entries on the device, reaches this share of it. residual: as of Stored. ValueError, one
+    sentence, for values out of range.
+    """
+
+    kind = HOST_VALUES
+    mass: float = 0.95
+    residual: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be stored."""
+        self._part()
+        self._whole("residual", 0)
+
+    @property
+    def share(self) -> float | None:
+        """As `mass` says."""
+        return self.mass
+
+
+KINDS: dict[str, type[Stored]] = {one.kind: one for one in (Quantized, PQKeys, HostValues)}
+CACHES = (FULL_PRECISION, *KINDS)
+#: Every setting that some kind has, `cache` first.
+NAMES = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind().params))
 
 
 def spread(chosen: Mapping[str, Any], wide: Mapping[str, object]) -> dict[str, Any]:
     """The labels with their parameters, and with what is given for all of them where they set
-    nothing of their own; the full cache stays as it is. UserError where that reaches none.
+    nothing of their own; the full cache stays as it is. UserError for what reaches none.
     """
-    if not wide:
-        return dict(chosen)
-    usual = {**Quantized().params, "cache": FULL_PRECISION}
-    found, reached = {}, False
+    found: dict[str, Any] = {}
+    reached: set[str] = set()
     for label, node in chosen.items():
         found[label] = node
-        if not isinstance(node, Mapping) or label == "full":
+        if not wide or not isinstance(node, Mapping) or label == "full":
             continue
-        own = {name: value for name, value in node.items() if usual.get(name, "") != value}
-        merged = {**node, **wide, **own}
-        if merged.get("cache") == QUANTIZED:
-            found[label], reached = merged, True
-    if not reached and wide != {"cache": FULL_PRECISION}:
-        _refuse(wide)
+        given = {name: v for name, v in node.items() if (name, v) != ("cache", FULL_PRECISION)}
+        name = {**wide, **given}.get("cache", FULL_PRECISION)
+        if name == FULL_PRECISION:
+            continue
+        usual = KINDS[name]().params if name in KINDS else {"cache": name}
+        taken = {key: value for key, value in wide.items() if key == "cache" or key in usual}
+        own = {k: v for k, v in given.items() if k == "cache" or k not in usual or usual[k] != v}
+        found[label] = {**node, **taken, **own}
+        reached |= taken.keys()
+    missed = {name: value for name, value in wide.items() if name not in reached}
+    if missed and wide != {"cache": FULL_PRECISION}:
+        _refuse(missed, bool(reached))
     return found
 
 
-def _refuse(wide: Mapping[str, object]) -> None:
-    """Of values that no chosen method takes."""
+def _refuse(wide: Mapping[str, object], others: bool) -> None:
+    """Of values that no chosen method takes; others: it takes some that were given."""
     given = ", ".join(f"{name}={value}" for name, value in wide.items())
+    if others:
+        raise UserError(
+            f"{given} applies to none of the chosen methods, whose caches have no such setting: "
+            "leave it out, or choose another cache."
+        )
     raise UserError(
         f"{given} applies to none of the chosen methods, which keep all they have in full "
-        "precision: give cache=quantized, and choose a method other than full."
+        f"precision: give cache={QUANTIZED}, and choose a method other than full."
     )
 
 
-def parted(params: Mapping[str, Any]) -> tuple[dict[str, Any], Quantized | None]:
+def parted(params: Mapping[str, Any]) -> tuple[dict[str, Any], Stored | None]:
     """The parameters of a method without those of its cache, and the cache; None: full precision.
 
-    ValueError, one sentence, for values out of range, and for bits of a cache in full precision.
+    ValueError, one sentence, for values out of range, and for settings that its cache lacks.
     """
     own = {name: value for name, value in params.items() if name not in NAMES}
     given = {name: value for name, value in params.items() if name in NAMES}
     cache = given.pop("cache", FULL_PRECISION)
     if cache not in CACHES:
         raise ValueError(f"cache={cache!r} is not allowed; give one of {', '.join(CACHES)}.")
-    if cache == QUANTIZED:
-        return own, Quantized(**{name.removeprefix("cache_"): v for name, v in given.items()})
+    kind = KINDS.get(cache)
+    known = kind().params if kind else {}
     for name, value in given.items():
-        raise ValueError(f"{name}={value!r} is of a quantized cache; give cache=quantized as well.")
-    return own, None
+        if name not in known:
+            having = [each for each, one in KINDS.items() if name in one().params]
+            raise ValueError(
+                f"{name}={value!r} does nothing with cache={cache}; give cache="
+                f"{' or '.join(having)}, or leave it out."
+            )
+    if kind is None:
+        return own, None
+    return own, kind(**{name.removeprefix("cache_"): value for name, value in given.items()})
+
+
+def refused(params: Mapping[str, object], cache: Stored | None) -> str | None:
+    """Why a method with these parameters cannot store its entries so, one sentence; None: it can.
+
+    Parameters that are not given are those of a method without them.
+    """
+    if cache is None:
+        return None
+    if params.get("decode", "grow") != "grow":
+        return (
+            f"cache={cache.kind} stores groups of entries, none of which can go by itself while an "
+            "answer is written; give decode=grow."
+        )
+    if params.get("merge", "none") != "none":
+        return (
+            f"cache={cache.kind} stores entries as the prompt made them, and merge changes what "
+            "stays; give merge=none."
+        )
+    if cache.share is not None and params.get("positions", "original") != "original":
+        return (
+            "cache_mass reads some of the entries, and positions=cache counts all of them; give "
+            "positions=original."
+        )
+    return None

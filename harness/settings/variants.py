@@ -120,12 +120,10 @@ def _usual(one: Variant) -> list[str]:
 
 
 def check_stored(one: Variant) -> None:
-    """Raise UserError for packed entries of which single ones would have to go or change."""
-    params = dict(one.params)
-    if "cache" in params and params.get("decode", "grow") != "grow":
-        raise UserError(f"methods.{one.label}: {caches.HOLDS}")
-    if "cache" in params and params.get("merge", "none") != "none":
-        raise UserError(f"methods.{one.label}: {caches.MERGES}")
+    """Raise UserError for a cache that the method cannot have."""
+    own, cache = caches.parted(dict(one.params))
+    if reason := caches.refused(own, cache):
+        raise UserError(f"methods.{one.label}: {reason}")
 
 
 def untouched(chosen: Sequence[Variant], wide: Mapping[str, object]) -> list[str]:

@@ -11,16 +11,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantized_oracle import Head
+from stored_oracle import Head
 
 from harness.engine.cells import Cell, of_caches
-from harness.engine.quantized import QuantizedLayer, gather
+from harness.engine.packing import gather
 from harness.engine.settings import Branch
+from harness.engine.stored import StoredLayer
 from harness.engine.tiles import Tiles
-from harness.settings.caches import Quantized
+from harness.settings.caches import HostValues, PQKeys, Quantized
 
 DIM, VALUE_DIM, HEADS = 6, 5, 2
 CACHES = (None, Quantized(8, 4, 0), Quantized(4, 3, 5), Quantized(2, 32, 2), Quantized(4, 20, 9))
+CACHES += (PQKeys(3, 3, 2), PQKeys(2, 2, 0), HostValues(1, 4))
 
 
 class Listed:
@@ -48,6 +50,7 @@ class Listed:
         other.head = Head([], self.head.setting)
         self.head.stored(self.keys, self.values)
         other.head.open, other.head.back = [*self.head.open], {**self.head.back}
+        other.head.first, other.head.books = self.head.first, self.head.books
         return other
 
 
@@ -74,12 +77,12 @@ def made(rng, length, cells, seed):
         for cell, cache in zip(kept, caches, strict=True)
         for head, own in enumerate(cell)
     ]
-    return QuantizedLayer(tiles, HEADS, length, None, packed), listed
+    return StoredLayer(tiles, HEADS, length, None, packed), listed
 
 
 def check(layer, listed):
     wanted = [own.held() for own in listed]
-    tiles = layer.readable()
+    tiles = layer.readable(torch.zeros(len(listed) // HEADS, HEADS, 1, DIM), layer.token, 1.0)
     assert tiles.counts.tolist() == layer.counts.tolist() == [len(own) for own in wanted]
     view = tiles.view(torch.arange(len(listed)))
     found_keys, found_values = (pool.flatten(0, 1).numpy() for pool in (tiles.keys, tiles.values))
@@ -94,9 +97,16 @@ def check(layer, listed):
         np.testing.assert_allclose(found_values[slots], values, rtol=1e-5, atol=1e-6)
     few = [each.head.setting is not None and len(each.head.back) for each in listed]
     sizes = layer.sizes().tolist()
-    for own, packed, size in zip(wanted, few, sizes, strict=True):
+    books = [_book_bytes(each.head) for each in listed]
+    for own, packed, size, book in zip(wanted, few, sizes, books, strict=True):
         if not packed:
-            assert size == len(own) * (DIM + VALUE_DIM) * 4
+            assert size == len(own) * (DIM + VALUE_DIM) * 4 + book
+
+
+def _book_bytes(head):
+    """Of the centroids, which there are before anything is packed."""
+    coded = isinstance(head.setting, PQKeys)
+    return min(len(head.first), 2**head.setting.bits) * DIM * 4 if coded else 0
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
@@ -143,7 +153,7 @@ def test_no_head_has_more_in_full_precision_than_its_residual_and_a_group(cache)
     every = torch.arange(50).expand(HEADS, -1)
     packed, rest, left = gather(keys, values, [every], [[50, 50]], {cache: [0]})
     tiles = Tiles.gather(keys, values, rest, left, [None])
-    layer = QuantizedLayer(tiles, HEADS, 50, None, packed)
+    layer = StoredLayer(tiles, HEADS, 50, None, packed)
     assert layer.tiles.counts.tolist() == [cache.residual] * HEADS
     most = 0
     for _ in range(60):
@@ -151,5 +161,5 @@ def test_no_head_has_more_in_full_precision_than_its_residual_and_a_group(cache)
         layer.tiles.append(torch.randn(2, 1, DIM), torch.randn(2, 1, VALUE_DIM), layer.token)
         layer.token += 1
         most = max(most, int(layer.tiles.counts.max()))
-    assert most == cache.residual + cache.group
+    assert most == cache.residual + cache.step
     assert layer.counts.tolist() == [110, 110]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import quantized_oracle as oracle
+import stored_oracle as oracle
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,7 +114,7 @@ def test_equal_numbers_and_those_on_the_grid_come_back_as_they_were(bits, dtype)
     )
 
 
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("n", [1, 3, 4, 7, 16, 129])
 def test_bytes_are_those_of_numpy(bits, n):
     codes = torch.randint(0, 2**bits, (2, 3, n), dtype=torch.uint8)

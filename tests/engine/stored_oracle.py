@@ -1,5 +1,5 @@
-"""What the engine must reproduce where entries are held in few bits: the plain model, token by
-token, whose cache is dequantised by numpy.
+"""What the engine must reproduce where entries are stored otherwise: the plain model, token by
+token, whose cache is dequantised, or read in part, by numpy.
 
 Separate, simple code: one cell, one head after the other, lists of positions.
 """
@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import eager_mask
 
 from harness.engine.inputs import first_part, position_ids
+from harness.settings.caches import HostValues, PQKeys, Quantized
 
 
 def grid(low, high, bits, half=np.float16):
@@ -57,34 +58,54 @@ def values_back(values, bits, group):
     return np.stack([np.concatenate([restored(row[p], bits) for p in parts]) for row in values])
 
 
+def books_of(keys, parts, bits):
+    """Centroids [parts][k, sub] of keys [n, d]: k-means, begun at evenly spaced keys."""
+    books, size = [], 2**bits
+    for pieces in np.split(keys.astype(np.float64), parts, axis=1):
+        if len(pieces) <= size:
+            books.append(pieces)
+            continue
+        centroids = pieces[[i * len(pieces) // size for i in range(size)]]
+        for _ in range(12):
+            nearest = nearest_of(pieces, centroids)
+            for k in set(nearest):
+                centroids[k] = pieces[nearest == k].mean(0)
+        books.append(centroids)
+    return books
+
+
+def nearest_of(pieces, centroids):
+    """Which centroid [k, sub] is nearest to each piece [n, sub]."""
+    return ((pieces[:, None] - centroids) ** 2).sum(-1).argmin(1)
+
+
 class Head:
     """What one KV head of one cell holds: positions as they are, and groups that were packed."""
 
     def __init__(self, positions, setting):
         self.setting = setting
         self.open, self.waiting, self.back = [*positions], [], {}
+        self.first, self.books = [*positions], None
         if setting is not None:
             older = len(positions) - setting.residual
-            for first in range(0, older, setting.group):
-                last = min(first + setting.group, older)
+            for first in range(0, older, setting.step):
+                last = min(first + setting.step, older)
                 self.waiting.append(self.open[first:last])
             self.open = self.open[max(older, 0) :]
 
     def pack(self):
         """As many of the oldest as are due."""
         while (
-            self.setting is not None
-            and len(self.open) >= self.setting.residual + self.setting.group
+            self.setting is not None and len(self.open) >= self.setting.residual + self.setting.step
         ):
-            self.waiting.append(self.open[: self.setting.group])
-            self.open = self.open[self.setting.group :]
+            self.waiting.append(self.open[: self.setting.step])
+            self.open = self.open[self.setting.step :]
 
     def stored(self, keys, values):
         """Keys and values [n, d] of all positions, those of packed ones as they come back."""
         for group in self.waiting:
-            own_keys = keys_back(keys[group], self.setting.bits)
-            own_values = values_back(values[group], self.setting.bits, self.setting.group)
-            for position, key, value in zip(group, own_keys, own_values, strict=True):
+            both = self.packed(keys, keys[group]), self.packed_values(values[group])
+            for position, key, value in zip(group, *both, strict=True):
                 self.back[position] = key, value
         self.waiting = []
         keys, values = keys.copy(), values.copy()
@@ -92,8 +113,28 @@ class Head:
             keys[position], values[position] = key, value
         return keys, values
 
+    def packed(self, every, keys):
+        """Keys of a group as they come back."""
+        if isinstance(self.setting, Quantized):
+            return keys_back(keys, self.setting.bits)
+        if isinstance(self.setting, HostValues):
+            return keys
+        assert isinstance(self.setting, PQKeys)
+        if self.books is None:
+            self.books = books_of(every[self.first], self.setting.parts, self.setting.bits)
+        pieces = np.split(keys, self.setting.parts, axis=1)
+        pairs = zip(pieces, self.books, strict=True)
+        return np.concatenate([book[nearest_of(piece, book)] for piece, book in pairs], axis=1)
+
+    def packed_values(self, values):
+        """Values of a group as they come back."""
+        if isinstance(self.setting, Quantized):
+            return values_back(values, self.setting.bits, self.setting.group)
+        return values
+
 
 _heads: dict[int, list[Head]] = {}
+read: list[int] = []  # packed positions that each pass of each layer reads, of all heads
 
 
 def dequantised_attention(module, query, key, value, attention_mask, scaling=None, **_):
@@ -101,18 +142,48 @@ def dequantised_attention(module, query, key, value, attention_mask, scaling=Non
     new, dim = query.shape[2:]
     length, groups = key.shape[2], query.shape[1] // key.shape[1]
     scaling = dim**-0.5 if scaling is None else scaling
+    heads, held = _heads[module.layer_idx], []
+    for head, own in enumerate(heads):
+        own.pack()
+        held.append(own.stored(key[0, head].numpy(), value[0, head].numpy()))
+        own.open += range(length - new, length)
+
+    def attention(head, query_head, row, seen):
+        keys = held[head][0].astype(np.float64)
+        logits = keys @ query[0, query_head, row].double().numpy() * scaling
+        hidden = [i not in seen or i > length - new + row for i in range(length)]
+        weights = np.exp(np.where(hidden, -np.inf, logits - logits[~np.array(hidden)].max()))
+        return weights / weights.sum()
+
+    every = [{*own.back, *own.open} for own in heads]
+    pairs = [(head, head * groups + g, row) for head in range(len(heads)) for g in range(groups)
+             for row in range(new)]  # fmt: skip
+    share = heads[0].setting.share if heads[0].setting else None
+    if share is not None:
+        mass = np.zeros((len(heads), length))
+        for head, own, row in pairs:
+            mass[head] += attention(head, own, row, every[head]) / (groups * new)
+        every = chosen(heads, mass, share)
+        read.append(sum(len(own - {*head.open}) for own, head in zip(every, heads, strict=True)))
     found = np.zeros((query.shape[1], new, value.shape[-1]))
-    for head, held in enumerate(_heads[module.layer_idx]):
-        held.pack()
-        keys, values = held.stored(key[0, head].numpy(), value[0, head].numpy())
-        for row in range(new):
-            held.open.append(length - new + row)
-            seen = [*held.back, *held.open]
-            for own in range(head * groups, (head + 1) * groups):
-                logits = keys[seen].astype(np.float64) @ query[0, own, row].double().numpy()
-                weights = np.exp((logits - logits.max()) * scaling)
-                found[own, row] = weights / weights.sum() @ values[seen]
+    for head, own, row in pairs:
+        found[own, row] = attention(head, own, row, every[head]) @ held[head][1]
     return torch.from_numpy(found).float().transpose(0, 1)[None], None
+
+
+def chosen(heads, mass, share):
+    """The positions that each head reads: its open ones, and of all packed ones the fewest that
+    bring the mass [heads, n] that is read to the share of all of it.
+    """
+    every = [{*own.open} for own in heads]
+    reached = sum(mass[head, [*own]].sum() for head, own in enumerate(every))
+    packed = [(mass[head, at], head, at) for head, own in enumerate(heads) for at in own.back]
+    for one, head, at in sorted(packed, key=lambda each: -each[0]):
+        if reached >= share * len(heads):
+            break
+        every[head].add(at)
+        reached += one
+    return every
 
 
 AttentionInterface.register("dequantised", dequantised_attention)

@@ -1,9 +1,11 @@
-"""Cells in few bits: their logits, their neighbours, their bytes."""
+"""Cells that store entries otherwise: their logits, their neighbours, their bytes."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
-import quantized_oracle as oracle
+import stored_oracle as oracle
 import torch
 from engine_helpers import Scatter, run_with_logits, stop_some
 from tiny_models import PROTOCOLS, make_prompt
@@ -11,9 +13,10 @@ from tiny_models import PROTOCOLS, make_prompt
 import harness
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol
-from harness.engine.quantized import QuantizedLayer, gather
+from harness.engine.packing import gather
+from harness.engine.stored import StoredLayer
 from harness.engine.tiles import Tiles
-from harness.settings.caches import Quantized
+from harness.settings.caches import HostValues, PQKeys, Quantized
 
 SETTINGS = (
     Quantized(8, 8, 4),
@@ -21,6 +24,14 @@ SETTINGS = (
     Quantized(2, 32, 3),
     Quantized(4, 16, 40),
     Quantized(2, 3, 7),
+)
+OTHERS = (
+    PQKeys(2, 4, 3),
+    PQKeys(3, 2, 0),
+    PQKeys(2, 8, 5, 0.6),
+    HostValues(0.5, 3),
+    PQKeys(8, 1, 7),
+    HostValues(0.8, 0),
 )
 
 
@@ -39,6 +50,7 @@ def kept_of(engine, policy, budget, boundary):
     return kept
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, OTHERS], ids=["few bits", "others"])
 @pytest.mark.parametrize(
     ("kind", "protocol", "tokens"),
     [
@@ -49,15 +61,15 @@ def kept_of(engine, policy, budget, boundary):
     ],
 )
 def test_logits_equal_those_of_a_model_whose_cache_is_dequantised(
-    loaded_models, kind, protocol, tokens, monkeypatch
+    loaded_models, kind, protocol, tokens, settings, monkeypatch
 ):
     loaded, prompt = loaded_models[kind], make_prompt(kind, seed=23)
     engine = Engine(loaded, PROTOCOLS[protocol])
     boundary = engine.boundary(prompt)
     policy = Scatter(3, more=2)
-    asked = [(None, None, setting) for setting in SETTINGS]
-    asked += [(policy, 12, setting) for setting in SETTINGS[:3]]
-    asked += [(policy, boundary - 5, setting) for setting in SETTINGS[2:]]
+    asked = [(None, None, setting) for setting in settings]
+    asked += [(policy, 12, setting) for setting in settings[:3]]
+    asked += [(policy, boundary - 5, setting) for setting in settings[2:]]
     branches = [Branch(own, budget=n, cache=setting) for own, n, setting in asked]
     branches.append(Branch(methods.build("h2o"), ratio=0.5))  # it evicts while the others pack
     results, logits = run_with_logits(monkeypatch, engine, prompt, branches, tokens)
@@ -71,7 +83,7 @@ def test_logits_equal_those_of_a_model_whose_cache_is_dequantised(
         if n not in plain:
             plain[n] = oracle.logits(*how, None)[-len(logits)]
         changed += not torch.allclose(wanted[0], plain[n], rtol=1e-3, atol=1e-3)
-    assert changed >= 6  # few bits must matter, or the test is empty
+    assert changed >= 6  # how they are stored must matter, or the test is empty
     # A key of an answer token that lies between two codes may get the other one, seldom.
     assert sum(each > 1e-4 for each in off) <= 0.1 * len(off)
     assert max(off) < 1e-2
@@ -83,7 +95,7 @@ def test_neighbours_and_full_precision_cells_notice_nothing(loaded_models, monke
     snapkv, h2o = methods.build("snapkv", budget="adaptive"), methods.build("h2o")
     branches = [Branch(snapkv, ratio=0.5), Branch(h2o, ratio=0.7), Branch()]
     apart, wanted = run_with_logits(monkeypatch, engine, prompt, branches, 9)
-    few = [Branch(snapkv, ratio=0.5, cache=setting) for setting in SETTINGS]
+    few = [Branch(snapkv, ratio=0.5, cache=setting) for setting in SETTINGS + OTHERS]
     few.append(Branch(cache=SETTINGS[1]))
     together, logits = run_with_logits(monkeypatch, engine, prompt, branches + few, 9)
     close(logits[:, :3], wanted)
@@ -99,9 +111,7 @@ def test_cells_that_stop_leave_the_others_their_packed_entries(loaded_models, mo
     loaded, prompt = loaded_models["llama"], make_prompt("llama", seed=41)
     snapkv, tova = methods.build("snapkv"), methods.build("tova")
     ratios = (0.0, 0.3, 0.6, 0.8)
-    branches = [
-        Branch(snapkv, ratio=r, cache=c) for c in (SETTINGS[1], SETTINGS[4]) for r in ratios
-    ]
+    branches = [Branch(snapkv, ratio=r, cache=c) for c in (SETTINGS[1], OTHERS[2]) for r in ratios]
     branches += [Branch(tova, ratio=r) for r in (0.3, 0.8)] + [Branch()]
     lengths = stop_some(monkeypatch, Engine(loaded), prompt, branches, 3)
     assert len(lengths) > 2
@@ -158,7 +168,7 @@ def test_bytes_are_those_of_the_tensors(loaded_models, bits, dtype):
     every = torch.arange(length).expand(heads, -1)
     few = every[:, ::2]
     packed, rest, left = gather(keys, values, [every, few], [[48, 48], [24, 24]], {setting: [0, 1]})
-    layer = QuantizedLayer(
+    layer = StoredLayer(
         Tiles.gather(keys, values, rest, left, [None, None]), heads, length, None, packed
     )
     assert layer.counts.tolist() == [48, 48, 24, 24]
@@ -217,3 +227,46 @@ def test_what_cannot_be_packed_is_refused():
         Branch(methods.build("h2o"), ratio=0.5, cache=Quantized())
     with pytest.raises(ValueError, match=r"merge changes what stays; give merge=none\.$"):
         Branch(methods.build("snapkv", merge="pivot"), ratio=0.5, cache=Quantized())
+    for made, told in (
+        (lambda: PQKeys(9), "cache_bits=9 is not allowed; give a whole number from 1 to 8."),
+        (lambda: PQKeys(4, 0), "cache_parts=0 is not allowed; give a whole number from 1"),
+        (lambda: PQKeys(mass=1.5), "cache_mass=1.5 is not a share of attention; give a number"),
+        (lambda: HostValues(0), "cache_mass=0 is not a share of attention; give a number above 0"),
+        (lambda: HostValues(True), "cache_mass=True is not a share of attention"),
+        (lambda: HostValues(residual=-1), "cache_residual=-1 is not allowed"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            made()
+    places = methods.build("streaming_llm", positions="cache", decode="grow")
+    with pytest.raises(ValueError, match=r"positions=cache counts all of them; give positions=ori"):
+        Branch(places, ratio=0.5, cache=HostValues())
+    assert Branch(places, ratio=0.5, cache=PQKeys()).cache == PQKeys()
+
+
+@pytest.mark.parametrize("setting", [HostValues(0.5, 3), PQKeys(2, 4, 2, 0.7)])
+def test_results_tell_what_is_on_the_host_and_what_came_from_there(loaded_models, setting):
+    """Beside cells that stop earlier and later, and asked a second time."""
+    loaded, prompt = loaded_models["llava"], make_prompt("llava", seed=5)
+    engine = Engine(loaded, Protocol("context"))
+    policy = Scatter(3)
+    branches = [Branch(), Branch(policy, budget=9, cache=setting), Branch(cache=SETTINGS[0])]
+    found = engine.run(prompt, branches, Generation(5))
+    again = engine.run(prompt, branches, Generation(5))
+    one, boundary = found[1], engine.boundary(prompt)
+    oracle.read.clear()
+    kept = kept_of(engine, policy, 9, boundary)
+    oracle.logits(loaded.model, prompt, one.token_ids, boundary, kept, setting)
+    layers, heads, dim, half = len(kept), 2, 8, 4
+    assert one.fetched_bytes == sum(oracle.read) * dim * half > 0
+    assert one.passes == 5 == len(oracle.read) / layers
+    assert one.host_bytes == layers * heads * (9 - setting.residual) * dim * half
+    assert (again[1].fetched_bytes, again[1].passes) == (one.fetched_bytes, 5)
+    for other in (found[0], found[2]):
+        assert (other.host_bytes, other.fetched_bytes, other.passes) == (0, 0, 0)
+    own = setting.residual * dim
+    keys = 9 * dim if isinstance(setting, HostValues) else None
+    if keys is not None:
+        assert one.cache_bytes == layers * heads * (keys + own) * half
+    else:
+        book, codes = 4 * dim * half, (9 - setting.residual) * 1
+        assert one.cache_bytes == layers * heads * (2 * own * half + book + codes)
