@@ -12,7 +12,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from harness.records import repair, schema
-from harness.records.schema import CELLS, KEPT, ORIGINS, PLANS, PREFILLS, PROMPTS, RESPONSES
+from harness.records.schema import (
+    CELLS,
+    FETCHES,
+    KEPT,
+    ORIGINS,
+    PLANS,
+    PREFILLS,
+    PROMPTS,
+    RESPONSES,
+)
 from harness.records.store import Store
 
 WAITS = (0.1, 0.5, 2.0)  # seconds until a copy that was made while the file grew is made again
@@ -62,7 +71,7 @@ def fold(db: sqlite3.Connection, store: Store) -> int:
 
     new = list(fresh(RESPONSES.name))
     told = ((table, db.execute(f"SELECT * FROM {table.name}")) for table in (CELLS, ORIGINS))
-    traces = ((table, fresh(table.name)) for table in (PROMPTS, KEPT, PREFILLS))
+    traces = ((table, fresh(table.name)) for table in (PROMPTS, KEPT, PREFILLS, FETCHES))
     store.take([*told, *traces, (RESPONSES, new)])
     fold_plans(db, store)
     return len(new)

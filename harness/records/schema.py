@@ -46,6 +46,10 @@ PROMPT_FIELDS = {"segments": "TEXT NOT NULL", "tokens": "TEXT", "images": "TEXT 
 #: prefill_s in which blocks were chosen; JSON: layer -> the share of the causal ones it computed.
 PREFILL_FIELDS = {"search_s": "REAL NOT NULL", "computed": "TEXT NOT NULL"}
 
+#: What is stored of a cell some of whose prompt entries lie on the host: their bytes when the
+#: prompt has been evicted, and the bytes that came from there in all passes behind it.
+FETCH_FIELDS = dict.fromkeys(("host_bytes", "fetched_bytes", "passes"), "INTEGER NOT NULL")
+
 CASTS: dict[str, Callable[[Any], object]] = {
     "TEXT": str,
     "INTEGER": int,
@@ -118,6 +122,7 @@ RESPONSES = Table("responses", _ROW, {**FIELDS, **_BESIDE})
 PROMPTS = Table("prompts", _ROW, PROMPT_FIELDS)
 KEPT = Table("kept", _ROW, {"shares": "BLOB NOT NULL"})
 PREFILLS = Table("prefills", _ROW, PREFILL_FIELDS)
+FETCHES = Table("fetches", _ROW, FETCH_FIELDS)
 CELLS = Table("cells", {"cell_key": "TEXT NOT NULL"}, {"description": "TEXT NOT NULL"})
 ORIGINS = Table("origins", {"origin": "TEXT NOT NULL"}, {"description": "TEXT NOT NULL"})
 PLANS = Table(
@@ -142,8 +147,8 @@ UNTRACED = """traces > 0 AND traces > (
     SELECT count(*) FROM kept AS k
     WHERE k.cell_key = responses.cell_key AND k.row = responses.row
 )"""
-TABLES = (RESPONSES, PROMPTS, KEPT, CELLS, ORIGINS, PLANS, NOTES, PREFILLS)
-LATER = (PREFILLS,)  # which files that were made before do not have
+TABLES = (RESPONSES, PROMPTS, KEPT, CELLS, ORIGINS, PLANS, NOTES, PREFILLS, FETCHES)
+LATER = (PREFILLS, FETCHES)  # which files that were made before do not have
 
 
 def is_fresh(db: sqlite3.Connection) -> bool:

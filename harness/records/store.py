@@ -79,6 +79,7 @@ class Store(Database):
         prompts: Values | None = None,
         kept: Mapping[str, Sequence[float] | bytes] | None = None,
         prefills: Values | None = None,
+        fetches: Values | None = None,
     ) -> None:
         """Store one sample in one transaction; what is there already stays.
 
@@ -89,6 +90,7 @@ class Store(Database):
             kept: cell key -> a share from 0 to 1 for each token, kept to 5 digits, or what was
                 stored of them.
             prefills: key of the full cache -> the values named in `schema.PREFILL_FIELDS`.
+            fetches: cell key -> the values named in `schema.FETCH_FIELDS`.
         """
         shares = {
             key: {"shares": each if isinstance(each, bytes) else _packed(each)}
@@ -107,6 +109,7 @@ class Store(Database):
             self._insert(schema.PROMPTS, _keyed(row, prompts or {}))
             self._insert(schema.KEPT, _keyed(row, shares))
             self._insert(schema.PREFILLS, _keyed(row, prefills or {}))
+            self._insert(schema.FETCHES, _keyed(row, fetches or {}))
 
     def read(self, key: str) -> dict[int, dict[str, Any]]:
         """All answers of a cell: row -> the values named in `schema.FIELDS`, `origin`, `traces`.
@@ -127,6 +130,10 @@ class Store(Database):
     def prefills(self, key: str) -> dict[int, dict[str, Any]]:
         """The sparse prefills under a full cache's key: row -> the values of PREFILL_FIELDS."""
         return self._by_row(schema.PREFILLS, key)
+
+    def fetches(self, key: str) -> dict[int, dict[str, Any]]:
+        """What a cell had on the host and fetched: row -> the values of FETCH_FIELDS."""
+        return self._by_row(schema.FETCHES, key)
 
     def kept(self, key: str) -> dict[int, NDArray[np.float32]]:
         """What a cell kept of the rows that were traced: row -> a share of each token."""

@@ -218,7 +218,7 @@ def _ticks(axis: Axes, rows: pd.DataFrame, by_bytes: bool) -> None:
     if by_bytes:
         marks = sizes.ticks(rows)
         axis.set_xticks([*marks], [f"{text}\n{_factor(2**x)}" for x, text in marks.items()])
-        axis.set_xlabel(sizes.TITLE)
+        axis.set_xlabel(sizes.title(rows))
     else:
         shown = places.iloc[::-1].iloc[:: max(1, len(places) // 8)]
         axis.set_xticks(

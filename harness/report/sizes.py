@@ -9,7 +9,7 @@ import pandas as pd
 from harness.report import tables
 
 LESS = 0.02  # of the bytes: what a cell must save beyond its entries to count as stored in few bits
-TITLE = "share of the KV cache's bytes that is left, and compression factor (log scale)"
+TITLE = "share of the KV cache's bytes that is left{}, and compression factor (log scale)"
 
 
 def differ(cells: pd.DataFrame) -> bool:
@@ -17,6 +17,16 @@ def differ(cells: pd.DataFrame) -> bool:
     rows = tables.compressed(cells)
     known = {"cache_bytes", "full_cache_bytes"} <= set(rows.columns)
     return known and bool((_share(rows) < rows["kept_fraction"] - LESS).any())
+
+
+def on_host(cells: pd.DataFrame) -> bool:
+    """Whether some of the cells have entries on the host, which their bytes leave out."""
+    return "host_bytes" in cells and bool(cells["host_bytes"].notna().any())
+
+
+def title(rows: pd.DataFrame) -> str:
+    """What the axis shows."""
+    return TITLE.format(" on the device" if on_host(rows) else "")
 
 
 def placed(cells: pd.DataFrame) -> pd.DataFrame:

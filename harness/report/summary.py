@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import pandas as pd
 
 from harness import stats
-from harness.report import honesty, markdown, overview, tables
+from harness.report import honesty, markdown, overview, sizes, tables
 from harness.report.tables import escape, percent
 from harness.report.verdict_tables import Rows
 
@@ -16,6 +16,10 @@ SHARED = (
     "score and decode: milliseconds a row, those of the batch shared evenly among the cells that "
     "were decoded together; they add up to the sweep's time and are not what a method costs by "
     "itself."
+)
+HOST = (
+    "host: KiB of the prompt's entries on the host, which the cache's KiB and share leave out. "
+    "fetched: of them, what a pass brings to the device."
 )
 EXAMPLES = 10
 SHOWN = {
@@ -176,10 +180,12 @@ def _measured(cells: pd.DataFrame) -> list[str]:
     header = [name for name in header if pictured or name not in ("image %", "text %")]
     twice = cells["unparsed_rate_other"].notna().any()
     header[-1:-1] = ["unparsed %, other reading"] if twice else []
+    away = sizes.on_host(cells)
+    header += ["host KiB", "fetched %"] if away else []
     header += ["score ms", "decode ms"] if _timed(cells) else []
-    top = tables.references(cells)
-    rows = pd.concat([top, tables.compressed(cells)])
-    return markdown.table(header, [_measures(cell, twice, pictured) for _, cell in rows.iterrows()])
+    rows = pd.concat([tables.references(cells), tables.compressed(cells)])
+    found = [_measures(cell, twice, pictured, away) for _, cell in rows.iterrows()]
+    return markdown.table(header, found) + (["", HOST] if away else [])
 
 
 def _timed(cells: pd.DataFrame) -> bool:
@@ -187,7 +193,7 @@ def _timed(cells: pd.DataFrame) -> bool:
     return set(stats.TIMINGS) <= set(cells.columns)
 
 
-def _measures(cell: pd.Series, twice: bool, pictured: bool) -> list[str]:
+def _measures(cell: pd.Series, twice: bool, pictured: bool, away: bool) -> list[str]:
     parts = ("kept_fraction", "kept_fraction_image", "kept_fraction_text")[: 3 if pictured else 1]
     window = cell["window_effective"]
     return [
@@ -200,12 +206,21 @@ def _measures(cell: pd.Series, twice: bool, pictured: bool) -> list[str]:
         percent(cell["unparsed_rate"]),
         *([percent(cell["unparsed_rate_other"])] if twice else []),
         "-" if pd.isna(window) else f"{window:.1f}",
+        *(_fetched(cell) if away else []),
         *(
             f"{1000 * cell[name] / cell['n_rows']:.2f}"
             for name in ("score_s", "decode_s")
             if name in cell
         ),
     ]
+
+
+def _fetched(cell: pd.Series) -> list[str]:
+    """KiB on the host, and the share of them that a pass fetches; dashes where all is here."""
+    if pd.isna(cell["host_bytes"]):
+        return ["-", "-"]
+    share = percent(cell["fetched_bytes"] / cell["host_bytes"])
+    return [f"{cell['host_bytes'] / 1024:,.1f}", share]
 
 
 def _by_ability(abilities: pd.DataFrame, place: str) -> list[str]:

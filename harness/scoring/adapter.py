@@ -145,7 +145,7 @@ class Collector(lmms):
     def _answer(self, rows: Iterator[Row]) -> None:
         """Let the rows be answered and put each into the store when it comes."""
         for row, found in self.workers.run(rows):
-            told = (found.answers, found.prompts, found.kept, found.prefills)
+            told = (found.answers, found.prompts, found.kept, found.prefills, found.fetches)
             self.store.write(row.number, *told)
             self._free(row.number)
             self.computed += 1

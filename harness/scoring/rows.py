@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from harness.engine import NoRoom, NotFinite
 from harness.errors import UserError
 from harness.models.segments import Texts
+from harness.records.schema import FETCH_FIELDS
 from harness.settings.grid import BLANK_IMAGE, Cell
 
 Messages = list[dict[str, Any]]
@@ -91,7 +92,8 @@ class Ready:
 
 @dataclass(frozen=True)
 class Answered:
-    """A row as `Store.write` takes it: answers, prompts, kept shares and prefills by cell key.
+    """A row as `Store.write` takes it: answers, prompts, kept shares, prefills and what came from
+    the host, by cell key.
 
     told: what a person should know of how it was computed.
     """
@@ -101,6 +103,7 @@ class Answered:
     kept: Mapping[str, Sequence[float]]
     told: Sequence[str] = ()
     prefills: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    fetches: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 def ready(engine: Engine, row: Row) -> Ready:
@@ -155,6 +158,7 @@ def answered(engine: Engine, row: Row, made: Ready) -> Answered:
         {key: each for key, each in shares.items() if each is not None},
         engine.told(),
         {key: read(found[key]) for key in row.full if key in found and sparse(found[key])},
+        {key: fetched(result) for key, result in found.items() if result.host_bytes},
     )
 
 
@@ -236,6 +240,11 @@ def read(result: Any) -> dict[str, object]:
         "search_s": float(result.timings["search"]),
         "computed": json.dumps(result.computed_blocks),
     }
+
+
+def fetched(result: Any) -> dict[str, object]:
+    """What an engine result had on the host, as the values that the store keeps."""
+    return {name: int(getattr(result, name)) for name in FETCH_FIELDS}
 
 
 def _same(messages: Messages) -> Messages:

@@ -9,6 +9,7 @@ from math import nan
 
 import pandas as pd
 
+from harness.records.schema import FETCH_FIELDS
 from harness.records.store import Store
 from harness.scoring.benchmark import Benchmark
 from harness.scoring.judgement import Judgement
@@ -23,7 +24,8 @@ COLUMNS = (
     "exposed_tokens", "prompt_tokens", "truncated_tokens", "nonfinite_tokens", "image_tokens",
     "evictable_tokens", "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
     "window_effective", "adaptive_active", "fallback", "letter_logits",
-    "prefill_s", "score_s", "compact_s", "decode_s", "search_s", "computed_blocks", "origin",
+    "prefill_s", "score_s", "compact_s", "decode_s", "search_s", "computed_blocks",
+    *FETCH_FIELDS, "origin",
 )  # fmt: skip
 FAILED = Judgement(None, nan)
 
@@ -48,7 +50,8 @@ def table(
         full cache and its control and NaN where a budget was given; budget is null where a ratio
         was given. computed_blocks: of a sparse prefill, JSON: layer -> the share of the causal
         blocks that it computed; search_s: of its full cache, seconds of prefill_s in which they
-        were chosen. An
+        were chosen. host_bytes, fetched_bytes, passes: what the cell had on the host and what came
+        from there, null where all is on the device. An
         answer of which the task tells no reading stands as it is under `parsed`. failed: some of
         its tokens were chosen by logits or scores that are no numbers, so its text means nothing
         and it has neither reading nor score.
@@ -74,7 +77,7 @@ def _cell(
     asked: pd.DataFrame,
     prefills: Mapping[int, Mapping[str, object]],
 ) -> pd.DataFrame:
-    answers = store.read(key)
+    answers, fetches = store.read(key), store.fetches(key)
     found = pd.DataFrame([answers[row] for row in benchmark.rows]).drop(
         columns=["token_ids", "traces"]
     )
@@ -95,6 +98,10 @@ def _cell(
         cell_key=key,
         search_s=[None if cell.evicts else one.get("search_s") for one in read],
         computed_blocks=[one.get("computed") for one in read],
+        **{
+            name: [fetches.get(row, {}).get(name) for row in benchmark.rows]
+            for name in FETCH_FIELDS
+        },
         parsed=[_reading(j, text) for j, text in zip(judged, found["text"], strict=True)],
         unparsed=[judgement.unparsed for judgement in judged],
         score=[float(judgement.score) for judgement in judged],
@@ -130,6 +137,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
             "fallback": "string",
             "search_s": "Float64",
             "computed_blocks": "string",
+            **dict.fromkeys(FETCH_FIELDS, "Int64"),
             "ratio": "float64",
             "parsed": "string",
             "group": "string",

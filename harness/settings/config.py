@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from harness.errors import UserError
+from harness.settings import caches
 
 PROTOCOLS = ("replay", "context", "paper")
 BOTH = ("replay", "context")  # what protocol=both stands for
@@ -22,7 +23,7 @@ SCORERS = ("auto", "mmbench")
 EXTRACTIONS = ("lmms_eval", "strict")
 INVALID = ("refuse", "skip")
 SWEEP_WIDE = ("decode", "buffer", "budget", "positions", "protect", "merge", "window_anchor")
-CACHE_WIDE = ("cache", "cache_bits", "cache_group", "cache_residual")
+CACHE_WIDE = caches.NAMES
 HOME = Path(__file__).resolve().parents[2]
 EMBEDDED = HOME / "harness" / "embedded"
 CONF = HOME / "conf"
@@ -217,6 +218,8 @@ class Config:
     cache_bits: int | None = None
     cache_group: int | None = None
     cache_residual: int | None = None
+    cache_parts: int | None = None
+    cache_mass: float | None = None
     seed: int = 0
     shard: str | None = None
     workers: Any = "auto"

@@ -15,6 +15,7 @@ from harness.stats.frame import (
     ABILITY_COLUMNS,
     CELL,
     CELL_COLUMNS,
+    FETCHES,
     LEVELS,
     TIMINGS,
     complete,
@@ -31,7 +32,7 @@ MEASURED = [
     *NUMBERS, *TIMINGS, "question_id", "score", "correct", "complete", "failed", "flip", "unparsed",
     "unparsed_other", "exposed_tokens", "evictable_tokens", "image_tokens", "kept_tokens",
     "kept_image", "kept_text", "cache_bytes", "full_cache_bytes", "truncated_tokens",
-    "computed_share",
+    "computed_share", *FETCHES,
 ]  # fmt: skip
 
 
@@ -55,11 +56,13 @@ def summarise(samples: Samples) -> pd.DataFrame:
     none. Shares are fractions, times are seconds summed over the cell's rows, bytes and token
     counts are means over rows. `computed_share` is the share of the causal blocks that a sparse
     prefill computed, over its layers, and `search_s` the part of the full cache's `prefill_s` in
-    which they were chosen; nan for dense ones. A question is right in the circular sense when every
-    one of its rotations is; questions of which a cell lacks a rotation that other cells have are
-    left out of that share. A flip is a parsed answer that differs from the full cache's on the same
-    row (unparsed against unparsed is none); nan where the full cache has no parsed answer to
-    compare with. `failed_rows` have no score, so that a cell with some has none of these.
+    which they were chosen; nan for dense ones. `host_bytes` lie on the host, beside `cache_bytes`
+    on the device, and `fetched_bytes` come from there in a pass; nan where all is on the device. A
+    question is right in the circular sense when every one of its rotations is; questions of which a
+    cell lacks a rotation that other cells have are left out of that share. A flip is a parsed
+    answer that differs from the full cache's on the same row (unparsed against unparsed is none);
+    nan where the full cache has no parsed answer to compare with. `failed_rows` have no score, so
+    that a cell with some has none of these.
 
     Order: as the (model, task, protocol) groups first appear; in each the full cache, the blank
     image, then methods by first appearance, ratios and budgets ascending.
@@ -160,6 +163,8 @@ def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
         "fallback_rate": rows["fallback"].mean(),
         "window_effective": rows["window_effective"].mean(),
         "computed_share": rows["computed_share"].mean(),
+        "host_bytes": rows["host_bytes"].mean(),
+        "fetched_bytes": rows["fetched_bytes"].sum(min_count=1) / rows["passes"].sum(min_count=1),
         **{name: rows[name].sum(min_count=1) for name in TIMINGS},
     }
 

@@ -20,7 +20,8 @@ CELL_COLUMNS = [
     "exposed_tokens", "vacuous", "kept_fraction", "kept_fraction_image", "kept_fraction_text",
     "cache_bytes", "full_cache_bytes", "unparsed_rate", "unparsed_rate_other",
     "truncated_rate", "adaptive_active",
-    "window_effective", "fallback_rate", "computed_share", "cell_key", *TIMINGS,
+    "window_effective", "fallback_rate", "computed_share", "host_bytes", "fetched_bytes",
+    "cell_key", *TIMINGS,
 ]  # fmt: skip
 ABILITY_COLUMNS = [
     *GROUP, "method", "ratio", "budget", "control", "level", "ability", "n_rows", "accuracy",
@@ -35,9 +36,11 @@ REQUIRED = [
 ]  # fmt: skip
 
 
+FETCHES = ["host_bytes", "fetched_bytes", "passes"]  # of caches that are partly on the host
 USED = {
     *REQUIRED, *LEVELS, "index", "question_id", "score", "metric", "group", "truncated_tokens",
     "failed", "unparsed_other", "letter_logits", "prefill", "search_s", "computed_blocks",
+    *FETCHES,
 }  # fmt: skip
 
 
@@ -98,6 +101,9 @@ def prepared(samples: pd.DataFrame) -> pd.DataFrame:
     frame["prefill"] = frame.get("prefill", "dense")
     frame["search_s"] = frame.get("search_s", pd.Series(np.nan, index=frame.index)).astype(float)
     frame["computed_share"] = computed(frame).map(_mean, na_action="ignore").astype(float)
+    for name in FETCHES:
+        none = pd.Series(pd.NA, index=frame.index)
+        frame[name] = frame.get(name, none).astype("Float64").astype("float64")
     second = frame.get("unparsed_other", pd.Series(pd.NA, index=frame.index))
     frame["unparsed_other"] = second.astype("boolean").astype("Float64").astype("float64")
     return frame

@@ -127,6 +127,12 @@ class FakeEngine:
         return styles[digest[1] % len(styles)] if digest[2] < 128 else letter
 
 
+def _fetched(cell: Cell) -> dict[str, int]:
+    """What lies on the host and comes from there, where a cell says that some does."""
+    away = dict(cell.params).get("cache_mass") is not None
+    return {"host_bytes": 400 * away, "fetched_bytes": 300 * away, "passes": 3 * away}
+
+
 def result(
     text: str,
     cell: Cell,
@@ -157,6 +163,7 @@ def result(
         letter_logits={letter: nan if nonfinite else 0.5 for letter in letters},
         timings={"prefill": 0.1, "score": 0.2, "compact": 0.3, "decode": 0.4, "search": 0.025},
         computed_blocks={0: 0.5, 1: 0.25} if cell.pattern else None,
+        **_fetched(cell),
         segments=[("template", 3), ("image", 64), ("question", 34)],
         kept_shares=[kept / 100] * 100 if trace else None,
         shown=shown if trace else None,

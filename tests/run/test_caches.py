@@ -1,7 +1,9 @@
 """How what is kept is stored: settings, labels, cells and their keys."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness.engine import Branch
@@ -13,6 +15,7 @@ from harness.scoring.single import single_cell
 from harness.settings.caches import Quantized
 from harness.settings.grid import Cell, cell_key
 from tests.run.conftest import Program
+from tests.run.fakes import FakeEngine
 
 USUAL = {"cache": "quantized", "cache_bits": 4, "cache_group": 32, "cache_residual": 32}
 
@@ -95,8 +98,24 @@ def test_keys_of_earlier_answers_hold_and_every_part_of_a_cache_changes_one(
         (["cache=quantized", "cache_group=0"], "cache_group=0 is not allowed; give a whole number"),
         (["cache=quantized", "cache_residual=-1"], "cache_residual=-1 is not allowed"),
         (["cache_bits=2"], "cache_bits=2 applies to none of the chosen methods"),
-        (["+methods.snapkv.cache_bits=2"], "cache_bits=2 is of a quantized cache; give cache="),
-        (["method=[h2o]", "cache=quantized"], "methods.h2o: cache=quantized packs groups of"),
+        (
+            ["+methods.snapkv.cache_bits=2"],
+            "cache_bits=2 does nothing with cache=full_precision; give cache=quantized or pq_keys",
+        ),
+        (["method=[h2o]", "cache=quantized"], "methods.h2o: cache=quantized stores groups of"),
+        (["method=[h2o]", "cache=pq_keys"], "methods.h2o: cache=pq_keys stores groups of entries"),
+        (["cache=pq_keys", "cache_bits=9"], "cache_bits=9 is not allowed; give a whole number"),
+        (["cache=host_values", "cache_mass=0"], "cache_mass=0.0 is not a share of attention"),
+        (["cache=host_values", "cache_parts=4"], "cache_parts=4 applies to none of the chosen"),
+        (["cache_mass=0.9"], "cache_mass=0.9 applies to none of the chosen methods"),
+        (
+            ["+methods.snapkv.cache=host_values", "+methods.snapkv.cache_group=8"],
+            "cache_group=8 does nothing with cache=host_values; give cache=quantized",
+        ),
+        (
+            ["method=[streaming_llm]", "positions=cache", "decode=grow", "cache=host_values"],
+            "positions=cache counts all of them; give positions=original",
+        ),
         (["method=[full]", "+methods.full.cache=quantized"], "so it stays in full precision"),
         (["method=[full]", "cache=quantized"], "cache=quantized applies to none of the chosen"),
     ],
@@ -123,6 +142,42 @@ def test_cells_that_store_what_they_keep_otherwise_share_a_policy() -> None:
     assert (plain.cache, packed.cache) == (None, Quantized(2, 16, 0))
     assert bridge._branch(Cell("c", "full", few, ratio=0.0)) == Branch(cache=Quantized(2, 16, 0))
     assert bridge._branch(Cell("full", "full")) == Branch()
+
+
+def test_each_kind_of_cache_takes_the_settings_that_it_has(compose: Callable[..., Job]) -> None:
+    chosen = "method=[full_quantized,full_pq_keys,full_host_values,snapkv]"
+    wide = ("cache=pq_keys", "cache_residual=8", "cache_mass=0.5", "cache_group=16")
+    params = {one.label: dict(one.params) for one in compose(chosen, *wide).variants}
+    coded = {"cache": "pq_keys", "cache_bits": 6, "cache_parts": 16, "cache_mass": 0.5}
+    few = {**USUAL, "cache_group": 16, "cache_residual": 8}
+    away = {"cache": "host_values", "cache_mass": 0.5, "cache_residual": 8}
+    assert {name: params[name] for name in params if name != "snapkv"} == {
+        "full_quantized": few,
+        "full_pq_keys": {**coded, "cache_residual": 8},
+        "full_host_values": away,
+    }
+    assert {**coded, "cache_residual": 8}.items() <= params["snapkv"].items()
+    cell = single_cell("snapkv", 0.5, None, {"cache": "host_values", "cache_mass": 1})
+    assert dict(cell.params)["cache_mass"] == 1.0
+
+
+def test_reports_tell_what_lies_on_the_host(
+    call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
+) -> None:
+    """Beside cells of which nothing does."""
+    usual = [one for one in overrides if not one.startswith("method=")]
+    assert call(*usual, "method=[full_pq_keys,full_host_values]") == 0
+    assert engine.calls
+    cells = pd.read_parquet(tmp_path / "run" / "cells.parquet").set_index("method")
+    assert cells.loc["full_host_values", ["host_bytes", "fetched_bytes"]].tolist() == [400, 100]
+    assert cells.loc["full_pq_keys", ["host_bytes", "fetched_bytes"]].isna().all()
+    samples = pd.read_parquet(tmp_path / "run" / "samples.parquet")
+    own = samples[samples["method"] == "full_host_values"]
+    assert set(own["fetched_bytes"]) == {300}
+    assert samples.loc[samples["method"] == "full", "passes"].isna().all()
+    summary = (tmp_path / "run" / "summary.md").read_text()
+    assert "| host KiB | fetched % |" in summary
+    assert "| 0.4 | 25.0 |" in summary
 
 
 def test_lmms_eval_takes_the_same_names() -> None:

@@ -1,6 +1,5 @@
 """Dense and sparse prefill in one run: the cells of each, what is refused, and what is told."""
 
-import json
 import sqlite3
 from pathlib import Path
 
@@ -126,26 +125,29 @@ def test_prefills_that_cannot_be_told_apart_or_built_are_refused(chosen, said) -
     assert said in str(refused.value)
 
 
-def test_a_store_that_was_made_before_takes_sparse_prefills(tmp_path: Path) -> None:
+def test_a_store_that_was_made_before_takes_what_came_later(tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
     Store(path).close()
     db = sqlite3.connect(path, isolation_level=None)
-    db.execute("DROP TABLE prefills")
+    for one in schema.LATER:
+        db.execute(f"DROP TABLE {one.name}")
     db.close()
     assert repair.is_sound(path)
     with Store(path) as store:
-        store.write(3, {}, prefills={"k": {"search_s": 0.5, "computed": "{}"}})
+        read = {"k": {"search_s": 0.5, "computed": "{}"}}
+        fetched = {"host_bytes": 4, "fetched_bytes": 2, "passes": 1}
+        store.write(3, {}, prefills=read, fetches={"k": fetched})
     with Store(path) as store:
         assert store.prefills("k") == {3: {"search_s": 0.5, "computed": "{}"}}
-        assert store.prefills("other") == {}
+        assert store.prefills("other") == store.fetches("other") == {}
+        assert store.fetches("k") == {3: fetched}
     assert repair.is_sound(path)
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("DROP TABLE kept")
     db.close()
     with pytest.raises(UserError, match="tables are damaged"):
         Store(path)
-    assert {table.name for table in schema.LATER} == {"prefills"}
-    assert json.loads("{}") == {}
+    assert {table.name for table in schema.LATER} == {"prefills", "fetches"}
 
 
 def test_fewer_bits_go_with_a_sparse_prefill() -> None:

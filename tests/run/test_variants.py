@@ -144,7 +144,7 @@ def test_labels_that_a_sweep_wide_value_makes_equal_are_refused(
     assert told.count("\n") == 1
 
 
-CACHE = {**caches.Quantized().params, "cache": caches.FULL_PRECISION}
+CACHE = {**dict.fromkeys(caches.NAMES), "cache": caches.FULL_PRECISION}
 METHOD_FILES = sorted((CONF / "method").glob("*.yaml"))
 
 
@@ -173,7 +173,7 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job
     job = compose(f"method=[{','.join(nodes)}]", "seed=3", *files)
     expected = {
         label: methods.parameters(bases[label])
-        | (caches.Quantized().params if "cache" in node else {})
+        | (caches.KINDS[node["cache"]]().params if "cache" in node else {})
         | {k: 3 if k == "seed" else v for k, v in node.items() if k not in ("defaults", "method")}
         for label, node in nodes.items()
         if label != "full"
