@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from scripts.gpu_check import older  # noqa: F401 - before the engine
-from scripts.gpu_check.cells import GROWING, HOLDING, WHOLE, branches
+from scripts.gpu_check.cells import GROWING, HOLDING, WHOLE, branches, stored
 from scripts.gpu_check.output import Row, Rows, main
 from scripts.gpu_check.steps import Steps
 
@@ -61,12 +61,14 @@ def work(rows: Rows, dry: bool) -> None:
     chosen = {name: WHOLE[name] for name in ("restkv", "tova")} if dry else WHOLE
     cells = branches(chosen, (0.5,) if dry else (0.5, 0.7, 0.8, 0.9, 0.95), **TINY)
     tokens = 2 if dry else TOKENS
-    reference = Tiny(torch.device("cpu")).run(cells, "torch", tokens)
-    tiny = Tiny(device)
-    for kernels in ("torch", "triton"):
-        with rows.trying(f"{kernels} against the CPU"):
-            found = tiny.run(cells, kernels, tokens)
-            rows.put(f"{kernels} against the CPU", **compared(found, reference))
+    tiny, there = Tiny(device), Tiny(torch.device("cpu"))
+    for what, own in (("", cells), ("stored otherwise: ", stored(TINY["window"]))):
+        reference = there.run(own, "torch", tokens)
+        for kernels in ("torch", "triton"):
+            name = f"{what}{kernels} against the CPU"
+            with rows.trying(name):
+                found = tiny.run(own, kernels, tokens)
+                rows.put(name, **compared(found, reference))
     if dry:
         rows.put("graphs against eager", "skipped", why="a CPU replays no graphs")
         rows.put("waits of a step", "skipped", why="a CPU waits for nothing")

@@ -7,6 +7,7 @@ from typing import Any
 
 import methods
 from harness.engine import Branch
+from harness.settings.caches import HostValues, PQKeys, Quantized, Stored
 
 RATIOS = (0.5, 0.7, 0.8, 0.9, 0.95)
 GROWING: dict[str, tuple[str, dict[str, Any]]] = {
@@ -26,6 +27,16 @@ HOLDING: dict[str, tuple[str, dict[str, Any]]] = {
     "lacache": ("lacache", {}),
 }
 WHOLE = {**GROWING, **HOLDING}
+CACHES: tuple[Stored, ...] = (
+    Quantized(4, 8, 4), PQKeys(3, 4, 4), PQKeys(3, 4, 4, 0.8), HostValues(0.8, 4),
+)  # fmt: skip
+
+
+def stored(window: int) -> list[Branch]:
+    """All entries, and half of them, in every kind of cache, beside the full cache."""
+    policy = methods.build("snapkv", window=window)
+    half = [Branch(policy, 0.5, cache=cache) for cache in CACHES]
+    return [Branch(), *(Branch(cache=cache) for cache in CACHES), *half]
 
 
 def branches(

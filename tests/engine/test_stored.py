@@ -127,9 +127,9 @@ def test_a_second_question_finds_the_context_as_it_was_packed(loaded_models):
     assert [one.token_ids for one in first] == [one.token_ids for one in third]
 
 
-def test_generate_inside_evict_packs_alike(loaded_models):
+@pytest.mark.parametrize("setting", [Quantized(2, 4, 3), PQKeys(1, 2, 3, 0.3)])
+def test_generate_inside_evict_packs_alike(loaded_models, setting):
     loaded, prompt = loaded_models["llava"], make_prompt("llava", seed=13)
-    setting = Quantized(2, 4, 3)
     branch = Branch(methods.build("snapkv"), ratio=0.4, cache=setting)
     (wanted,) = Engine(loaded).run(prompt, [branch], Generation(9))
     how = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": None}
