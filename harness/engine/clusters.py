@@ -22,14 +22,16 @@ def fit(vectors: Tensor, counts: Tensor, parts: int, bits: int) -> Tensor:
     size = max(1, min(2**bits, int(counts.max())))
     pieces = vectors.unflatten(-1, (parts, -1)).transpose(1, 2)  # [R, parts, n, sub]
     found = pieces.new_zeros(len(vectors), parts, size, pieces.shape[-1])
-    for row, count in enumerate(counts.tolist()):
-        if count:
-            found[row, :, : min(size, count)] = _fit(pieces[row, :, :count].float(), size)
+    for count in filter(None, set(counts.tolist())):
+        alike = (counts == count).nonzero()[:, 0].to(vectors.device)
+        own = pieces[alike, :, :count].float().flatten(0, 1)
+        centroids = _fit(own, size).unflatten(0, (len(alike), parts))
+        found[alike, :, : min(size, count)] = centroids.to(found.dtype)
     return found
 
 
 def _fit(pieces: Tensor, size: int) -> Tensor:
-    """Centroids [parts, min(size, n), sub] of pieces [parts, n, sub]."""
+    """Centroids [p, min(size, n), sub] of pieces [p, n, sub]."""
     count = pieces.shape[1]
     if count <= size:
         return pieces
@@ -51,7 +53,7 @@ def _moved(pieces: Tensor, centroids: Tensor) -> Tensor:
     block = max(1, _AT_ONCE // (centroids.shape[0] * centroids.shape[1]))
     for each in pieces.split(block, 1):
         nearest = (norms - 2 * each @ centroids.mT).argmin(-1, keepdim=True)
-        chosen = (nearest == names).to(each.dtype)  # [parts, n, K]
+        chosen = (nearest == names).to(each.dtype)  # [p, n, K]
         sums += chosen.mT @ each
         members += chosen.sum(1)[..., None]
     return torch.where(members > 0, sums / members.clamp_min(1), centroids)

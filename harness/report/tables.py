@@ -50,11 +50,14 @@ def whole_layers(cells: pd.DataFrame) -> pd.DataFrame:
     """Compressed cells that keep more of their cache's bytes than of their evictable entries, since
     some layers stay whole: those with a window, or a state in the place of keys.
 
-    Adds `bytes`: the share of the bytes that is kept.
+    A model has none where a cell keeps as much of both: what others keep beyond their entries are
+    centroids, steps and zeros. Adds `bytes`: the share of the bytes that is kept.
     """
     rows = compressed(cells)
     share = rows["cache_bytes"] / rows["full_cache_bytes"]
-    more = share > rows["kept_fraction"] + WHOLE
+    beyond = (share - rows["kept_fraction"]).where(rows["kept_fraction"] < 1 - WHOLE)
+    level = (beyond.abs() <= WHOLE).groupby(rows["model"]).transform("any")
+    more = (beyond > WHOLE) & ~level
     return stats.chosen(rows, more).assign(bytes=share[more])
 
 

@@ -330,3 +330,11 @@ def test_layers_that_stay_whole_are_told_with_the_bytes_that_are_kept():
     plain = study(study_samples(lost))
     assert "stay whole" not in answer.text(plain)
     assert set(plots.placed(plain.cells)["evicted"]) == {0.9}
+
+
+def test_centroids_of_one_method_are_no_layers_that_stay_whole():
+    """Stored in codes a short prompt takes more than its entries; beside it others say what is."""
+    samples = study_samples({("random", 0.9): 200, ("restkv", 0.9): 60})
+    one = samples["method"].eq("random") & samples["ratio"].eq(0.9)
+    samples.loc[one, "cache_bytes"] = 3 * samples["full_cache_bytes"] // 10
+    assert "stay whole" not in answer.text(study(samples))

@@ -6,11 +6,13 @@ Separate, simple code: one cell, one head after the other, lists of positions.
 
 from __future__ import annotations
 
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from masked_oracle import attention
+from scipy.cluster.vq import kmeans2, vq
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import eager_mask
 
@@ -59,24 +61,20 @@ def values_back(values, bits, group):
 
 
 def books_of(keys, parts, bits):
-    """Centroids [parts][k, sub] of keys [n, d]: k-means, begun at evenly spaced keys."""
+    """Centroids [parts][k, sub] of keys [n, d], by scipy, begun at evenly spaced keys."""
     books, size = [], 2**bits
     for pieces in np.split(keys.astype(np.float64), parts, axis=1):
-        if len(pieces) <= size:
-            books.append(pieces)
-            continue
-        centroids = pieces[[i * len(pieces) // size for i in range(size)]]
-        for _ in range(12):
-            nearest = nearest_of(pieces, centroids)
-            for k in set(nearest):
-                centroids[k] = pieces[nearest == k].mean(0)
-        books.append(centroids)
+        start = pieces[[i * len(pieces) // size for i in range(size)]]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of clusters without members, which stay
+            found, _ = kmeans2(pieces, start, iter=12, minit="matrix")
+        books.append(pieces if len(pieces) <= size else found)
     return books
 
 
 def nearest_of(pieces, centroids):
     """Which centroid [k, sub] is nearest to each piece [n, sub]."""
-    return ((pieces[:, None] - centroids) ** 2).sum(-1).argmin(1)
+    return vq(pieces.astype(np.float64), centroids.astype(np.float64))[0]
 
 
 class Head:
