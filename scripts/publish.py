@@ -45,7 +45,8 @@ PUBLICATIONS = (
     Publication("long_answers", ("experiment=long_answers",)),
     Publication("learned", ("experiment=learned", "limit=120")),
     Publication("field", ("experiment=field",)),
-    Publication("bytes", ("experiment=bytes", "limit=60")),
+    Publication("bytes", ("experiment=bytes",)),
+    Publication("bytes_smollm2", ("experiment=bytes_smollm2",)),
     Publication("sparse_prefill", ("experiment=sparse_prefill",)),
     Publication(
         "smol_vlm",
