@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from harness.engine.batches import Batches
-from harness.engine.branch import Kept, Sequel
+from harness.engine.branch import Sequel
 from harness.engine.cells import Cell, on_top
 from harness.engine.decode import Decoded, Decoder
 from harness.engine.inputs import grids
+from harness.engine.kept import Kept
 from harness.engine.passes import clock
 from harness.engine.prefill import Prefill
 from harness.engine.rotary import forget_lengths

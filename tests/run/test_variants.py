@@ -190,7 +190,13 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job
 
 
 EXPERIMENTS = {path.stem for path in (CONF / "experiment").glob("*.yaml")}
-OTHERS = {"smollm2", "bytes_smollm2", "long", "long_answers", "sparse_prefill"}  # with tasks of their own
+OTHERS = {
+    "smollm2",
+    "bytes_smollm2",
+    "long",
+    "long_answers",
+    "sparse_prefill",
+}  # with tasks of their own
 
 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS - OTHERS))
