@@ -99,6 +99,8 @@ def _find(
         return _either(evidence, cells, _tasks_won)
     if rule == "gain":
         return _either(evidence, means, _gain)
+    if rule == "models_won":
+        return _either(evidence, means, _models_won)
     if rule == "bench":
         return _benched(evidence, timed)
     if rule == "growth":
@@ -107,8 +109,8 @@ def _find(
 
 
 def _either(evidence: Mapping[str, Any], frame: pd.DataFrame, rule: Rule) -> Finding:
-    """The group that the claim is about, by its protocol and budgets; else what there is of it or
-    of its twin, which decides nothing.
+    """The group that the claim is about, by its protocol, budgets and models; else what there is of
+    it or of its twin, which decides nothing.
     """
     if "group" not in frame:
         return Finding()
@@ -119,15 +121,17 @@ def _either(evidence: Mapping[str, Any], frame: pd.DataFrame, rule: Rule) -> Fin
         every = tables.compressed(stats.chosen(frame, about))
         meant = every["protocol"].eq(evidence["protocol"])
         meant &= every["budget"].isin(evidence["budgets"]).fillna(False).astype(bool)
+        meant &= every["model"].isin(evidence.get("models", every["model"]))
         for rows, decides in ((every[meant], name == evidence["group"]), (every, False)):
             finding = rule(evidence, rows) if METHOD in set(rows["method"]) else Finding()
             if finding.verdict != UNTESTED:
-                return finding if decides else _undecided(finding, name == evidence["twin"])
+                return finding if decides else _undecided(finding, evidence, name)
     return Finding()
 
 
-def _undecided(finding: Finding, twin: bool) -> Finding:
-    where = "on a small twin only" if twin else "not at the claim's protocol and budgets"
+def _undecided(finding: Finding, evidence: Mapping[str, Any], group: str) -> Finding:
+    own = "protocol, budgets and models" if "models" in evidence else "protocol and budgets"
+    where = "on a small twin only" if group == evidence["twin"] else f"not at the claim's {own}"
     return Finding(f"{where}: {finding.measured}", finding.on, UNTESTED)
 
 
@@ -150,6 +154,29 @@ def _tasks_won(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:
     most = won.mean() > 0.5
     verdict = "supported" if most.all() else ("in part" if most.any() else "not supported")
     return Finding(f"best alone in, at {'; '.join(parts)} tasks", _where(rows), verdict)
+
+
+def _models_won(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:
+    """On how many models the method's mean is above every rival's, at each setting.
+
+    Models that were not measured leave the claim supported in part at most.
+    """
+    rows = rows[rows["method"].isin([METHOD, *evidence["rivals"]])]
+    rows = rows.assign(setting=tables.settings(rows))
+    index = ["setting", "protocol", "model"]
+    wide = rows.pivot_table(index=index, columns="method", values="accuracy", sort=False)
+    if not {METHOD, *evidence["rivals"]} <= set(wide.columns) or wide.dropna().empty:
+        return Finding()
+    wide = wide.dropna()
+    won = wide[METHOD] > wide.drop(columns=METHOD).max(axis=1)
+    said = [
+        f"{setting}: {int(one.sum())} of {len(one)}"
+        for setting, one in won.groupby("setting", sort=False)
+    ]
+    measured = set(wide.index.get_level_values("model"))
+    every = bool(won.all()) and measured >= set(evidence["models"])
+    verdict = "supported" if every else ("in part" if won.any() else "not supported")
+    return Finding(f"best mean on, at {'; '.join(said)} models", _where(rows), verdict)
 
 
 def _gain(evidence: Mapping[str, Any], rows: pd.DataFrame) -> Finding:

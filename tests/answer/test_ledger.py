@@ -24,7 +24,7 @@ def claims(tmp_path, samples=None, bench=()):
 
 def test_nothing_measured_is_untested(tmp_path):
     table = claims(tmp_path)
-    assert len(table) == 7
+    assert len(table) == 9
     assert set(table["verdict"]) == {"untested"}
     assert set(table["measured"]) == {"nothing"}
     assert table["published"].str.len().min() > 0
@@ -95,6 +95,32 @@ def test_the_gain_is_judged_at_the_claims_own_budget(tmp_path, group, budget, wi
     assert row["verdict"] == verdict
     assert f"at n={budget}" in row["measured"]
     assert ("+6.3" if wins else "-10.0") in row["measured"]
+
+
+FIVE = ("llama_3_1_8b", "llama_2_7b", "mistral_7b", "gemma_7b", "qwen2_5_7b")
+
+
+@pytest.mark.parametrize(
+    ("models", "lost", "verdict", "said"),
+    [
+        (FIVE, (), "supported", "n=128: 5 of 5"),
+        (FIVE, ("gemma_7b",), "in part", "n=128: 4 of 5"),
+        (FIVE[:2], (), "in part", "n=128: 2 of 2"),
+        (FIVE[:2], FIVE[:2], "not supported", "n=128: 0 of 2"),
+        (("qwen3_8b",), (), "untested", "n=128: 1 of 1"),
+    ],
+)
+def test_every_model_of_the_paper_must_be_won(tmp_path, models, lost, verdict, said):
+    parts = [suite("longbench", 0 if model in lost else 3).assign(model=model) for model in models]
+    row = claims(tmp_path, pd.concat(parts, ignore_index=True)).loc["Five"]
+    assert (row["verdict"], said in row["measured"]) == (verdict, True)
+
+
+def test_a_gain_on_another_model_decides_nothing(tmp_path):
+    samples = suite("longbench", 3)
+    assert claims(tmp_path, samples).loc["LongBench", "verdict"] == "untested"
+    own = claims(tmp_path, samples.assign(model="llama_2_7b")).loc["LongBench"]
+    assert (own["verdict"], own["on"]) == ("supported", "llama_2_7b, protocol paper")
 
 
 def test_published_tables_count_and_this_runs_own_stand_for_theirs(tmp_path):
