@@ -163,3 +163,36 @@ def test_no_head_has_more_in_full_precision_than_its_residual_and_a_group(cache)
         most = max(most, int(layer.tiles.counts.max()))
     assert most == cache.residual + cache.step
     assert layer.counts.tolist() == [110, 110]
+
+
+def of_three(cache):
+    """A layer of three cells of 30 entries, the last two stored so."""
+    keys, values = torch.randn(1, HEADS, 30, DIM), torch.randn(1, HEADS, 30, VALUE_DIM)
+    every = [torch.arange(30).expand(HEADS, -1)] * 3
+    packed, rest, left = gather(keys, values, every, [[30, 30]] * 3, {cache: [1, 2]})
+    tiles = Tiles.gather(keys, values, rest, left, [None] * 3)
+    return StoredLayer(tiles, HEADS, 30, None, packed)
+
+
+def test_a_layer_that_shares_keys_reads_what_their_own_layer_reads():
+    """Queries of several tokens, which see only what came before them."""
+    for _ in range(6):
+        layer = of_three(HostValues(0.5, 4))
+        query = torch.randn(3, 2 * HEADS, 5, DIM)
+        new = torch.randn(3, HEADS, 5, DIM), torch.randn(3, HEADS, 5, VALUE_DIM)
+        layer.update(*new)
+        own = layer.attend(query, *new, 1.3)
+        torch.testing.assert_close(layer.share(query, 1.3), own)
+
+
+def test_what_is_fetched_is_noted_of_the_cell_that_fetched_it():
+    layer = of_three(HostValues(1, 4))
+    notes = layer.fetched
+    whole = HEADS * 26 * VALUE_DIM * 4
+    assert layer.host_sizes().tolist() == [0, 0, *[whole // HEADS] * 4]
+    layer.readable(torch.randn(3, HEADS, 1, DIM), layer.token, 1.0)
+    assert (notes.bytes.tolist(), notes.passes.tolist()) == ([0, whole, whole], [0, 1, 1])
+    layer.batch_select_indices(torch.tensor([2, 0]))
+    layer.readable(torch.randn(2, HEADS, 1, DIM), layer.token, 1.0)
+    assert (notes.bytes.tolist(), notes.passes.tolist()) == ([0, whole, 2 * whole], [0, 1, 2])
+    assert layer.copy().fetched.bytes.tolist() == [0, 0]
