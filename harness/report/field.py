@@ -17,7 +17,7 @@ from matplotlib.textpath import text_to_path
 
 from harness.report import tables
 from harness.report.charts import INK, SCALE
-from harness.report.glance import ALIKE, BEST, Glance, counted, mean
+from harness.report.glance import ALIKE, BEST, MORE_NOTE, Glance, counted, mean, more
 from harness.report.tables import percent, plain
 
 LEAST = 8  # methods that are worth the picture
@@ -114,6 +114,8 @@ def _note(glance: Glance) -> str:
             f"Mean: over {counted(glance)}, with its 95 % interval over questions; "
             f"{ALIKE} is not told apart from the best, paired by question."
         )
+    if glance.cells["more"].any():
+        said.append(f"{MORE_NOTE}.")
     marks = "".join({tables.marks(cell) for _, cell in glance.cells.iterrows()})
     if tables.VACUOUS in marks:
         said.append(f"{tables.VACUOUS_NOTE}.")
@@ -155,13 +157,15 @@ def _row(axis: Axes, glance: Glance, label: str, protocol: str, left: float, top
 
 def _cell(axis: Axes, cell: pd.Series | None, left: float, top: float, width: float) -> None:
     known = cell is not None and pd.notna(cell["accuracy"])
-    value, marks = (
-        (cell["accuracy"], tables.marks(cell)) if cell is not None else (float("nan"), "")
+    value, marks, sign = (
+        (cell["accuracy"], tables.marks(cell), more(cell))
+        if cell is not None
+        else (float("nan"), "", "")
     )
     colour = COLOURS(value) if known and not marks else NOTHING
     box = Rectangle((left, top), width, HIGH, facecolor=colour, edgecolor="white", lw=1)
     axis.add_patch(box)
-    _write(axis, left + width / 2, top + HIGH / 2, percent(value) + marks, size=8.5)
+    _write(axis, left + width / 2, top + HIGH / 2, percent(value) + marks + sign, size=8.5)
 
 
 def _right(
@@ -169,7 +173,7 @@ def _right(
 ) -> None:
     """The mean of a method and its kind."""
     stand, mark = glance.stand(label), glance.mark(label)
-    sign = f"  {mark}" if mark == ALIKE else ""
+    sign = f"  {mark}" if mark and mark != BEST else ""
     weight = "bold" if mark == BEST else "normal"
     _write(axis, left + 0.1, middle, mean(stand) + sign, size=8.5, ha="left", weight=weight)
     for place, name in enumerate(told):

@@ -18,7 +18,10 @@ from harness.report.verdict_tables import Rows
 
 USUAL = 0.9  # the evicted share at which one setting is shown for all
 TRAITS = {"queries": "looks at queries", "learned": "learned", "images": "for images"}
-BEST, ALIKE = "best", "="
+BEST, ALIKE, MORE = "best", "=", "+"
+MORE_NOTE = (
+    f"{MORE} = keeps more of the cache than was asked: neither best nor compared with the best"
+)
 HELD, GROWS, BUFFERED = "held", "grows", "held every {} tokens"
 
 
@@ -26,11 +29,12 @@ HELD, GROWS, BUFFERED = "held", "grows", "held every {} tokens"
 class Glance:
     """One model and task.
 
-    cells: of its methods, with `label`, and `place` as `tables.setting` writes it. references: the
-    full cache and the blank image, one each a protocol. standing: `stats.standings` by method.
-    labels: in the order of that table, the best first. places: settings, the mildest first. usual:
-    the setting that evicts closest to `USUAL`, the stronger of two. above: share beyond which cells
-    count in the mean. timed: seconds of scoring a row by protocol; empty where not told.
+    cells: of its methods, with `label`, `place` as `tables.setting` writes it, and `more`: whether
+    it keeps more than was asked. references: the full cache and the blank image, one each a
+    protocol. standing: `stats.standings` by method. labels: in its order. places: settings, the
+    mildest first. usual: the setting that evicts closest to `USUAL`, the stronger of two. above:
+    share beyond which cells count in the mean. timed: seconds of scoring a row by protocol; empty
+    where not told.
     """
 
     model: str
@@ -69,10 +73,14 @@ class Glance:
         return self.standing.loc[own]
 
     def mark(self, label: str) -> str:
-        """Whether a method is the best, or not told apart from it."""
-        means = self.standing["mean"]
-        stand = self.stand(label)
-        if pd.isna(stand["mean"]) or means.count() < 2:
+        """Whether a method is the best, not told apart from it, or keeps more than was asked."""
+        fair = ~self.standing["keeps_more"].astype(bool)
+        means, stand = self.standing.loc[fair, "mean"], self.stand(label)
+        if pd.isna(stand["mean"]):
+            return ""
+        if stand["keeps_more"]:
+            return MORE
+        if means.count() < 2:
             return ""
         if stand.name == means.idxmax():
             return BEST
@@ -115,7 +123,8 @@ def glances(study: Study) -> Iterator[Glance]:
 def _glance(
     study: Study, cells: pd.DataFrame, rows: pd.DataFrame, standing: pd.DataFrame
 ) -> Glance:
-    rows = rows.assign(place=tables.settings(rows), evicted=stats.evicted(rows))
+    known = {"place": tables.settings(rows), "evicted": stats.evicted(rows)}
+    rows = rows.assign(**known, more=stats.keeps_more(rows))
     shares = rows.groupby("place")["evicted"].mean().sort_values(kind="stable")
     far = (shares - USUAL).abs().round(9)
     names = rows.groupby("method", sort=False)["label"].unique()
@@ -200,7 +209,12 @@ def mean(stand: pd.Series) -> str:
 
 
 def _score(cell: pd.Series | None) -> str:
-    return "" if cell is None else percent(cell["accuracy"]) + tables.marks(cell)
+    return "" if cell is None else percent(cell["accuracy"]) + tables.marks(cell) + more(cell)
+
+
+def more(cell: pd.Series) -> str:
+    """The sign of a cell that keeps more than was asked; references have none."""
+    return MORE if cell.get("more", False) else ""
 
 
 def counted(glance: Glance) -> str:
@@ -243,6 +257,8 @@ def _notes(glance: Glance) -> Iterator[str]:
         )
     if glance.timed:
         yield _cost(glance)
+    if glance.cells["more"].any():
+        yield f"{MORE_NOTE}."
     marks = "".join({tables.marks(cell) for _, cell in glance.cells.iterrows()})
     yield from (
         f"{note}."

@@ -256,7 +256,7 @@ def _effect(study: Study, pair: Pair, rows: pd.DataFrame) -> str:
     unknown = found[CANNOT_TELL]
     if not parts:
         lead = f"Cannot tell what {called} does"
-        return _unknown(lead, unknown, where(unknown), several)
+        return _unknown(lead, unknown, where(unknown), several) + _window(pair, rows)
     text = tables.listed(parts)
     subject = called[0].upper() + called[1:]
     said = f"{subject} {text}."
@@ -266,10 +266,17 @@ def _effect(study: Study, pair: Pair, rows: pd.DataFrame) -> str:
         said = f"{subject} helps: it {text}."
     if len(unknown):
         said += f" {_unknown('Cannot tell', unknown, where(unknown), several)}"
+    return said + _window(pair, rows)
+
+
+def _window(pair: Pair, rows: pd.DataFrame) -> str:
+    """How often the adaptive window was at work; nothing of a pair that does not vary it."""
     active = rows["adaptive_active"].dropna()
-    if "spatial" in pair.varies and len(active) and (active == 0).all():
-        said += " Its adaptive window was never at work: this tests a fixed pool."
-    return said
+    if "spatial" not in pair.varies or active.empty:
+        return ""
+    if (active == 0).all():
+        return " Its adaptive window was never at work: this tests a fixed pool."
+    return f" Its adaptive window was at work in {tables.percent(active.mean())} % of the heads."
 
 
 def _unknown(lead: str, rows: pd.DataFrame, where: str, several: bool) -> str:

@@ -136,8 +136,7 @@ def _reading(cells: pd.DataFrame) -> Iterator[str]:
     """
     rows, place = tables.compressed(cells), focus(cells)
     there = pd.Series(tables.settings(rows), index=rows.index, dtype=str) == place
-    within = rows["kept_fraction"] <= rows["kept_fraction"][there].min() + 0.01
-    rows = rows[~rows["vacuous"].astype(bool) & there & within]
+    rows = rows[~rows["vacuous"].astype(bool) & there & ~stats.keeps_more(rows)]
     if rows["accuracy"].dropna().empty:
         return
     best, worst = (rows.loc[rows["accuracy"].agg(which)] for which in ("idxmax", "idxmin"))

@@ -26,7 +26,7 @@ from harness.stats.losses import LOSS_COLUMNS, between, losses
 from harness.stats.means import means
 from harness.stats.plan import Plan
 from harness.stats.readings import other as other_reading
-from harness.stats.standings import STANDING_COLUMNS, evicted, standings
+from harness.stats.standings import STANDING_COLUMNS, evicted, keeps_more, standings
 
 __all__ = [
     "ABILITY_COLUMNS",
@@ -51,6 +51,7 @@ __all__ = [
     "described",
     "evicted",
     "failed",
+    "keeps_more",
     "losses",
     "means",
     "of",

@@ -61,9 +61,27 @@ def test_smoothing_that_helps_is_said_to():
     lost = {("random", 0.9): 200, ("restkv", 0.9): 0, ("restkv_neither", 0.9): 60}
     kept, effect = headline(study(study_samples(lost, adaptive_active=0.2)))
     assert kept == "ReST-KV keeps accuracy (within 2 points) at 90 % eviction."
-    assert effect == "Its smoothing helps: it adds 20.0 points at 90 % eviction."
+    assert effect == (
+        "Its smoothing helps: it adds 20.0 points at 90 % eviction. Its adaptive window was at "
+        "work in 20.0 % of the heads."
+    )
     _, inert = headline(study(study_samples(lost, adaptive_active=0.0)))
     assert inert.endswith("Its adaptive window was never at work: this tests a fixed pool.")
+
+
+def test_where_smoothing_cannot_be_told_the_window_is_still_spoken_of():
+    """A model that sees no better than with a blank image: the window is what was measured."""
+    lost = {("random", 0.9): 200, ("restkv", 0.9): 150, ("restkv_neither", 0.9): 150}
+    samples = study_samples(lost, adaptive_active=0.0)
+    blind = samples["method"].eq("full") & samples["control"].ne("blank_image")
+    blank = samples["control"].eq("blank_image")
+    samples.loc[blind, ["correct", "parsed"]] = samples.loc[blank, ["correct", "parsed"]].values
+    kept, effect = headline(study(samples))
+    assert "the model is not shown to use the image" in kept
+    assert effect.startswith("Cannot tell what its smoothing does at 90 % eviction: the model is ")
+    assert effect.endswith(" Its adaptive window was never at work: this tests a fixed pool.")
+    _, effect = headline(study(samples.assign(adaptive_active=0.125)))
+    assert effect.endswith("). Its adaptive window was at work in 12.5 % of the heads.")
 
 
 def test_vacuous_protocols_cannot_tell():

@@ -11,7 +11,7 @@ import methods
 from harness.run import sweep
 from harness.run.validate import Job
 from harness.settings import caches
-from harness.settings.config import CONF, HOME, SWEEP_WIDE
+from harness.settings.config import CONF, HOME, SWEEP_WIDE, Config
 from tests.run.conftest import Program
 
 
@@ -190,13 +190,8 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job
 
 
 EXPERIMENTS = {path.stem for path in (CONF / "experiment").glob("*.yaml")}
-OTHERS = {
-    "smollm2",
-    "bytes_smollm2",
-    "long",
-    "long_answers",
-    "sparse_prefill",
-}  # with tasks of their own
+OTHERS = {"long", "long_answers", "smol_vlm_long", "sparse_prefill"}  # with tasks of their own
+OTHERS |= {"smollm2", "bytes_smollm2"}
 
 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS - OTHERS))
@@ -207,6 +202,25 @@ def test_the_experiments_are_sound(compose: Callable[..., Job], name: str) -> No
     protocols = {"paper_protocol": "paper", "field": "both", "learned": "both"}
     assert job.config.protocol.name == protocols.get(name, "replay")
     assert len(parameters_of(job)) >= 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "model"),
+    [
+        (["experiment=long"], "tiny_vlm_long"),
+        (["experiment=long", "model=smol_vlm"], "smol_vlm"),
+        (["experiment=smol_vlm_long"], "smol_vlm"),
+    ],
+)
+def test_long_pictures_are_cut_for_every_model_that_is_asked_about_them(
+    call: Program, monkeypatch: pytest.MonkeyPatch, typed: list[str], model: str
+) -> None:
+    found: list[Config] = []
+    monkeypatch.setattr(sweep, "run", found.append)
+    assert call(*typed) == 0
+    assert (found[0].model.name, found[0].model.tile) == (model, 128)
+    assert list(found[0].tasks) == ["mmbench_mini_long"]
+    assert {"restkv", "restkv_neither", "restkv_relative"} <= found[0].methods.keys()
 
 
 @pytest.mark.parametrize(
