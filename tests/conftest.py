@@ -22,6 +22,10 @@ if not glob.glob("/dev/nvidia[0-9]*"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# Before the large libraries: pydantic looks for the source of wandb's classes among all modules
+# there are, which takes ten seconds where they are thousands.
+import wandb  # noqa: E402, F401
+
 import harness  # noqa: E402, F401 - before transformers: it lets torchvision be imported
 
 # Its handler keeps the standard error it finds, and Hydra's logging closes that unless it is the
