@@ -28,7 +28,12 @@ $(VENV)/.run: pyproject.toml requirements/base.txt scripts/setup.sh
 	@scripts/setup.sh $(VENV)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/data.txt
+$(VENV)/.lint: $(VENV)/.run requirements/lint.txt
+	@$(PY) -m pip --disable-pip-version-check install --quiet --no-compile -r requirements/lint.txt
+	@touch $@
+
+# Behind .lint, so that with make -j2 ruff and mypy run while this is installed.
+$(VENV)/.dev: $(VENV)/.lint requirements/dev.txt requirements/data.txt
 	@$(PY) -m pip --disable-pip-version-check install --quiet --no-compile -r requirements/dev.txt
 	@$(PY) -m pip --disable-pip-version-check install --quiet --no-compile --no-deps -r requirements/data.txt
 	@touch $@
@@ -54,7 +59,7 @@ test: $(VENV)/.dev ## run the tests
 campaign: $(VENV)/.dev ## try to break it: faulty input, kills, full disks, flipped bits; ARGS="--kind data"
 	@$(PY) -m scripts.campaign $(ARGS)
 
-lint: $(VENV)/.dev ## ruff and mypy
+lint: $(VENV)/.lint ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
 bench: $(VENV)/.run ## time the branching sweep; BENCH=decoding, steps, kernels, decode, claims, prefill, prefixes or workers: scripts/bench_*.py

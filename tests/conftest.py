@@ -9,8 +9,15 @@ import glob
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.plugins.config_source import ConfigResult
 
 # Before torch is imported. Tiny tensors on several threads mostly wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +28,10 @@ if not glob.glob("/dev/nvidia[0-9]*"):
 # In the background or under nohup these are ignored, and a child inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Before the large libraries: pydantic looks for the source of wandb's classes among all modules
+# there are, which takes ten seconds where they are thousands.
+import wandb  # noqa: E402, F401
 
 import harness  # noqa: E402, F401 - before transformers: it lets torchvision be imported
 
@@ -53,6 +64,23 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()  # nanobind calls what is frozen at the end a leak
 
 
+@pytest.fixture(autouse=True, scope="session")
+def files_of_settings_are_parsed_once() -> Iterator[None]:
+    """Hydra parses the files of conf/ at every composition, which tests do by the hundred."""
+    read, known = FileConfigSource.load_config, {}
+
+    def load(source: FileConfigSource, config_path: str) -> ConfigResult:
+        path = Path(source.path, source._normalize_file_name(config_path))
+        place = source.provider, path, path.stat().st_mtime_ns if path.exists() else None
+        if place not in known:
+            known[place] = read(source, config_path)
+        return deepcopy(known[place])
+
+    FileConfigSource.load_config = load
+    yield
+    FileConfigSource.load_config = read
+
+
 @pytest.fixture
 def whole_report() -> None:
     """Asked for by tests that read the page or a picture."""
@@ -60,10 +88,15 @@ def whole_report() -> None:
 
 @pytest.fixture
 def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that only say what they would be in place of page and pictures: half of a small run."""
-    if "whole_report" not in request.fixturenames:
-        from harness.report import field, heatmap, page, plots  # late: not every test draws
+    """Files that only say what they would be in place of page and pictures: half of a small run.
 
+    The claims of the paper are held against this run alone, and not against results/ as well.
+    """
+    if "whole_report" not in request.fixturenames:
+        from harness.report import build, field, heatmap, ledger, page, plots  # late: not all draw
+
+        alone = partial(ledger.rows, published=Path("nowhere"), bench=Path("nowhere"))
+        monkeypatch.setattr(build, "ledger", SimpleNamespace(rows=alone))
         monkeypatch.setattr(page, "write", lambda study, path, *_: path.write_text("a page"))
         pictures = (plots, "curve"), (plots, "bytes_curve"), (heatmap, "heatmap"), (field, "field")
         for drawing in pictures:

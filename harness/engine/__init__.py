@@ -4,8 +4,12 @@ Knows transformers models and eviction policies. It must not know lmms-eval, Hyd
 store of results.
 """
 
-from harness.engine.session import Engine, check_device
+from typing import TYPE_CHECKING, Any
+
 from harness.engine.settings import Branch, BranchResult, Generation, NoRoom, NotFinite, Protocol
+
+if TYPE_CHECKING:
+    from harness.engine.session import Engine, check_device
 
 __all__ = [
     "Branch",
@@ -17,3 +21,12 @@ __all__ = [
     "Protocol",
     "check_device",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What brings torch and transformers, when it is first asked for: seconds."""
+    if name not in ("Engine", "check_device"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from harness.engine import session
+
+    return getattr(session, name)

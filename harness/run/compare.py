@@ -63,8 +63,7 @@ def compare(runs: Sequence[Path], out: Path, mode: str, project: str) -> None:
     missing = [folder for folder in folders if not folder.is_dir()]
     if missing:
         raise UserError(f"{missing[0]} is not there: name the folder of a finished run.")
-    from harness import tracking  # late: bad input is known without them
-    from harness.report import build, compare_page, reading
+    from harness.report import build, compare_page, reading  # late: bad input is known without them
     from harness.report import compare as comparing
 
     studies = [(build.read(folder), reading.manifest(folder).get("data", {})) for folder in folders]
@@ -90,7 +89,10 @@ def compare(runs: Sequence[Path], out: Path, mode: str, project: str) -> None:
         say(f"{len(comparing.unlike(frames['verdicts']))} of {judged} verdicts differ")
         for name in texts:
             say(f"{name.rpartition('.')[2]:<6} {out / name}")
-        tracking.log_comparison(frames, compare_page.title(found), out, mode, project=project)
+        if mode != "disabled":
+            from harness import tracking  # late: wandb takes seconds to import
+
+            tracking.log_comparison(frames, compare_page.title(found), out, mode, project=project)
 
 
 def _beside(runs: Sequence[Path]) -> Path:

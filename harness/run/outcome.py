@@ -25,6 +25,8 @@ from harness.settings.variants import factors, titles, traits, window_weights
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.report.study import Study
+
 LOGGED = "logged.json"
 
 SoFar = Mapping[str, tuple[int, int]]  # by task: questions answered by every cell, and asked
@@ -44,7 +46,6 @@ def write(
 
     so_far: how much there is of an unfinished run, which is not logged.
     """
-    from harness import tracking
     from harness.report import build, evidence, files, reading, tables
     from harness.report.headline import headline
     from harness.run import traces
@@ -67,20 +68,8 @@ def write(
     for sentence in headline(study):
         say_filled(sentence)
     say("")
-    said = {"runs": tracking.identities(study, config.run.name), **asdict(config.wandb)}
-    if config.wandb.mode != "disabled" and not so_far and _logged(job.folder) != said:
-        logged = tracking.log(
-            study,
-            _pictures(asked),
-            OmegaConf.to_container(OmegaConf.structured(config), resolve=True),
-            job.folder,
-            config.wandb.mode,
-            project=config.wandb.project,
-            group=config.run.name,
-        )
-        with replacing(job.folder / "wandb" / LOGGED) as part:
-            part.write_text(json.dumps(said), encoding="utf-8")
-        paths |= {"wandb": logged[0].parent} if logged else {}
+    if config.wandb.mode != "disabled" and not so_far:
+        paths |= _log(job, asked, study)
     pictures = [path for path in paths.values() if path.suffix == ".png"]
     if len(pictures) > 1:
         say(f"pictures     {job.folder}/*.png, {len(pictures)} files")
@@ -88,6 +77,28 @@ def write(
     for name, path in paths.items():
         if path not in pictures or len(pictures) == 1:
             say(f"{name:<12} {path}")
+
+
+def _log(job: Job, asked: Sequence[Asked], study: "Study") -> dict[str, Path]:
+    """Log to wandb unless the same was; the folder of the runs, by "wandb"."""
+    from harness import tracking  # late: wandb takes seconds to import
+
+    config = job.config
+    said = {"runs": tracking.identities(study, config.run.name), **asdict(config.wandb)}
+    if _logged(job.folder) == said:
+        return {}
+    logged = tracking.log(
+        study,
+        _pictures(asked),
+        OmegaConf.to_container(OmegaConf.structured(config), resolve=True),
+        job.folder,
+        config.wandb.mode,
+        project=config.wandb.project,
+        group=config.run.name,
+    )
+    with replacing(job.folder / "wandb" / LOGGED) as part:
+        part.write_text(json.dumps(said), encoding="utf-8")
+    return {"wandb": logged[0].parent} if logged else {}
 
 
 def _logged(folder: Path) -> object:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -59,9 +60,9 @@ def default_name(cfg: DictConfig, typed: Sequence[str]) -> str:
     """
     chosen = {name: _choice(typed, name) for name in (*GROUPS, *LISTS)}
     asked = [f"{name}={value}" for name, value in chosen.items() if value is not None]
-    usual = plain = _compose(asked)
+    usual = plain = _compose(*asked)
     if any(chosen[name] is not None for name in LISTS):
-        plain = _compose([text for text in asked if text.partition("=")[0] not in LISTS])
+        plain = _compose(*(text for text in asked if text.partition("=")[0] not in LISTS))
     parts = [cfg.model.name, "+".join(sorted(cfg.tasks)), cfg.protocol.name, f"seed{cfg.seed}"]
     if chosen["experiment"] not in (None, "null"):
         parts.insert(0, str(chosen["experiment"]))
@@ -82,7 +83,9 @@ def _choice(typed: Sequence[str], group: str) -> str | None:
     return found[-1] if found else None
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+@lru_cache(maxsize=16)  # the jobs of a multirun choose the same
+def _compose(*asked: str) -> DictConfig:
+    overrides = list(asked)
     if GlobalHydra.instance().is_initialized():
         return compose("config", overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 import pytest
@@ -23,8 +24,14 @@ def study(samples: pd.DataFrame, **manifest: object) -> Study:
     return build.study(samples, given)
 
 
+@cache
+def whole() -> Study:
+    """The study of `WHOLE`, made once: to be read only."""
+    return study(study_samples(WHOLE))
+
+
 def test_the_verdict_is_two_plain_sentences():
-    one = study(study_samples(WHOLE))
+    one = whole()
     assert headline(one) == (
         "ReST-KV keeps accuracy (within 2 points) at 70 % eviction and loses 20.0 points at 90 %.",
         "Its smoothing does not help: it costs 20.0 points at 90 % eviction and makes no "
@@ -37,10 +44,10 @@ def test_the_verdict_is_two_plain_sentences():
 
 
 def test_a_plan_that_was_changed_makes_the_verdict_exploratory():
-    samples = study_samples(WHOLE)
-    assert headline(study(samples, registered=False))[0].startswith("Exploratory: ReST-KV keeps")
-    text = answer.text(study(samples, registered=False, registration="The plan was changed."))
-    assert "The plan was changed." in text
+    told = {"registered": False, "registration": "The plan was changed."}
+    one = study(study_samples(WHOLE), **told)
+    assert headline(one)[0].startswith("Exploratory: ReST-KV keeps")
+    assert "The plan was changed." in answer.text(one)
 
 
 def test_what_is_undecided_is_said_behind_what_is_decided():
@@ -85,12 +92,12 @@ def test_where_smoothing_cannot_be_told_the_window_is_still_spoken_of():
 
 
 def test_vacuous_protocols_cannot_tell():
-    samples = study_samples(WHOLE, exposed_tokens=0)
-    first, second = headline(study(samples))
+    one = study(study_samples(WHOLE, exposed_tokens=0))
+    first, second = headline(one)
     assert first.startswith("Cannot tell whether ReST-KV keeps accuracy at 70 and 90 % eviction: ")
     assert second.startswith("Cannot tell what its smoothing does at 70 and 90 % eviction: ")
     assert "no scored token came from the evicted cache" in first
-    text = answer.text(study(samples))
+    text = answer.text(one)
     assert "cannot answer the question" in text  # under what the data does not say
     assert text.count("- At 70 and 90 % eviction: Vacuous") == 2  # a reason once for each table
 
@@ -273,7 +280,7 @@ def test_an_inert_contrast_is_read_as_unable_to_tell():
 
 
 def test_every_figure_of_the_tables_is_that_of_the_frames():
-    one = study(study_samples(WHOLE))
+    one = whole()
     text = answer.text(one).replace("\\", "")
     for _, row in one.comparisons.iterrows():
         numbers = (row["difference"], row["difference_low"], row["difference_high"])
@@ -298,7 +305,7 @@ def test_the_window_weights_are_a_table():
             {**place, "method": "snapkv", "segment": "question", "share": 1.0},
         ]
     )
-    text = answer.text(replace(study(study_samples(WHOLE)), weights=fell))
+    text = answer.text(replace(whole(), weights=fell))
     assert "| method | question | template |" in text
     assert "| restkv | 25.0 | 75.0 |" in text
     assert "| snapkv | 100.0 | 0.0 |" in text
@@ -306,20 +313,20 @@ def test_the_window_weights_are_a_table():
 
 def test_hostile_names_stay_text():
     hostile = "<script>alert(1)</script>|x"
-    text = answer.text(study(study_samples(WHOLE), name=hostile, told=(hostile,)))
+    text = answer.text(replace(whole(), name=hostile, told=(hostile,)))
     assert "<script>" not in text
     assert "\\|x" in text
 
 
 def test_it_ends_with_the_command_that_reproduces_it():
-    one = study(study_samples(WHOLE), provenance={"command": "evictbench limit=3"})
+    one = replace(whole(), provenance={"command": "evictbench limit=3"})
     assert "```\nevictbench limit=3\n```" in answer.text(one)
 
 
 def test_it_ends_with_what_the_command_ran_on():
     versions = {"python": "3.11.7", "torch": "2.13.0+cpu", "evictbench": "0.1.0", "source": "ab12"}
     found = {"software": versions, "computed on": "cpu, float32, x86_64, 2 cores"}
-    last = answer.text(study(study_samples(WHOLE), provenance=found)).rstrip().splitlines()[-1]
+    last = answer.text(replace(whole(), provenance=found)).rstrip().splitlines()[-1]
     assert last == (
         "With python 3.11.7, torch 2.13.0+cpu, evictbench 0.1.0 (source ab12), on cpu, float32, "
         "x86_64, 2 cores."
@@ -327,13 +334,12 @@ def test_it_ends_with_what_the_command_ran_on():
 
 
 def test_a_command_with_a_fence_of_its_own_stays_inside():
-    text = answer.text(study(study_samples(WHOLE), provenance={"command": "a '```b'"}))
+    text = answer.text(replace(whole(), provenance={"command": "a '```b'"}))
     assert "````\na '```b'\n````" in text
 
 
 def test_the_same_study_gives_the_same_text():
-    texts = {answer.text(study(study_samples(WHOLE))) for _ in range(2)}
-    assert len(texts) == 1
+    assert answer.text(whole()) == answer.text(study(study_samples(WHOLE)))
 
 
 def test_layers_that_stay_whole_are_told_with_the_bytes_that_are_kept():

@@ -1,5 +1,7 @@
 """A study under two protocols: each is judged by itself, and their scores stand side by side."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
@@ -7,6 +9,7 @@ from pandas.testing import assert_frame_equal
 from harness.report import answer
 from harness.report.headline import headline
 from harness.report.protocols import side_by_side
+from harness.report.study import Study
 from tests.answer.conftest import study_samples
 from tests.answer.test_answer import WHOLE, study
 
@@ -21,8 +24,13 @@ def parts() -> list[pd.DataFrame]:
     return [study_samples(WHOLE), late.assign(cell_key="late-" + late["cell_key"])]
 
 
-def test_the_headline_tells_of_each_protocol(parts):
-    assert headline(study(pd.concat(parts, ignore_index=True))) == (
+@pytest.fixture(scope="module")
+def whole(parts) -> Study:
+    return study(pd.concat(parts, ignore_index=True))
+
+
+def test_the_headline_tells_of_each_protocol(whole):
+    assert headline(whole) == (
         "Evicted after the question is read (replay): ReST-KV keeps accuracy (within 2 points) at "
         "70 % eviction and loses 20.0 points at 90 %.",
         "Its smoothing does not help: it costs 20.0 points at 90 % eviction and makes no "
@@ -33,13 +41,12 @@ def test_the_headline_tells_of_each_protocol(parts):
     )
 
 
-def test_a_plan_that_was_changed_makes_each_protocol_exploratory(parts):
-    said = headline(study(pd.concat(parts, ignore_index=True), registered=False))
+def test_a_plan_that_was_changed_makes_each_protocol_exploratory(whole):
+    said = headline(replace(whole, registered=False))
     assert [one[:22] for one in said[::2]] == ["Exploratory: Evicted a", "Exploratory: Evicted b"]
 
 
-def test_each_protocol_is_corrected_by_itself(parts):
-    whole = study(pd.concat(parts, ignore_index=True))
+def test_each_protocol_is_corrected_by_itself(parts, whole):
     for part in parts:
         alone = study(part)
         for name in ("verdicts", "contrasts", "comparisons"):
@@ -48,8 +55,7 @@ def test_each_protocol_is_corrected_by_itself(parts):
             assert_frame_equal(own, getattr(alone, name), check_dtype=False)
 
 
-def test_scores_stand_side_by_side(parts):
-    whole = study(pd.concat(parts, ignore_index=True))
+def test_scores_stand_side_by_side(whole):
     (side,) = side_by_side(whole.cells)
     assert side.header == ["Method", "70 %", "90 %"]
     assert side.body == [  # 270 of 300 are right with the full cache
@@ -58,13 +64,14 @@ def test_scores_stand_side_by_side(parts):
         ["restkv_neither", "90.0 → 90.0", "90.0 → -"],
     ]
     assert "| restkv_neither | 90.0 → 90.0 | 90.0 → - |" in answer.text(whole)
-    assert list(side_by_side(study(parts[0]).cells)) == []
 
 
-def test_limits_name_what_they_are_of(parts):
-    assert not any(said.startswith("replay: ") for said in answer.limits(study(parts[0])))
+def test_limits_name_what_they_are_of(parts, whole):
+    alone = study(parts[0])
+    assert list(side_by_side(alone.cells)) == []
+    assert not any(said.startswith("replay: ") for said in answer.limits(alone))
     both = pd.concat(parts, ignore_index=True)
-    leads = {said.split(": ")[0] for said in answer.limits(study(both))}
+    leads = {said.split(": ")[0] for said in answer.limits(whole)}
     assert {"replay", "context"} <= leads
     other = both.assign(task="second", cell_key="second-" + both["cell_key"])
     tasks = study(pd.concat([both, other], ignore_index=True))
@@ -73,8 +80,8 @@ def test_limits_name_what_they_are_of(parts):
     assert headline(tasks)[0].startswith("Of 8 settings of task, protocol and eviction, ReST-KV ")
 
 
-def test_the_first_sentence_of_each_protocol_stands_out(parts):
+def test_the_first_sentence_of_each_protocol_stands_out(whole):
     for registered in (True, False):
-        whole = study(pd.concat(parts, ignore_index=True), registered=registered)
-        strong = [one for one in headline(whole) if f"**{one}**" in answer.text(whole)]
-        assert strong == list(headline(whole)[::2])
+        one = replace(whole, registered=registered)
+        said, text = headline(one), answer.text(one)
+        assert [each for each in said if f"**{each}**" in text] == list(said[::2])

@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 
 from harness import __main__ as program
+from harness import stats
 from harness.report import answer, build, files, page, plots, published
 from harness.report.headline import headline
+from harness.report.study import Study
 from tests.answer.conftest import study_samples
 from tests.answer.test_answer import study
 
@@ -21,8 +23,13 @@ def samples() -> pd.DataFrame:
     return study_samples(LOST).assign(model=MODEL, task="docvqa_val", protocol="paper")
 
 
-def test_cells_stand_beside_what_was_published_of_them(samples):
-    found = published.beside(study(samples).cells, pd.DataFrame())
+@pytest.fixture(scope="module")
+def whole(samples) -> Study:
+    return study(samples)
+
+
+def test_cells_stand_beside_what_was_published_of_them(whole):
+    found = published.beside(whole.cells, pd.DataFrame())
     assert list(found.columns) == published.COLUMNS
     assert found[["method", "ratio", "published", "accuracy"]].round(6).values.tolist() == [
         ["full", 0.0, 0.95, 0.9],
@@ -37,19 +44,18 @@ def test_cells_stand_beside_what_was_published_of_them(samples):
     [{"model": "qwen2_vl_2b"}, {"task": "docvqa_test"}, {"task": "mmbench_en_dev"}],
 )
 def test_nothing_stands_beside_another_model_or_task(samples, other):
-    assert published.beside(study(samples.assign(**other)).cells, pd.DataFrame()).empty
+    assert published.beside(stats.summarise(samples.assign(**other)), pd.DataFrame()).empty
 
 
 def test_budgets_are_compared_with_budgets(samples):
     own = samples.assign(budget=samples["ratio"].map({0.9: 128, 0.7: 100}), ratio=float("nan"))
     own.loc[samples["method"].isin(["full", "blank_image"]), "ratio"] = 0.0
-    found = published.beside(study(own).cells, pd.DataFrame())
+    found = published.beside(stats.summarise(own), pd.DataFrame())
     assert list(found["method"]) == ["full", "snapkv"]
     assert found.iloc[1][["budget", "published"]].tolist() == pytest.approx([128, 0.801])
 
 
-def test_report_and_page_and_picture_show_them(samples, tmp_path: Path):
-    whole = study(samples)
+def test_report_and_page_and_picture_show_them(samples, whole):
     said = answer.text(whole)
     assert "Qwen2-VL-7B-Instruct on docvqa" in said
     assert "| snapkv | 90 % | EffiVLM-Bench | 92.0 | 80.0" in said
@@ -63,17 +69,18 @@ def test_report_and_page_and_picture_show_them(samples, tmp_path: Path):
     ]
     assert sorted(stars) == pytest.approx([79.0, 92.0])
     assert "published" in figure.get_supxlabel()
-    plain = plots.figure(study(samples.assign(task="other")).cells)
+    plain = plots.figure(stats.summarise(samples.assign(task="other")))
     assert not any(line.get_marker() == "*" for axis in plain.axes for line in axis.lines)
 
 
-def test_under_replay_it_says_what_differs(samples):
+def test_under_replay_it_says_what_differs(samples, whole):
     (rows,) = published.of(study(samples.assign(protocol="replay")))
     assert any("Published under paper" in note and "under replay" in note for note in rows.notes)
-    (same,) = published.of(study(samples))
+    (same,) = published.of(whole)
     assert not any("Published under" in note for note in same.notes)
 
 
+@pytest.mark.usefixtures("quick_report")
 def test_the_command_prints_them(samples, tmp_path: Path, monkeypatch, capsys):
     manifest = {"plan": {"resamples": 199}}
     for name, part in {"run": samples, "other": samples.assign(task="mine")}.items():

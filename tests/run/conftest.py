@@ -1,3 +1,4 @@
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from pandas.testing import assert_frame_equal
 
 from harness import __main__ as program
 from harness import stats
-from harness.run import collect
+from harness.report import build, reading
+from harness.run import collect, outcome, traces
 from tests.run.fakes import FakeEngine, write_mmbench
 
 Program = Callable[..., int]
@@ -66,6 +68,24 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     fake = FakeEngine()
     monkeypatch.setattr(collect, "load_engine", lambda *loading: fake)
     return fake
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that end with samples, traces and manifest: statistics and tables of them are two thirds
+    of a small run, and many tests are about what was asked and stored.
+    """
+
+    def write(job, asked, store, frame, record, *how) -> None:
+        traces.write(store, asked, job.config.model.name, job.folder, {})
+        facts = outcome.manifest(job, asked, store, frame, record) | {
+            "samples": build.digest(frame)
+        }
+        frame.to_parquet(job.folder / build.SAMPLES, index=False)
+        (job.folder / build.MANIFEST).write_text(json.dumps(facts))
+        reading.seal(job.folder)
+
+    monkeypatch.setattr(outcome, "write", write)
 
 
 @pytest.fixture

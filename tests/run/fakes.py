@@ -9,8 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from datasets import Dataset, Features, Value
-from datasets import Image as Picture
 from PIL import Image
 
 from harness.engine import NotFinite
@@ -31,6 +29,9 @@ configs:
 
 def write_mmbench(folder: Path, questions: int = 9) -> Path:
     """A folder in MMBench's layout: `questions` questions of 2 to 4 options, every rotation."""
+    from datasets import Dataset, Features, Value  # late: programs that tests start need none
+    from datasets import Image as Picture
+
     rows = [row for number in range(questions) for row in _rotations(number)]
     rows.sort(key=lambda row: row["index"])  # all first rotations, then all second ones, ...
     (folder / "en").mkdir(parents=True)

@@ -129,6 +129,7 @@ def test_no_verdict_where_what_it_rests_on_failed(
         assert "random at 0.9 (" in (tmp_path / "run" / "answer.md").read_text()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_full_cache_that_is_not_finite_stops_the_run_every_time(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_full_cache_that_is_not_finite_stops_the_run_every_time(
     assert not read(tmp_path, "samples")["failed"].any()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_rows_that_do_not_fit_into_memory_fail_by_name_and_the_others_go_on(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys, monkeypatch
 ) -> None:

@@ -100,6 +100,7 @@ def test_odd_characters_in_a_question_stop_nothing(
     assert {*frame["question"]} >= {odd}
 
 
+@pytest.mark.usefixtures("no_report")
 def test_data_put_right_are_other_data(
     call: Program, engine: FakeEngine, asks: list[str], tmp_path: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_run_of_both_is_the_two_runs_in_one(
     assert (texts["text", "replay"] != texts["text", "context"]).any()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_what_one_protocol_answered_is_not_asked_again(
     call: Program, engine: FakeEngine, asked: list[str]
 ) -> None:
@@ -60,6 +61,7 @@ def test_what_one_protocol_answered_is_not_asked_again(
     assert {cell.protocol for cells in engine.calls[before:] for cell in cells} == {"context"}
 
 
+@pytest.mark.usefixtures("no_report")
 def test_prompts_and_kept_tokens_are_told_for_each(
     call: Program, engine: FakeEngine, asked: list[str], tmp_path
 ) -> None:
@@ -94,6 +96,7 @@ def test_prompts_with_nothing_before_their_question_are_refused_before_a_model_l
     assert "give protocol=replay" in said
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_video_is_something_before_the_question(
     call: Program, engine: FakeEngine, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +106,7 @@ def test_a_video_is_something_before_the_question(
     assert call(*asked, "protocol=context", "run.name=a") == 0
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize(
     ("protocol", "said"),
     [

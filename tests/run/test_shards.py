@@ -138,6 +138,7 @@ def test_a_part_computes_only_the_cells_that_the_store_lacks(
     assert table(tmp_path / "run", "cells").equals(table(in_one, "cells"))
 
 
+@pytest.mark.usefixtures("no_report")
 def test_parts_of_other_settings_or_software_are_refused(
     call: Program, counting: Counts, overrides: list[str], tmp_path: Path, capsys
 ):

@@ -76,6 +76,7 @@ def test_a_run_leaves_its_tables_and_nothing_outside_its_folder(
     assert max(map(len, [*plain, *err.replace("\r", "\n").splitlines()])) <= 100
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_second_run_computes_nothing_and_loads_no_model(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, monkeypatch
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_second_run_computes_nothing_and_loads_no_model(
     pd.testing.assert_frame_equal(samples(tmp_path), first)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_new_method_computes_its_own_cells_beside_the_full_cache(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
 ) -> None:
@@ -106,6 +108,7 @@ def test_a_new_method_computes_its_own_cells_beside_the_full_cache(
     assert len(second) == len(first) + ROWS
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_larger_limit_goes_on_from_a_smaller_one(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
 ) -> None:
@@ -119,6 +122,7 @@ def test_a_larger_limit_goes_on_from_a_smaller_one(
     assert samples(tmp_path)["question_id"].nunique() == 5
 
 
+@pytest.mark.usefixtures("no_report")
 def test_other_weights_share_no_answers(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
 ) -> None:
@@ -134,6 +138,7 @@ def test_other_weights_share_no_answers(
     assert len(list((tmp_path / "answers").glob("*.sqlite"))) == 2
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_control_sees_a_uniform_image_of_the_same_size(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
 ) -> None:
@@ -159,6 +164,7 @@ def test_budgets_take_the_place_of_ratios(
     assert cells["ratio"].isna().all()
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_multirun_has_a_folder_a_job_and_goes_on_after_a_bad_one(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:
@@ -173,6 +179,7 @@ def test_a_multirun_has_a_folder_a_job_and_goes_on_after_a_bad_one(
         assert set(frame["method"]) == {"full", "blank_image", method}
 
 
+@pytest.mark.usefixtures("no_report")
 def test_interrupting_leaves_a_store_that_goes_on(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys, monkeypatch
 ) -> None:
@@ -318,6 +325,7 @@ def test_a_spoilt_run_folder_is_refused_and_left_alone(
     assert engine.calls == []
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_spoilt_store_is_refused_left_alone_and_repaired_on_request(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:

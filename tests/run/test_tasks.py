@@ -101,6 +101,7 @@ def test_a_run_of_two_tasks_holds_a_table_of_each(
     assert "mmbench_en_dev: 4 cells x 27 rows, 27 to compute" in out
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_second_task_leaves_the_answers_of_the_first(
     call: Program, engine: FakeEngine, overrides: list[str], two: list[str], tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def text_model(folder: Path) -> str:
     return f"model.pretrained={folder}"
 
 
+@pytest.mark.usefixtures("no_report")
 def test_whether_it_takes_images_is_read_from_the_model(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path, capsys
 ) -> None:
@@ -193,6 +195,7 @@ def test_every_task_file_names_what_there_is() -> None:
         assert tasks.expand(chosen), path.stem
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_task_can_leave_the_blank_image_out(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
 ) -> None:
@@ -279,6 +282,7 @@ def test_options_of_generated_data_are_checked(
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize(
     "changed",
     [

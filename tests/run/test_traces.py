@@ -13,7 +13,6 @@ from PIL import Image
 
 from harness.records import older
 from harness.records.store import Store
-from harness.report import evidence
 from harness.run import collect, traces
 from harness.run.asked import Asked
 from harness.settings.grid import BLANK_IMAGE, Cell
@@ -26,10 +25,8 @@ PROMPTS = ["model", "task", "protocol", "row", "segments", "tokens", "images", "
 KEPT = ["model", "task", "protocol", "method", "ratio", "budget", "control", "cell_key", "row"]
 
 
-@pytest.fixture(autouse=True)
-def no_flips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images of the shown rows alone; those of changed answers come on top, see test_reports."""
-    monkeypatch.setattr(evidence, "rows_shown", lambda study: {})
+# Without the images of changed answers, which come on top of those of the shown rows: test_reports.
+pytestmark = pytest.mark.usefixtures("no_report")
 
 
 def read(folder: Path, name: str) -> pd.DataFrame:

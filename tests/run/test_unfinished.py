@@ -160,6 +160,7 @@ def test_the_score_so_far_is_that_of_the_report(
     assert len(last) == len(cells)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_questions_are_answered_whole_and_in_the_order_of_limits(
     call: Program, stopping_engine: Stops, overrides: list[str], tmp_path: Path
 ):

@@ -35,7 +35,8 @@ import json, os, runpy, sys
 import pandas, PIL.Image, torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPVisionModel
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration, LlavaProcessor
-import harness.engine, methods
+import methods
+from harness.engine import Engine
 from harness.embedded import TINY_VLM
 from harness.models.loading import load
 
