@@ -9,7 +9,7 @@ import pandas as pd
 from harness.report import tables
 
 LESS = 0.02  # of the bytes: what a cell must save beyond its entries to count as stored in few bits
-TITLE = "share of the KV cache's bytes that is left{}, and compression factor (log scale)"
+TITLE = "share of the KV cache's bytes {}compression factor (log scale)"
 
 
 def differ(cells: pd.DataFrame) -> bool:
@@ -26,7 +26,7 @@ def on_host(cells: pd.DataFrame) -> bool:
 
 def title(rows: pd.DataFrame) -> str:
     """What the axis shows."""
-    return TITLE.format(" on the device" if on_host(rows) else "")
+    return TITLE.format("left on the device, " if on_host(rows) else "that is left, and ")
 
 
 def placed(cells: pd.DataFrame) -> pd.DataFrame:
