@@ -46,7 +46,6 @@ PUBLICATIONS = (
     Publication("learned", ("experiment=learned", "limit=120")),
     Publication("field", ("experiment=field",)),
     Publication("bytes", ("experiment=bytes",)),
-    Publication("bytes_smollm2", ("experiment=bytes_smollm2",)),
     Publication("sparse_prefill", ("experiment=sparse_prefill",)),
     Publication(
         "smol_vlm",
