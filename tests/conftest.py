@@ -29,6 +29,9 @@ if not glob.glob("/dev/nvidia[0-9]*"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# The collector would look at young objects every 700 allocations, which frames make in no time.
+gc.set_threshold(10_000, 10, 10)
+
 # Before the large libraries: pydantic looks for the source of wandb's classes among all modules
 # there are, which takes ten seconds where they are thousands.
 import wandb  # noqa: E402, F401
