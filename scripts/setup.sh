@@ -32,6 +32,8 @@ elif [ "$(uname -s)" = Linux ]; then
   echo "no NVIDIA driver: installing CPU torch $torch"
   pip "torch==$torch+cpu" 2>/dev/null ||
     pip "torch==$torch" --index-url https://download.pytorch.org/whl/cpu
+  # Compiled while the rest is installed: tests begin with several processes, which would do it each.
+  "$venv/bin/python" -c 'import torch._dynamo, torch.distributed.tensor' >/dev/null 2>&1 &
   pip --no-deps "torchvision==$torchvision+cpu" 2>/dev/null ||
     pip --no-deps "torchvision==$torchvision" --index-url https://download.pytorch.org/whl/cpu \
       2>/dev/null ||
@@ -45,6 +47,7 @@ fi
 pip -r requirements/base.txt
 pip --no-deps lmms-eval==0.7.3 lm-eval==0.4.13
 pip --no-deps --editable .
+wait
 [ -z "$gpu" ] || "$venv/bin/python" - <<'EOF'
 import sys
 

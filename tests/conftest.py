@@ -29,6 +29,9 @@ if not glob.glob("/dev/nvidia[0-9]*"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# The collector would look at young objects every 700 allocations, which frames make in no time.
+gc.set_threshold(10_000, 10, 10)
+
 # Before the large libraries: pydantic looks for the source of wandb's classes among all modules
 # there are, which takes ten seconds where they are thousands.
 import wandb  # noqa: E402, F401
@@ -87,16 +90,21 @@ def whole_report() -> None:
 
 
 @pytest.fixture
+def own_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The claims of the paper are held against a run alone, and not against results/ as well."""
+    from harness.report import build, ledger  # late: not every test reports
+
+    alone = partial(ledger.rows, published=Path("nowhere"), bench=Path("nowhere"))
+    monkeypatch.setattr(build, "ledger", SimpleNamespace(rows=alone))
+
+
+@pytest.fixture
 def quick_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that only say what they would be in place of page and pictures: half of a small run.
-
-    The claims of the paper are held against this run alone, and not against results/ as well.
-    """
+    """Files that only say what they would be in place of page and pictures: half of a small run."""
     if "whole_report" not in request.fixturenames:
-        from harness.report import build, field, heatmap, ledger, page, plots  # late: not all draw
+        from harness.report import field, heatmap, page, plots  # late: not every test draws
 
-        alone = partial(ledger.rows, published=Path("nowhere"), bench=Path("nowhere"))
-        monkeypatch.setattr(build, "ledger", SimpleNamespace(rows=alone))
+        request.getfixturevalue("own_claims")
         monkeypatch.setattr(page, "write", lambda study, path, *_: path.write_text("a page"))
         pictures = (plots, "curve"), (plots, "bytes_curve"), (heatmap, "heatmap"), (field, "field")
         for drawing in pictures:

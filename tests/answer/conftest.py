@@ -45,6 +45,11 @@ def study_samples(
     return pd.concat(parts, ignore_index=True)
 
 
+@pytest.fixture(autouse=True)
+def quick(own_claims: None) -> None:
+    """See `own_claims`."""
+
+
 @pytest.fixture
 def make_study_samples() -> Callable[..., pd.DataFrame]:
     return study_samples

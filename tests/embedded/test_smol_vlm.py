@@ -21,7 +21,7 @@ from harness.models.parts import ADAPTER, PARTS
 from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
 
 LETTERS = "ABCD"
-SEED, ROWS = 77, 24  # neither the benchmark's nor training's
+SEED, ROWS = 77, 12  # neither the benchmark's nor training's
 
 
 def test_the_adapter_is_small_and_its_training_is_on_record() -> None:
@@ -64,6 +64,6 @@ def test_it_reads_pictures_and_a_kept_cache_answers_as_the_whole_one(loaded) -> 
             {"type": "text", "text": prompt(question)},
         ]
         asked = loaded.prompt([{"role": "user", "content": parts}])
-        (full,) = engine.run(asked, [Branch()], Generation(4), LETTERS)
+        (full,) = engine.run(asked, [Branch()], Generation(1), LETTERS)
         right += full.text.strip() == LETTERS[question.options.index(question.answer)]
-    assert right >= 0.5 * ROWS
+    assert right >= 8  # by chance once in fifty times

@@ -36,7 +36,7 @@ def cells(variants):
     return [Branch(), *(Branch(policy, 0.6) for policy in policies)]
 
 
-def run(model, prompt, branches, choice, protocol="replay", tokens=3):
+def run(model, prompt, branches, choice, protocol="replay", tokens=2):
     engine = Engine(wrap(model), Protocol(protocol), kernels=choice)
     return engine.run(prompt, branches, Generation(tokens), ("A", "B"))
 
@@ -75,13 +75,13 @@ def test_every_operation_of_the_engine_is_launched(monkeypatch):
             short = name.rpartition(".")[2]
             monkeypatch.setattr(module, "launch", noting(short, module.launch))
     variants = [*GROWING[:1], *HOLDING[:2]]
-    run(BUILDERS["llama"](), make_prompt("llama"), cells(variants), "triton", tokens=3)
+    run(BUILDERS["llama"](), make_prompt("llama"), cells(variants), "triton")
     wanted = {"gather_entries", "append_entries", "move_entries", "ragged_attention"}
     wanted |= {"window_lse", "window_columns", "reconstruction", "pooling"}
     wanted |= {"row_lse", "column_sums", "lowest_entries"}
     assert names == wanted
     names.clear()
-    run(BUILDERS["llama"](), make_prompt("llama"), cells(variants), "torch", tokens=3)
+    run(BUILDERS["llama"](), make_prompt("llama"), cells(variants), "torch")
     assert not names
 
 
