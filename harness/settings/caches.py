@@ -49,14 +49,14 @@ class Stored:
                 f"{most:,}."
             )
 
-    def _part(self) -> None:
-        value = getattr(self, "mass", None)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < float(str(value)) <= 1:
-            raise ValueError(
-                f"cache_mass={value!r} is not a share of attention; give a number above 0, up to 1."
-            )
-        object.__setattr__(self, "mass", float(str(value)))
+
+def _mass(value: object) -> float:
+    """A share of attention, or ValueError."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+        return float(value)
+    raise ValueError(
+        f"cache_mass={value!r} is not a share of attention; give a number above 0, up to 1."
+    )
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class PQKeys(Stored):
         self._whole("parts", 1)
         self._whole("residual", 0)
         if self.mass is not None:
-            self._part()
+            object.__setattr__(self, "mass", _mass(self.mass))
 
     @property
     def share(self) -> float | None:
@@ -131,7 +131,7 @@ class HostValues(Stored):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored."""
-        self._part()
+        object.__setattr__(self, "mass", _mass(self.mass))
         self._whole("residual", 0)
 
     @property
