@@ -38,7 +38,7 @@ def check_analysis(analysis: AnalysisConfig, methods: Mapping[str, object]) -> N
         if label not in known:
             raise UserError(
                 f"analysis.{name}={label} is no method: name one of those chosen "
-                f"({', '.join(methods)}), or another of {', '.join(sorted(known - {*methods}))}."
+                f"({', '.join(methods)}), or another label that evictbench --help lists."
             )
     _check_contrasts(analysis.contrasts, known)
     for text in (analysis.question, *(pair.asks for pair in analysis.contrasts)):

@@ -53,7 +53,9 @@ def test_pictures_and_page_show_it(packed, make_sweep, tmp_path, write_report):
     inside = [line for line in marks if line.get_transform() == axis.transData]
     places = {round(float(line.get_xdata()[0]), 6) for line in inside}
     assert places == {round(x, 6) for x in sizes.placed(cells)["x"]}
-    assert axis.get_xlabel() == sizes.TITLE
+    assert "bytes that is left, and" in axis.get_xlabel()
+    away = plots.figure(cells.assign(host_bytes=1.0), by_bytes=True).axes[0]
+    assert "bytes left on the device, compression" in away.get_xlabel()
     found = dict(figures.curves(cells, pd.DataFrame(), by_bytes=True))
     drawn = {line.name: line.x for one in found.values() for line in one.data if line.name}
     assert drawn["full_2bit"] == pytest.approx((3.0,), abs=1e-2)

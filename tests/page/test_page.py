@@ -53,7 +53,7 @@ def test_policy_stops_every_other_script(browser, tmp_path, demo):
     page = browser.new_page()
     refused = []
     page.on("console", lambda message: refused.append(message.text))
-    page.goto(path.as_uri())
+    page.goto(path.as_uri(), timeout=120_000)
     page.wait_for_timeout(100)
     assert page.title() == "demo"
     assert sum("Content Security Policy" in text for text in refused) >= 2
