@@ -45,6 +45,7 @@ PUBLICATIONS = (
     Publication("long_answers", ("experiment=long_answers",)),
     Publication("learned", ("experiment=learned", "limit=120")),
     Publication("field", ("experiment=field",)),
+    Publication("field_ruler", ("experiment=field", "task=ruler_mini", "limit=40")),
     Publication("bytes", ("experiment=bytes",)),
     Publication("sparse_prefill", ("experiment=sparse_prefill",)),
     Publication(
