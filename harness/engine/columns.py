@@ -213,8 +213,8 @@ class ByCodes(Column):
 
     @property
     def able(self) -> Tensor:
-        """Those that have centroids."""
-        return self.sizes > 0
+        """Those that have all centroids: few would make all later keys alike."""
+        return self.sizes == 2**self.bits
 
     @property
     def row_bytes(self) -> Tensor:

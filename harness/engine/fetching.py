@@ -29,12 +29,15 @@ class Fetched:
         self.passes = torch.zeros(cells, dtype=torch.long)
         self.rows = list(range(cells))
 
+    def begin(self, cells: Sequence[int]) -> None:
+        """One more pass of these cells."""
+        self.passes[[self.rows[each] for each in cells]] += 1
+
     def note(self, packed: Packed, read: Tensor) -> None:
-        """One more pass, which reads these entries, bool [P, step] on the host."""
+        """These entries are read, bool [P, step] on the host."""
         assert packed.on_host is not None
         cell = torch.tensor(self.rows)[packed.owner // packed.heads]
         self.bytes.index_add_(0, cell, read.sum(1) * packed.on_host.host_bytes)
-        self.passes[[self.rows[each] for each in packed.cells]] += 1
 
     def select(self, rows: Sequence[int]) -> Fetched:
         """The same notes, for these cells from now on."""

@@ -147,6 +147,8 @@ class StoredLayer(CompactLayer):
     def settle(self) -> None:
         """Pack the oldest entries of cells that hold enough of them."""
         for i, packed in enumerate(self.packed):
+            if packed.on_host is not None:
+                self.fetched.begin(packed.cells)
             least = packed.setting.residual + packed.setting.step
             own = packed.able()
             while len(due := own[self.tiles.counts[own] >= least]):

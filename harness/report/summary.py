@@ -19,7 +19,7 @@ SHARED = (
 )
 HOST = (
     "host: KiB of the prompt's entries on the host, which the cache's KiB and share leave out. "
-    "fetched: of them, what a pass brings to the device."
+    "fetched: KiB that a pass brings from there, those of an answer's own entries among them."
 )
 EXAMPLES = 10
 SHOWN = {
@@ -180,7 +180,7 @@ def _measured(cells: pd.DataFrame) -> list[str]:
     twice = cells["unparsed_rate_other"].notna().any()
     header[-1:-1] = ["unparsed %, other reading"] if twice else []
     away = sizes.on_host(cells)
-    header += ["host KiB", "fetched %"] if away else []
+    header += ["host KiB", "fetched KiB"] if away else []
     header += ["score ms", "decode ms"] if _timed(cells) else []
     rows = pd.concat([tables.references(cells), tables.compressed(cells)])
     found = [_measures(cell, twice, pictured, away) for _, cell in rows.iterrows()]
@@ -215,11 +215,10 @@ def _measures(cell: pd.Series, twice: bool, pictured: bool, away: bool) -> list[
 
 
 def _fetched(cell: pd.Series) -> list[str]:
-    """KiB on the host, and the share of them that a pass fetches; dashes where all is here."""
+    """KiB on the host, and KiB that a pass fetches; dashes where all is here."""
     if pd.isna(cell["host_bytes"]):
         return ["-", "-"]
-    share = percent(cell["fetched_bytes"] / cell["host_bytes"])
-    return [f"{cell['host_bytes'] / 1024:,.1f}", share]
+    return [f"{cell[name] / 1024:,.1f}" for name in ("host_bytes", "fetched_bytes")]
 
 
 def _by_ability(abilities: pd.DataFrame, place: str) -> list[str]:

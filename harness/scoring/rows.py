@@ -158,7 +158,7 @@ def answered(engine: Engine, row: Row, made: Ready) -> Answered:
         {key: each for key, each in shares.items() if each is not None},
         engine.told(),
         {key: read(found[key]) for key in row.full if key in found and sparse(found[key])},
-        {key: fetched(result) for key, result in found.items() if result.host_bytes},
+        {key: fetched(result) for key, result in found.items() if result.passes},
     )
 
 

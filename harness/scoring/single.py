@@ -30,7 +30,7 @@ class EvictBench(lmms):
     as restkv_nospatial is one too), ratio (evicted fraction) or budget (kept tokens), protocol,
     tail, prefill (dense, or the name of a pattern with its published parameters), dtype, kernels
     (auto, triton, torch), as in the sweep's model settings max_length and max_prompt (tokens) and
-    tile (pixels), and cache (quantized) with cache_bits, cache_group and cache_residual. Any
+    tile (pixels), and cache (quantized, pq_keys, host_values) with cache_bits and so on. Any
     parameter of the method goes by its name, but for one: its parameter `budget`, how layers and
     heads share the kept tokens, is called `rule` here (rule=pyramid), because budget=16 is their
     number.

@@ -148,41 +148,47 @@ NAMES = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind().p
 
 def spread(chosen: Mapping[str, Any], wide: Mapping[str, object]) -> dict[str, Any]:
     """The labels with their parameters, and with what is given for all of them where they set
-    nothing of their own; the full cache stays as it is. UserError for what reaches none.
+    nothing of their own; null sets nothing, and the full cache stays as it is.
+
+    UserError for what reaches no label.
     """
     found: dict[str, Any] = {}
     reached: set[str] = set()
+    stored = False
     for label, node in chosen.items():
         found[label] = node
-        if not wide or not isinstance(node, Mapping) or label == "full":
+        if not isinstance(node, Mapping) or label == "full":
             continue
-        given = {name: v for name, v in node.items() if (name, v) != ("cache", FULL_PRECISION)}
-        name = {**wide, **given}.get("cache", FULL_PRECISION)
-        if name == FULL_PRECISION:
+        own = {name: v for name, v in node.items() if name not in NAMES or v is not None}
+        kind = own.get("cache", wide.get("cache", FULL_PRECISION))
+        found[label] = own
+        if kind == FULL_PRECISION:
             continue
-        usual = KINDS[name]().params if name in KINDS else {"cache": name}
-        taken = {key: value for key, value in wide.items() if key == "cache" or key in usual}
-        own = {k: v for k, v in given.items() if k == "cache" or k not in usual or usual[k] != v}
-        found[label] = {**node, **taken, **own}
-        reached |= taken.keys()
+        stored = True
+        known = KINDS[kind]().params if kind in KINDS else {"cache": kind}
+        taken = {name: v for name, v in wide.items() if name in known and name not in own}
+        found[label] = {**own, **taken}
+        reached |= {name for name, v in wide.items() if found[label].get(name) == v}
     missed = {name: value for name, value in wide.items() if name not in reached}
-    if missed and wide != {"cache": FULL_PRECISION}:
-        _refuse(missed, bool(reached))
+    if missed and (stored or wide != {"cache": FULL_PRECISION}):
+        _refuse(missed, stored)
     return found
 
 
-def _refuse(wide: Mapping[str, object], others: bool) -> None:
-    """Of values that no chosen method takes; others: it takes some that were given."""
-    given = ", ".join(f"{name}={value}" for name, value in wide.items())
-    if others:
-        raise UserError(
-            f"{given} applies to none of the chosen methods, whose caches have no such setting: "
-            "leave it out, or choose another cache."
-        )
-    raise UserError(
-        f"{given} applies to none of the chosen methods, which keep all they have in full "
-        f"precision: give cache={QUANTIZED}, and choose a method other than full."
-    )
+def _refuse(missed: Mapping[str, object], stored: bool) -> None:
+    """Of values that no chosen method takes; stored: some method has a cache of its own."""
+    given = ", ".join(f"{name}={value}" for name, value in missed.items())
+    having = [name for name, kind in KINDS.items() if missed.keys() <= kind().params.keys()]
+    if "cache" in missed:
+        why = "which are the full cache, or say themselves how they store entries: "
+        what = "choose a method other than full, or leave it out."
+    elif stored:
+        why = "whose caches have no such setting, or set their own: "
+        what = "leave it out, or choose another cache."
+    else:
+        why = "which keep all they have in full precision: "
+        what = f"give cache={' or '.join(having)} as well, or leave it out."
+    raise UserError(f"{given} applies to none of the chosen methods, {why}{what}")
 
 
 def parted(params: Mapping[str, Any]) -> tuple[dict[str, Any], Stored | None]:
@@ -191,7 +197,7 @@ def parted(params: Mapping[str, Any]) -> tuple[dict[str, Any], Stored | None]:
     ValueError, one sentence, for values out of range, and for settings that its cache lacks.
     """
     own = {name: value for name, value in params.items() if name not in NAMES}
-    given = {name: value for name, value in params.items() if name in NAMES}
+    given = {name: v for name, v in params.items() if name in NAMES and v is not None}
     cache = given.pop("cache", FULL_PRECISION)
     if cache not in CACHES:
         raise ValueError(f"cache={cache!r} is not allowed; give one of {', '.join(CACHES)}.")

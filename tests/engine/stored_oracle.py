@@ -93,6 +93,8 @@ class Head:
 
     def pack(self):
         """As many of the oldest as are due."""
+        if isinstance(self.setting, PQKeys) and len(self.first) < 2**self.setting.bits:
+            return
         while (
             self.setting is not None and len(self.open) >= self.setting.residual + self.setting.step
         ):

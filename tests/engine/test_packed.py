@@ -183,6 +183,7 @@ def test_a_layer_that_shares_keys_reads_what_their_own_layer_reads():
         layer.update(*new)
         own = layer.attend(query, *new, 1.3)
         torch.testing.assert_close(layer.share(query, 1.3), own)
+        assert layer.fetched.passes.tolist() == [0, 1, 1]  # one, whoever looks
 
 
 def test_what_is_fetched_is_noted_of_the_cell_that_fetched_it():
@@ -190,9 +191,11 @@ def test_what_is_fetched_is_noted_of_the_cell_that_fetched_it():
     notes = layer.fetched
     whole = HEADS * 26 * VALUE_DIM * 4
     assert layer.host_sizes().tolist() == [0, 0, *[whole // HEADS] * 4]
+    layer.settle()
     layer.readable(torch.randn(3, HEADS, 1, DIM), layer.token, 1.0)
     assert (notes.bytes.tolist(), notes.passes.tolist()) == ([0, whole, whole], [0, 1, 1])
     layer.batch_select_indices(torch.tensor([2, 0]))
+    layer.settle()
     layer.readable(torch.randn(2, HEADS, 1, DIM), layer.token, 1.0)
     assert (notes.bytes.tolist(), notes.passes.tolist()) == ([0, whole, 2 * whole], [0, 1, 2])
     assert layer.copy().fetched.bytes.tolist() == [0, 0]

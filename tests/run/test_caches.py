@@ -12,6 +12,7 @@ from harness.run import sweep
 from harness.run.validate import Job
 from harness.scoring.bridge import Bridge
 from harness.scoring.single import single_cell
+from harness.settings import caches
 from harness.settings.caches import Quantized
 from harness.settings.grid import Cell, cell_key
 from tests.run.conftest import Program
@@ -107,7 +108,11 @@ def test_keys_of_earlier_answers_hold_and_every_part_of_a_cache_changes_one(
         (["cache=pq_keys", "cache_bits=9"], "cache_bits=9 is not allowed; give a whole number"),
         (["cache=host_values", "cache_mass=0"], "cache_mass=0.0 is not a share of attention"),
         (["cache=host_values", "cache_parts=4"], "cache_parts=4 applies to none of the chosen"),
-        (["cache_mass=0.9"], "cache_mass=0.9 applies to none of the chosen methods"),
+        (["cache_mass=0.9"], "full precision: give cache=pq_keys or host_values as well, or leave"),
+        (["method=[snapkv_quantized]", "cache=pq_keys"], "say themselves how they store entries"),
+        (["method=[snapkv_quantized]", "cache=full_precision"], "cache=full_precision applies to"),
+        (["method=[snapkv_quantized]", "cache_mass=0.9"], "whose caches have no such setting"),
+        (["method=[full]", "cache=pq_keys"], "choose a method other than full, or leave it out."),
         (
             ["+methods.snapkv.cache=host_values", "+methods.snapkv.cache_group=8"],
             "cache_group=8 does nothing with cache=host_values; give cache=quantized",
@@ -161,6 +166,18 @@ def test_each_kind_of_cache_takes_the_settings_that_it_has(compose: Callable[...
     assert dict(cell.params)["cache_mass"] == 1.0
 
 
+def test_what_a_label_says_of_its_cache_stays(compose: Callable[..., Job]) -> None:
+    """As the labels of an experiment do, though what they say is usual."""
+    own = ("+methods.snapkv.cache=quantized", "+methods.snapkv.cache_bits=4")
+    plain = "+methods.restkv.cache=full_precision"
+    job = compose("method=[snapkv,restkv,tova]", *own, plain, "cache=quantized", "cache_bits=2",
+                  "decode=grow")  # fmt: skip
+    found = {one.label: dict(one.params).get("cache_bits") for one in job.variants}
+    assert found == {"snapkv": 4, "restkv": None, "tova": 2}
+    again = caches.spread(dict(job.config.methods), {"cache": "quantized", "cache_bits": 2})
+    assert again["tova"] == job.config.methods["tova"]  # as a run finds its settings
+
+
 def test_reports_tell_what_lies_on_the_host(
     call: Program, engine: FakeEngine, overrides: list[str], tmp_path: Path
 ) -> None:
@@ -176,8 +193,8 @@ def test_reports_tell_what_lies_on_the_host(
     assert set(own["fetched_bytes"]) == {300}
     assert samples.loc[samples["method"] == "full", "passes"].isna().all()
     summary = (tmp_path / "run" / "summary.md").read_text()
-    assert "| host KiB | fetched % |" in summary
-    assert "| 0.4 | 25.0 |" in summary
+    assert "| host KiB | fetched KiB |" in summary
+    assert "| 0.4 | 0.1 |" in summary
 
 
 def test_lmms_eval_takes_the_same_names() -> None:

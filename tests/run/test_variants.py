@@ -174,7 +174,11 @@ def test_all_variants_compose_to_what_their_files_say(compose: Callable[..., Job
     expected = {
         label: methods.parameters(bases[label])
         | (caches.KINDS[node["cache"]]().params if "cache" in node else {})
-        | {k: 3 if k == "seed" else v for k, v in node.items() if k not in ("defaults", "method")}
+        | {
+            k: 3 if k == "seed" else v
+            for k, v in node.items()
+            if k not in ("defaults", "method") and v is not None
+        }
         for label, node in nodes.items()
         if label != "full"
     }
