@@ -70,35 +70,55 @@ class Column(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class ByChannel(Column):
-    """Keys with one grid for each channel of a group."""
+class InFewBits(Column):
+    """Vectors on grids of so many bits a number; dim, dtype: of what comes back."""
 
     coded: Coded
     bits: int
     dim: int
     dtype: torch.dtype
 
-    @classmethod
-    def of(cls, keys: Tensor, present: Tensor, bits: int) -> ByChannel:
-        """Code keys [P, n, d]; each group has an entry."""
-        return cls(by_channel(keys, present, bits), bits, keys.shape[-1], keys.dtype)
+    @abstractmethod
+    def coding(self, vectors: Tensor, present: Tensor) -> Coded:
+        """Later groups, whose grids are their own."""
 
-    def read(self, rows: Tensor) -> Tensor:
-        """As they come back."""
-        return from_channels(self.coded, self.bits, self.dim, self.dtype)
-
-    def extended(self, vectors: Tensor, present: Tensor, rows: Tensor) -> ByChannel:
+    def extended(self, vectors: Tensor, present: Tensor, rows: Tensor) -> InFewBits:
         """Later groups have grids of their own."""
-        return replace(self, coded=_joined(self.coded, by_channel(vectors, present, self.bits)))
+        pairs = zip(self.coded, self.coding(vectors, present), strict=True)
+        return replace(self, coded=Coded(*map(torch.cat, pairs)))
 
-    def select(self, groups: Tensor, rows: Tensor) -> ByChannel:
+    def select(self, groups: Tensor, rows: Tensor) -> InFewBits:
         """Only these groups."""
-        return replace(self, coded=_picked(self.coded, groups))
+        own = shared(groups, self.coded.codes.device)
+        return replace(self, coded=Coded(*(each[own] for each in self.coded)))
 
     @property
     def nbytes(self) -> int:
         """Of codes, steps and zeros."""
         return self.coded.nbytes
+
+    @property
+    def _grid_bytes(self) -> int:
+        """Of the steps and zeros that belong together."""
+        return 2 * self.coded.step.shape[-1] * self.coded.step.element_size()
+
+
+@dataclass(frozen=True, eq=False)
+class ByChannel(InFewBits):
+    """Keys with one grid for each channel of a group."""
+
+    @classmethod
+    def of(cls, keys: Tensor, present: Tensor, bits: int) -> ByChannel:
+        """Code keys [P, n, d]; each group has an entry."""
+        return cls(by_channel(keys, present, bits), bits, keys.shape[-1], keys.dtype)
+
+    def coding(self, vectors: Tensor, present: Tensor) -> Coded:
+        """As the first ones."""
+        return by_channel(vectors, present, self.bits)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """As they come back."""
+        return from_channels(self.coded, self.bits, self.dim, self.dtype)
 
     @property
     def entry_bytes(self) -> int:
@@ -108,46 +128,32 @@ class ByChannel(Column):
     @property
     def group_bytes(self) -> int:
         """Of its steps and zeros."""
-        return 2 * self.coded.step.shape[-1] * self.coded.step.element_size()
+        return self._grid_bytes
 
 
 @dataclass(frozen=True, eq=False)
-class ByToken(Column):
+class ByToken(InFewBits):
     """Values with one grid for every `group` channels of an entry."""
 
-    coded: Coded
-    bits: int
     group: int
-    dim: int
-    dtype: torch.dtype
 
     @classmethod
     def of(cls, values: Tensor, group: int, bits: int) -> ByToken:
         """Code values [P, n, dv]."""
-        return cls(by_token(values, group, bits), bits, group, values.shape[-1], values.dtype)
+        return cls(by_token(values, group, bits), bits, values.shape[-1], values.dtype, group)
+
+    def coding(self, vectors: Tensor, present: Tensor) -> Coded:
+        """As the first ones."""
+        return by_token(vectors, self.group, self.bits)
 
     def read(self, rows: Tensor) -> Tensor:
         """As they come back."""
         return from_tokens(self.coded, self.bits, self.dim, self.group, self.dtype)
 
-    def extended(self, vectors: Tensor, present: Tensor, rows: Tensor) -> ByToken:
-        """Every entry has grids of its own."""
-        return replace(self, coded=_joined(self.coded, by_token(vectors, self.group, self.bits)))
-
-    def select(self, groups: Tensor, rows: Tensor) -> ByToken:
-        """Only these groups."""
-        return replace(self, coded=_picked(self.coded, groups))
-
-    @property
-    def nbytes(self) -> int:
-        """Of codes, steps and zeros."""
-        return self.coded.nbytes
-
     @property
     def entry_bytes(self) -> int:
         """Of its codes, steps and zeros."""
-        step = self.coded.step
-        return self.coded.codes.shape[-1] + 2 * step.shape[-1] * step.element_size()
+        return self.coded.codes.shape[-1] + self._grid_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,12 +304,3 @@ class OnHost(Column):
     def host_bytes(self) -> int:
         """Of one vector, on the host."""
         return self.vectors.shape[-1] * self.vectors.element_size()
-
-
-def _joined(coded: Coded, later: Coded) -> Coded:
-    return Coded(*(torch.cat(pair) for pair in zip(coded, later, strict=True)))
-
-
-def _picked(coded: Coded, groups: Tensor) -> Coded:
-    own = shared(groups, coded.codes.device)
-    return Coded(*(each[own] for each in coded))
