@@ -51,9 +51,8 @@ class Counted:
 
     def __init__(self, cells: int, modality: Tensor, trace: bool) -> None:
         self.cells, self.modality = cells, modality
-        self.tokens = torch.zeros(
-            cells, dtype=torch.float64
-        )  # of a layer it may be no whole number
+        # Of a layer it may be no whole number.
+        self.tokens = torch.zeros(cells, dtype=torch.float64)
         self.images = torch.zeros(cells, device=modality.device)
         self.stored, self.away = (torch.zeros(cells, dtype=torch.long) for _ in range(2))
         length = len(modality)
