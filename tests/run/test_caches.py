@@ -168,14 +168,14 @@ def test_each_kind_of_cache_takes_the_settings_that_it_has(compose: Callable[...
 
 def test_what_a_label_says_of_its_cache_stays(compose: Callable[..., Job]) -> None:
     """As the labels of an experiment do, though what they say is usual."""
-    own = ("+methods.snapkv.cache=quantized", "+methods.snapkv.cache_bits=4")
+    few = ("+methods.snapkv.cache=quantized", "+methods.snapkv.cache_bits=4")
     plain = "+methods.restkv.cache=full_precision"
-    job = compose("method=[snapkv,restkv,tova]", *own, plain, "cache=quantized", "cache_bits=2",
+    job = compose("method=[snapkv,restkv,tova]", *few, plain, "cache=quantized", "cache_bits=2",
                   "decode=grow")  # fmt: skip
     found = {one.label: dict(one.params).get("cache_bits") for one in job.variants}
     assert found == {"snapkv": 4, "restkv": None, "tova": 2}
-    again = caches.spread(dict(job.config.methods), {"cache": "quantized", "cache_bits": 2})
-    assert again["tova"] == job.config.methods["tova"]  # as a run finds its settings
+    own = {"tova": job.config.methods["tova"]}  # as a run finds its settings, all spelled out
+    assert caches.spread(own, {"cache": "quantized", "cache_bits": 2}) == own
 
 
 def test_reports_tell_what_lies_on_the_host(
