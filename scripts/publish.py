@@ -46,7 +46,17 @@ PUBLICATIONS = (
     Publication("learned", ("experiment=learned", "limit=120")),
     Publication("field", ("experiment=field",)),
     Publication("field_ruler", ("experiment=field", "task=ruler_mini", "limit=40")),
+    Publication(
+        "field_smollm2",
+        (
+            "experiment=field",
+            "model=smollm2_135m",
+            "task=needle",
+            "tasks.needle.data.lengths=[1024,2048]",
+        ),
+    ),
     Publication("bytes", ("experiment=bytes",)),
+    Publication("bytes_smollm2", ("experiment=bytes_smollm2",)),
     Publication("sparse_prefill", ("experiment=sparse_prefill",)),
     Publication(
         "smol_vlm",
