@@ -130,9 +130,9 @@ class CompactLayer(CacheLayerMixin):
             turning = turns_of(pool, self.heads, self.reindexed, self.rotary, self.seen)
             query = self._turned(query, turning, pool)
         observed = any(holder.policy.observes for holder in self.holders) and not last
-        runs = pool.runs() if new == 1 and turning is None else None
+        runs = pool.runs() if turning is None else None
         outputs, rows = [], []
-        # Many tokens go by in blocks: plain torch repeats their queries for every tile.
+        # Many tokens go by in blocks: plain torch holds all their weights at once.
         block = max(1, _ROWS * self.heads // query.shape[1])
         for part, first in zip(query.split(block, 2), range(0, new, block), strict=True):
             output, weights = self._look(part, first, pool, scaling, observed, turning, runs)
@@ -160,7 +160,7 @@ class CompactLayer(CacheLayerMixin):
         if self.reindexed:
             turning = turns_of(pool, self.heads, self.reindexed, self.rotary, self.seen)
             query = self._turned(query, turning, pool)
-        runs = pool.runs() if new == 1 and turning is None else None
+        runs = pool.runs() if turning is None else None
         block = max(1, _ROWS * self.heads // query.shape[1])
         parts = zip(query.split(block, 2), range(-new, 0, block), strict=True)
         looks = [self._look(q, at, pool, scaling, False, turning, runs)[0] for q, at in parts]

@@ -60,16 +60,16 @@ def ragged_attention(
     owner int64 [T]: the sequence of a tile. The R rows are g query heads x `tokens` new tokens, and
     row r sees the places up to first + r % tokens, first int64 [1]: at least its own. Everything is
     on one device, and nothing in it is waited for. The kernel reads an entry once for the rows of
-    its sequence, up to 64. runs: of the whole pool, from callers that know them and whose rows see
-    every entry; plain torch then multiplies runs in place of tiles, and the weights are those of
-    `attend_runs`.
+    its sequence, up to 64. runs: of the whole pool, from callers that know them; a single token
+    then sees every entry. Plain torch multiplies runs in place of tiles, and the weights are those
+    of `attend_runs`.
     """
     assert queries.shape[1] % tokens == 0
     if by_triton(queries, keys, values):
         pool = (keys, values, places, table, counts, owner)
         return _by_triton(queries, *pool, first, tokens, scaling, rows, turning)
     if runs is not None and turning is None:
-        return attend_runs(queries, runs, scaling, rows)
+        return attend_runs(queries, runs, first, tokens, scaling, rows)
     if turning is not None:
         keys = _turned(keys, owner, turning)
     logits = product(queries[owner], keys.transpose(1, 2)).mul_(scaling)  # [T, R, tile]

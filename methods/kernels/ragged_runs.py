@@ -79,14 +79,21 @@ def _cuts(counts: Sequence[int], blocks: Sequence[int]) -> list[int]:
 
 
 def attend_runs(
-    queries: Tensor, runs: Sequence[Run], scaling: float, rows: bool = False
+    queries: Tensor,
+    runs: Sequence[Run],
+    first: Tensor,
+    tokens: int,
+    scaling: float,
+    rows: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Outputs [S, R, dv] of queries [S, R, d] that see every entry of their sequence.
+    """Outputs [S, R, dv] of queries [S, R, d], whose row r sees places up to first + r % tokens.
 
-    The runs are all the pool has, one behind the other. rows: also the weights float32 [S, R, n],
-    n the slots of the tiles that the longest sequence fills; 0 where there is no entry.
+    A single token sees every entry. first int64 [1]. The runs are all the pool has, one behind the
+    other. rows: also the weights float32 [S, R, n], n the slots of the tiles that the longest
+    sequence fills; 0 where there is no entry.
     """
     outputs, weights = [], None
+    token = None if tokens == 1 else first + torch.arange(tokens, device=first.device)[:, None]
     scaled = queries.float() * scaling
     if rows:
         widest = max(run.longest for run in runs)
@@ -94,8 +101,12 @@ def attend_runs(
         weights = queries.new_zeros(*queries.shape[:2], widest, dtype=torch.float32)
     for run in runs:
         logits = torch.bmm(scaled[run.sequences], run.keys[..., : run.longest].float())
+        places = run.places[..., : run.longest]
         if not run.even:
-            logits.masked_fill_(run.places[..., : run.longest] < 0, -torch.inf)
+            logits.masked_fill_(places < 0, -torch.inf)
+        if token is not None:
+            later = (places > token)[:, None]  # [s, 1, tokens, n]
+            logits.unflatten(1, (-1, tokens)).masked_fill_(later, -torch.inf)
         own = torch.softmax(logits, -1)
         outputs.append(torch.bmm(own, run.values[:, : run.longest].float()))
         if weights is not None:

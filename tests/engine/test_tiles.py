@@ -166,9 +166,10 @@ def test_dense_runs_are_attention_after_any_course_of_steps(seed, dtype, monkeyp
         for head, own in enumerate(cell)
     ]
     for step in range(40):
-        seen = append(tiles, expected, seen, 1)
+        new = 5 if step == 29 else 1
+        seen = append(tiles, expected, seen, new)
         if step % 10 == 9:
-            check_runs(tiles, expected, seen)
+            check_runs(tiles, expected, seen, new)
         if step % 8 == 7:
             evict(tiles, expected, rng)
         if step == 20:
@@ -177,10 +178,10 @@ def test_dense_runs_are_attention_after_any_course_of_steps(seed, dtype, monkeyp
             expected = [expected[each] for each in some]
 
 
-def check_runs(tiles, expected, seen):
-    """Attention of the last token over the runs, one sequence after another in float64."""
-    queries = torch.randn(len(expected), 3, DIM).to(tiles.keys.dtype)
-    output, weights = attend(tiles, queries, 0.3, seen - 1, 1, tiles.runs())
+def check_runs(tiles, expected, seen, new):
+    """Attention of the last tokens over the runs, one sequence after another in float64."""
+    queries = torch.randn(len(expected), 3 * new, DIM).to(tiles.keys.dtype)
+    output, weights = attend(tiles, queries, 0.3, seen - new, new, tiles.runs())
     view = tiles.view(torch.arange(len(expected)))
     rows = view.rows(weights)
     exact = {torch.float32: 1e-5, torch.float16: 4e-3}[tiles.keys.dtype]
@@ -189,11 +190,14 @@ def check_runs(tiles, expected, seen):
         own_keys, own_values = (
             torch.stack(each).double() for each in zip(*own.values(), strict=True)
         )
-        wanted = (queries[i].double() @ own_keys.T * 0.3).softmax(-1)
+        logits = queries[i].double() @ own_keys.T * 0.3
+        for row, logit in enumerate(logits):
+            logit[torch.tensor([*own]) > seen - new + row % new] = -torch.inf
+        wanted = logits.softmax(-1)
         torch.testing.assert_close(output[i].double(), wanted @ own_values, rtol=exact, atol=exact)
         found = rows[i][:, [places.index(place) for place in own]]
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
-    assert weights.sum() == pytest.approx(3 * len(expected), rel=1e-5)  # and nothing elsewhere
+    assert weights.sum() == pytest.approx(3 * new * len(expected), rel=1e-5)  # nothing elsewhere
 
 
 @pytest.mark.parametrize("then", ["append", "select", "view", "evict", "reserve"])
