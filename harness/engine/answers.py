@@ -6,6 +6,7 @@ Must not know how a prompt is prefilled or how policies select.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -90,16 +91,20 @@ class Answers:
         self.decode_s = 0.0
 
     def run_all(self, cells: Sequence[Cell], letter_ids: Sequence[int]) -> None:
-        """Decode every cell, the largest first so that cells of equal counts are tiled together."""
-        order = sorted(range(len(cells)), key=lambda i: -cells[i].count)
+        """Decode every cell, the largest first so that cells of equal counts are tiled together.
+
+        Cells that choose what they read decode by themselves: what others read stays as it is.
+        """
+        order = sorted(range(len(cells)), key=lambda i: (cells[i].fetches, -cells[i].count))
         needs = self.needs([cells[i] for i in order])
         start = 0
         while start < len(order):
             size = self.engine.batch_size(needs[start:], self.prompt_ids.device)
-            group = order[start : start + size]
+            alike = groupby(order[start : start + size], lambda i: cells[i].fetches)
+            group = list(next(alike)[1])
             done = self._attempt([cells[i] for i in group])
             if done is None:
-                self._shrink(needs[start : start + size])
+                self._shrink(needs[start : start + len(group)])
                 continue
             kept, fetched, decoded = done
             picked = decoded.first_logits[:, list(letter_ids)].float().tolist()

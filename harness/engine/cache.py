@@ -82,6 +82,10 @@ class CompactLayer(CacheLayerMixin):
     def settle(self) -> None:
         """Before new entries come: nothing to do for tiles."""
 
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Store new entries [S, q, d] of every sequence."""
+        self.tiles.append(keys, values, self.token)
+
     def copy(self) -> CompactLayer:
         """The same entries once more, of which nobody evicts yet."""
         own = copy.copy(self)
@@ -124,7 +128,7 @@ class CompactLayer(CacheLayerMixin):
             cells, plain = self._plain(key)
             key = key.index_copy(0, cells, plain.to(key.dtype))
         self.settle()
-        self.tiles.append(key.flatten(0, 1), value.flatten(0, 1), self.token)
+        self.append(key.flatten(0, 1), value.flatten(0, 1))
         pool = self.readable(query, self.token, scaling)
         if self.reindexed:
             turning = turns_of(pool, self.heads, self.reindexed, self.rotary, self.seen)

@@ -33,6 +33,11 @@ class Cell:
         return policy is not None and policy.decode != "grow" and self.limit is not None
 
     @property
+    def fetches(self) -> bool:
+        """Whether each pass chooses what it reads of the cell."""
+        return self.branch.cache is not None and self.branch.cache.share is not None
+
+    @property
     def slack(self) -> int:
         """How many tokens come in before a cell that holds its budget is full."""
         return 0 if self.limit is None else self.limit - self.count

@@ -1,8 +1,9 @@
 """Compact layers some of whose cells store most of their entries in another way.
 
 The newest entries of such a cell lie in tiles as those of any other, the older ones in packed
-groups; for the length of one layer's attention all that is read of them are tiles. Must not know
-policies or how the kept positions were chosen.
+groups; for the length of one layer's attention all that is read of them are tiles. On a CPU these
+stay for the next pass: memory is no concern there, and bytes are those of the packed groups. Must
+not know policies or how the kept positions were chosen.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class StoredLayer(CompactLayer):
         self.packed = [*packed]
         self.fetched = Fetched(len(tiles.table) // heads)
         self._known: _Plan | None = None
+        self._opened: Tiles | None = None
 
     @property
     def counts(self) -> Tensor:
@@ -95,6 +97,25 @@ class StoredLayer(CompactLayer):
         """All entries that these queries read, in full precision."""
         if not self.packed:
             return self.tiles
+        if self._opened is not None:
+            return self._opened
+        opened = self._open(query, token, scaling)
+        fetching = any(each.on_host is not None for each in self.packed)
+        if self.tiles.in_torch() and not fetching and not self.holders:
+            self._opened = opened
+        return opened
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Store new entries [S, q, d] of every sequence, where they are read as well."""
+        super().append(keys, values)
+        if self._opened is not None:
+            self._opened.append(keys, values, self.token)
+
+    def _forget(self) -> None:
+        """What is read changes."""
+        self._known, self._opened = None, None
+
+    def _open(self, query: Tensor, token: Tensor, scaling: float) -> Tiles:
         self.tiles.close()
         device, own = self.tiles.keys.device, self.tiles
         columns = [each.keys.read(shared(each.rows, device)) for each in self.packed]
@@ -154,7 +175,7 @@ class StoredLayer(CompactLayer):
             while len(due := own[self.tiles.counts[own] >= least]):
                 packed = self._with_oldest(packed, due)
                 self.packed[i] = packed
-                self._known = None
+                self._forget()
 
     def _with_oldest(self, packed: Packed, due: Tensor) -> Packed:
         """With the oldest group of entries of these sequences, taken out of the tiles."""
@@ -178,6 +199,7 @@ class StoredLayer(CompactLayer):
         assert isinstance(own, StoredLayer)
         own.packed = [*self.packed]
         own.fetched = Fetched(len(self.tiles.table) // self.heads)
+        own._forget()
         return own
 
     def batch_select_indices(self, rows: Tensor) -> None:
@@ -187,7 +209,12 @@ class StoredLayer(CompactLayer):
         left = [each for each in self.packed if any(cell in place for cell in each.cells)]
         self.packed = [each.select(place) for each in left]
         self.fetched = self.fetched.select(rows.tolist())
-        self._known = None
+        self._forget()
+
+    def recount(self, counted: tuple[int, Tensor]) -> None:
+        """Let the host count from there."""
+        super().recount(counted)
+        self._forget()
 
 
 def _values(packed: Packed, read: Tensor | None, sent: Tensor | None) -> Tensor:

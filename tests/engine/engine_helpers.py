@@ -118,12 +118,16 @@ def run_with_logits(
     with monkeypatch.context() as patch:
         patch.setattr(decode_module, "forward", record)
         results = engine.run(prompt, branches, Generation(tokens))
-    # The engine decodes the largest cells first (a stable sort by what was asked for).
+    # The engine decodes the largest cells first (a stable sort by what was asked for), and those
+    # that choose what they read in a batch behind the others.
     length = results[0].evictable_tokens
     counts = [length if b.policy is None else _asked(b, length) for b in branches]
-    order = sorted(range(len(results)), key=lambda i: -counts[i])
+    chosen = [b.cache is not None and b.cache.share is not None for b in branches]
+    order = sorted(range(len(results)), key=lambda i: (chosen[i], -counts[i]))
     back = [order.index(i) for i in range(len(results))]
-    return results, torch.stack(seen)[:, back]
+    steps = len(seen) // len(set(chosen))
+    batches = [torch.stack(seen[at : at + steps]) for at in range(0, len(seen), steps)]
+    return results, torch.cat(batches, 1)[:, back]
 
 
 def _asked(branch: Branch, length: int) -> int:

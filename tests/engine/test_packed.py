@@ -120,7 +120,7 @@ def test_any_course_of_steps_keeps_every_entry_with_its_sequence(seed, length, c
             new = rng.choice([1, 1, 2, 7])
             keys, values = (torch.randn(len(listed), new, dim) for dim in (DIM, VALUE_DIM))
             layer.settle()
-            layer.tiles.append(keys, values, layer.token)
+            layer.append(keys, values)
             layer.token += new
             for own, key, value in zip(listed, keys, values, strict=True):
                 own.append(key, value)
@@ -141,7 +141,7 @@ def test_what_is_packed_later_changes_nothing_of_a_copy():
     other, own = layer.copy(), [each.copy() for each in listed]
     for _ in range(40):
         layer.settle()
-        layer.tiles.append(torch.randn(6, 1, DIM), torch.randn(6, 1, VALUE_DIM), layer.token)
+        layer.append(torch.randn(6, 1, DIM), torch.randn(6, 1, VALUE_DIM))
         layer.token += 1
     check(other, own)
     assert layer.nbytes > other.nbytes
@@ -158,7 +158,7 @@ def test_no_head_has_more_in_full_precision_than_its_residual_and_a_group(cache)
     most = 0
     for _ in range(60):
         layer.settle()
-        layer.tiles.append(torch.randn(2, 1, DIM), torch.randn(2, 1, VALUE_DIM), layer.token)
+        layer.append(torch.randn(2, 1, DIM), torch.randn(2, 1, VALUE_DIM))
         layer.token += 1
         most = max(most, int(layer.tiles.counts.max()))
     assert most == cache.residual + cache.step
@@ -172,6 +172,17 @@ def of_three(cache):
     packed, rest, left = gather(keys, values, every, [[30, 30]] * 3, {cache: [1, 2]})
     tiles = Tiles.gather(keys, values, rest, left, [None] * 3)
     return StoredLayer(tiles, HEADS, 30, None, packed)
+
+
+def test_entries_are_unpacked_when_others_are_packed_and_not_at_every_step():
+    layer, opened = of_three(Quantized(bits=4, group=2, residual=4)), []
+    for _ in range(2 * layer.packed[0].setting.step + 1):
+        layer.settle()
+        layer.append(torch.randn(6, 1, DIM), torch.randn(6, 1, VALUE_DIM))
+        layer.token += 1
+        now = layer.readable(torch.zeros(3, HEADS, 1, DIM), layer.token - 1, 1.0)
+        opened += [] if opened and now is opened[-1] else [now]
+    assert len(opened) == 3
 
 
 def test_a_layer_that_shares_keys_reads_what_their_own_layer_reads():
