@@ -52,7 +52,7 @@ PUBLICATIONS = (
             "experiment=field",
             "model=smollm2_135m",
             "task=needle",
-            "tasks.needle.data.lengths=[1024,2048]",
+            "tasks.needle.data.lengths=[1024]",
         ),
     ),
     Publication("bytes", ("experiment=bytes",)),
