@@ -21,6 +21,7 @@ from harness.engine.quantize import (
     pack,
     unpack,
 )
+from harness.settings.caches import uncut
 from methods.kernels import shared
 
 
@@ -177,13 +178,8 @@ class ByCodes(Column):
 
         ValueError, one sentence, where a key cannot be cut into so many parts.
         """
-        dim = keys.shape[-1]
-        if dim % parts:
-            able = [n for n in range(1, dim + 1) if dim % n == 0]
-            raise ValueError(
-                f"cache_parts={parts} does not cut keys of {dim} numbers into equal parts; give "
-                f"one of {', '.join(map(str, able))}."
-            )
+        if reason := uncut(keys.shape[-1], parts):
+            raise ValueError(reason)
         books = clusters.fit(every, counts, parts, bits).to(keys.dtype)
         empty = cls(keys.new_zeros(0, dtype=torch.uint8), books, counts.clamp_max(2**bits), bits)
         return replace(empty, codes=empty._coded(keys, rows))

@@ -30,6 +30,7 @@ from harness.engine.settings import PROTOCOLS, Branch
 from harness.engine.sparsity import Sparsity, check_rows
 from harness.models.prompts import told
 from harness.settings import caches, labels
+from harness.settings.grid import FULL
 from harness.sparse import DENSE, Pattern, build
 from methods.kernels import require, using
 
@@ -64,11 +65,11 @@ def evict(
     prefill: dense, or how the prompt attends sparsely: a name of `harness.sparse.names` with its
     published parameters, or a pattern of `harness.sparse.build`. kernels: auto, triton or torch,
     see methods.kernels.using. cache="quantized", "pq_keys" or "host_values", with cache_bits and
-    so on as of `harness.settings.caches`, says how what is kept is stored; method="full" with
-    ratio=0 evicts nothing. One prompt at a time, no beams. ValueError, one sentence, for what does
-    not fit, for a plain call of the model, which would keep everything, and where the scores that
-    decide what is kept are not finite. The logits of new tokens, and what is done with a NaN among
-    them, are generate's affair.
+    so on as of `harness.settings.caches`, says how what is kept is stored; method="full" evicts
+    nothing and needs no ratio. One prompt at a time, no beams. ValueError, one sentence, for what
+    does not fit, for a plain call of the model, which would keep everything, and where the scores
+    that decide what is kept are not finite. The logits of new tokens, and what is done with a NaN
+    among them, are generate's affair.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
@@ -92,6 +93,8 @@ def evict(
     require(kernels, model.device)
     pattern = build(prefill) if isinstance(prefill, str) else prefill
     check_rows(pattern, [policy])
+    if policy.name == FULL and budget is None:
+        ratio = ratio or 0.0
     branch = Branch(policy, ratio, budget, cache)
     if "generate" in vars(model):
         raise ValueError(

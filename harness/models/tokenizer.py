@@ -55,6 +55,20 @@ def context(pretrained: str, revision: str | None, trust_remote_code: bool) -> i
 
 
 @cache
+def key_length(pretrained: str, revision: str | None, trust_remote_code: bool) -> int | None:
+    """Numbers in a key by the model's own settings; None where they tell of no single length."""
+    try:
+        config = read_config(pretrained, locate(pretrained, revision), trust_remote_code)
+    except ValueError:
+        return None
+    text = config.get_text_config(decoder=True)
+    several = any(hasattr(text, name) for name in ("qk_rope_head_dim", "global_head_dim"))
+    if several or not hasattr(text, "hidden_size") or not hasattr(text, "num_attention_heads"):
+        return None
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+@cache
 def takes_images(pretrained: str, revision: str | None, trust_remote_code: bool) -> bool | None:
     """Whether the config is an image-text model's; None where it cannot be read, which loading it
     says.

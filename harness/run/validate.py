@@ -12,6 +12,7 @@ from harness.models.identity import identify
 from harness.records.provenance import command
 from harness.run import tasks
 from harness.run.tasks import Task
+from harness.settings.caches import PQKeys, parted, uncut
 from harness.settings.checks import check, refuse_images
 from harness.settings.config import Config, ModelConfig
 from harness.settings.grid import Cell, Prefill, Variant, expand
@@ -61,6 +62,7 @@ def validate(config: Config, here: bool = True) -> Job:
     weights = identify(config.model.pretrained, config.model.revision)
     chosen = variants(config.methods, sweep_wide(config), cache_wide(config))
     check_anchors(chosen, config.protocol.each())
+    _check_parts(chosen, config.model)
     ways = prefills(config.prefills)
     check_rows(ways, chosen)
     effective = {one.label: {"method": one.method, **dict(one.params)} for one in chosen}
@@ -108,6 +110,22 @@ def _without_template(model: ModelConfig) -> list[str]:
         f"{model.name} comes without a chat template, so its prompts are the plain text of the "
         "task; give model.chat_template=FILE if it was trained for chats."
     ]
+
+
+def _check_parts(chosen: Sequence[Variant], model: ModelConfig) -> None:
+    """Raise UserError where the model's keys cannot be cut into the parts that are asked for."""
+    caches = [parted(dict(one.params))[1] for one in chosen]
+    wanted = dict.fromkeys(each.parts for each in caches if isinstance(each, PQKeys))
+    if not wanted:
+        return
+    from harness.models import tokenizer  # late: it needs transformers
+
+    dim = tokenizer.key_length(model.pretrained, model.revision, model.trust_remote_code)
+    if dim is None:
+        return  # the first prompt will tell
+    for parts in wanted:
+        if reason := uncut(dim, parts):
+            raise UserError(reason)
 
 
 def check_machine(config: Config) -> None:

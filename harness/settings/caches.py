@@ -215,6 +215,17 @@ def parted(params: Mapping[str, Any]) -> tuple[dict[str, Any], Stored | None]:
     return own, kind(**{name.removeprefix("cache_"): value for name, value in given.items()})
 
 
+def uncut(dim: int, parts: int) -> str | None:
+    """Why keys of `dim` numbers cannot be cut into so many parts, one sentence; None: they can."""
+    if dim % parts == 0:
+        return None
+    able = [n for n in range(1, dim + 1) if dim % n == 0]
+    return (
+        f"cache_parts={parts} does not cut keys of {dim} numbers into equal parts; give one of "
+        f"{', '.join(map(str, able))}."
+    )
+
+
 def refused(params: Mapping[str, object], cache: Stored | None) -> str | None:
     """Why a method with these parameters cannot store its entries so, one sentence; None: it can.
 

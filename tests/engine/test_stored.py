@@ -139,7 +139,10 @@ def test_generate_inside_evict_packs_alike(loaded_models, setting):
     assert found == wanted.token_ids
     with harness.evict(loaded.model, "snapkv", ratio=0.4) as model:
         assert model.generate(**prompt.inputs, **how)[0, length:].tolist() != found
-    wrong = harness.evict(loaded.model, "full", ratio=0, cache="quantized", cache_bits=5)
+    (whole,) = Engine(loaded).run(prompt, [Branch(cache=setting)], Generation(9))
+    with harness.evict(loaded.model, "full", **setting.params) as model:
+        assert model.generate(**prompt.inputs, **how)[0, length:].tolist() == whole.token_ids
+    wrong = harness.evict(loaded.model, "full", cache="quantized", cache_bits=5)
     with pytest.raises(ValueError, match="cache_bits=5 is not allowed"), wrong:
         pass
 

@@ -108,6 +108,10 @@ def test_keys_of_earlier_answers_hold_and_every_part_of_a_cache_changes_one(
         (["cache=pq_keys", "cache_bits=9"], "cache_bits=9 is not allowed; give a whole number"),
         (["cache=host_values", "cache_mass=0"], "cache_mass=0.0 is not a share of attention"),
         (["cache=host_values", "cache_parts=4"], "cache_parts=4 applies to none of the chosen"),
+        (
+            ["model.pretrained=${embedded:tiny_vlm}", "cache=pq_keys", "cache_parts=5"],
+            "keys of 32 numbers into equal parts; give one of 1, 2, ",
+        ),
         (["cache_mass=0.9"], "full precision: give cache=pq_keys or host_values as well, or leave"),
         (["method=[snapkv_quantized]", "cache=pq_keys"], "say themselves how they store entries"),
         (["method=[snapkv_quantized]", "cache=full_precision"], "cache=full_precision applies to"),
