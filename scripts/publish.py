@@ -54,6 +54,7 @@ PUBLICATIONS = (
             "model=smollm2_135m",
             "task=needle",
             "tasks.needle.data.lengths=[1024]",
+            "ratios=[0.5,0.8,0.9]",
         ),
     ),
     Publication("bytes", ("experiment=bytes",)),
