@@ -40,14 +40,15 @@ class Step:
 
     positions int64 [C, Hkv, n]: index of each entry's token in the sequence, -1 where a head has no
     entry; in no particular order. budgets int64 [C, Hkv]: entries of each head after this step's
-    eviction, if every head drops as many. seen: tokens so far. attention float32 [C, H, new, n]: rows of the new tokens, None
-    unless the policy observes. carried float32 [C, Hkv, n]: what `Policy.carry` gave at the last
-    step, or the policy's Selection.carried at the first; 0 for new tokens; None if it carries
-    nothing. text bool [C, Hkv, n]: text of the prompt, None unless the policy spares it. layer: a
-    number; of a policy that spans layers also int64 [C, 1, 1], for cells of several. keys
-    [C, Hkv, n, d] of the entries (anything where there is none) and queries float32 [C, H, w, d],
-    the last ones times the softmax scale: of a policy that recalls them, where entries go. hidden
-    [C, new, width]: states of the new tokens that entered attention, where the policy sees them.
+    eviction, if every head drops as many. seen: tokens so far. attention float32 [C, H, new, n]:
+    rows of the new tokens, None unless the policy observes. carried float32 [C, Hkv, n]: what
+    `Policy.carry` gave at the last step, or the policy's Selection.carried at the first; 0 for new
+    tokens; None if it carries nothing. text bool [C, Hkv, n]: text of the prompt, None unless the
+    policy spares it. layer: a number; of a policy that spans layers also int64 [C, 1, 1], for cells
+    of several. keys [C, Hkv, n, d] of the entries (anything where there is none) and queries
+    float32 [C, H, w, d], the last ones times the softmax scale: of a policy that recalls them,
+    where entries go. hidden [C, new, width]: states of the new tokens that entered attention, where
+    the policy sees them.
     """
 
     held: Sequence[Held]
@@ -123,7 +124,8 @@ def victims_across(
     worth = torch.cat([pad(each, (0, most - each.shape[2])) for each in standing], 1)
     held = places >= 0  # [C, H, n], H heads of all layers
     worth = worth.clamp_min(torch.finfo(worth.dtype).min).masked_fill(~held, -torch.inf)
-    oldest_first = places.masked_fill(~held, torch.iinfo(places.dtype).max).argsort(dim=-1, stable=True)
+    behind = places.masked_fill(~held, torch.iinfo(places.dtype).max)
+    oldest_first = behind.sort(dim=-1, stable=True).indices
     worth, order = worth.gather(-1, oldest_first).sort(dim=-1, descending=True, stable=True)
     order = oldest_first.gather(-1, order)
     counts = held.sum(-1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from harness.engine.contest import Contest
 from harness.engine.hold import Shown, evict
 from harness.engine.holder import Holder
 from harness.engine.reindexed import sequences_of, turns_of
@@ -108,12 +109,13 @@ class CompactLayer(CacheLayerMixin):
         last: bool = False,
         later: list[Shown] | None = None,
         hidden: Tensor | None = None,
+        contest: Contest | None = None,
     ) -> Tensor:
         """Store new keys and values [cells, Hkv, q, d], and let query [cells, H, q, d] look.
 
         Then holders evict, unless this is the last pass; or they go to `later` and evict with those
-        of other layers, where that is faster. hidden: what entered attention, [cells, q, C], where
-        a holder sees it. Returns [cells, q, H, dv].
+        of other layers, where that is faster; or to the `contest`, where layers compete. hidden:
+        what entered attention, [cells, q, C], if a holder sees it. Returns [cells, q, H, dv].
         """
         self._wait_for_attention(False)
         new = query.shape[2]
@@ -143,7 +145,9 @@ class CompactLayer(CacheLayerMixin):
         seen = joined(rows, 2).flatten(1, 2) if rows else None
         if self.holders and not last:
             own = None if seen is None else self.weights_of_tiles(seen)
-            shown = Shown(self.holders, self.tiles, self.heads, own, new, self.seen, hidden)
+            shown = Shown(
+                self.holders, self.tiles, self.heads, own, new, self.seen, hidden, contest
+            )
             if later is not None and new == 1 and self.tiles.in_torch() and shown.spans():
                 later.append(shown)
             else:
@@ -182,21 +186,10 @@ class CompactLayer(CacheLayerMixin):
         observes.
         """
         cells, heads, new, dim = query.shape
-        output, weights = ragged_attention(
-            query.reshape(cells * self.heads, -1, dim),
-            tiles.keys,
-            tiles.values,
-            tiles.places,
-            tiles.device_table,
-            tiles.device_counts,
-            tiles.owner,
-            self.token + first if first else self.token,
-            new,
-            scaling,
-            observed,
-            turning,
-            runs,
-        )
+        queries, token = query.reshape(cells * self.heads, -1, dim), self.token
+        pool = tiles.keys, tiles.values, tiles.places, tiles.device_table, tiles.device_counts
+        how = token + first if first else token, new, scaling, observed, turning, runs
+        output, weights = ragged_attention(queries, *pool, tiles.owner, *how)
         return output.view(cells, heads, new, -1).transpose(1, 2), weights
 
     def _wait_for_attention(self, waiting: bool) -> None:

@@ -152,7 +152,9 @@ def test_all_layers_compete_at_each_eviction_as_in_the_released_code(gates, case
                 assert (gone >= 0).sum(-1).tolist() == numbers.tolist()
                 for head, drops in enumerate(gone[0].tolist()):
                     own[0, head, [i for i in drops if i >= 0]] = -1
-            found.append([[[p for p in head if p >= 0] for head in own[0].tolist()] for own in kept])
+            found.append(
+                [[[p for p in head if p >= 0] for head in own[0].tolist()] for own in kept]
+            )
     assert found == case["kept"]
     counts = {tuple(len(head) for layer in each for head in layer) for each in found}
     assert len(counts) > 2
