@@ -22,7 +22,7 @@ from harness.engine.tiles import Tiles
 from harness.engine.views import joined
 from methods.kernels import Run, Turning, ragged_attention, shared
 
-_ROWS = 64  # query rows of a KV head that are worked on together
+_ROWS = 64  # query rows of a KV head at once: plain torch repeats queries for every tile
 
 
 class CompactLayer(CacheLayerMixin):
@@ -119,7 +119,6 @@ class CompactLayer(CacheLayerMixin):
         """
         self._wait_for_attention(False)
         new = query.shape[2]
-        turning = None
         for holder in self.holders:
             holder.watch(query, scaling)
         if self.reindexed:
@@ -127,14 +126,13 @@ class CompactLayer(CacheLayerMixin):
             key = key.index_copy(0, cells, plain.to(key.dtype))
         self.settle()
         self.tiles.append(key.flatten(0, 1), value.flatten(0, 1), self.token)
-        pool = self.readable(query, self.token, scaling)
+        pool, turning = self.readable(query, self.token, scaling), None
         if self.reindexed:
             turning = turns_of(pool, self.heads, self.reindexed, self.rotary, self.seen)
             query = self._turned(query, turning, pool)
         observed = any(holder.policy.observes for holder in self.holders) and not last
         runs = pool.runs() if new == 1 and turning is None else None
         outputs, rows = [], []
-        # Many tokens go by in blocks: plain torch repeats their queries for every tile.
         block = max(1, _ROWS * self.heads // query.shape[1])
         for part, first in zip(query.split(block, 2), range(0, new, block), strict=True):
             output, weights = self._look(part, first, pool, scaling, observed, turning, runs)
@@ -145,9 +143,8 @@ class CompactLayer(CacheLayerMixin):
         seen = joined(rows, 2).flatten(1, 2) if rows else None
         if self.holders and not last:
             own = None if seen is None else self.weights_of_tiles(seen)
-            shown = Shown(
-                self.holders, self.tiles, self.heads, own, new, self.seen, hidden, contest
-            )
+            about = own, new, self.seen, hidden, contest
+            shown = Shown(self.holders, self.tiles, self.heads, *about)
             if later is not None and new == 1 and self.tiles.in_torch() and shown.spans():
                 later.append(shown)
             else:
@@ -186,10 +183,21 @@ class CompactLayer(CacheLayerMixin):
         observes.
         """
         cells, heads, new, dim = query.shape
-        queries, token = query.reshape(cells * self.heads, -1, dim), self.token
-        pool = tiles.keys, tiles.values, tiles.places, tiles.device_table, tiles.device_counts
-        how = token + first if first else token, new, scaling, observed, turning, runs
-        output, weights = ragged_attention(queries, *pool, tiles.owner, *how)
+        output, weights = ragged_attention(
+            query.reshape(cells * self.heads, -1, dim),
+            tiles.keys,
+            tiles.values,
+            tiles.places,
+            tiles.device_table,
+            tiles.device_counts,
+            tiles.owner,
+            self.token + first if first else self.token,
+            new,
+            scaling,
+            observed,
+            turning,
+            runs,
+        )
         return output.view(cells, heads, new, -1).transpose(1, 2), weights
 
     def _wait_for_attention(self, waiting: bool) -> None:
