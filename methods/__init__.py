@@ -14,7 +14,7 @@ from .finch import Finch
 from .full import Full
 from .h2o import H2O
 from .headkv import HeadKV
-from .holding import Due, Held, Rule, Step, victims
+from .holding import Due, Held, Rule, Step, victims, victims_across
 from .infinipot_v import InfiniPotV
 from .keydiff import KeyDiff
 from .knorm import Knorm
@@ -56,6 +56,7 @@ __all__ = [
     "parameters",
     "title",
     "victims",
+    "victims_across",
 ]
 
 _POLICIES: dict[str, type[Policy]] = {

@@ -113,19 +113,20 @@ def adaptive(scores: Tensor, count: int, floor: float = 0.2, normalize: bool = T
     return (whole + (rank < rest)).long()
 
 
-def pooled(scores: Tensor, count: int) -> Tensor:
+def pooled(scores: Tensor, count: int | Tensor) -> Tensor:
     """Tokens each head keeps if the best H * count of all heads stay, int64 [B, H].
 
-    scores [B, H, N], each head's in descending order. Each head keeps its best one. Equal scores of
-    different heads are taken in turn, best rank first.
+    scores [B, H, N], each head's in descending order; count: int64 [B, 1] where items differ. Each
+    head keeps its best one. Equal scores of different heads are taken in turn, best rank first.
     """
     batch, heads = scores.shape[:2]
     first = torch.zeros_like(scores, dtype=torch.bool)
     first[..., 0] = True
     by_rank = scores.masked_fill(first, torch.inf).transpose(1, 2).reshape(batch, -1)  # [B, N * H]
-    order = by_rank.sort(dim=-1, descending=True, stable=True).indices[:, : heads * count]
+    order = by_rank.sort(dim=-1, descending=True, stable=True).indices
+    best = torch.arange(order.shape[1], device=order.device) < heads * count
     counts = torch.zeros(batch, heads, dtype=torch.int64, device=scores.device)
-    return counts.scatter_add_(1, order % heads, torch.ones_like(order))
+    return counts.scatter_add_(1, order % heads, best.expand_as(order).long())
 
 
 def preferred(wanted: Tensor, count: int, room: int) -> Tensor:

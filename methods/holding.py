@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from .budgets import pooled
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,15 @@ class Step:
 
     positions int64 [C, Hkv, n]: index of each entry's token in the sequence, -1 where a head has no
     entry; in no particular order. budgets int64 [C, Hkv]: entries of each head after this step's
-    eviction. seen: tokens so far. attention float32 [C, H, new, n]: rows of the new tokens, None
-    unless the policy observes. carried float32 [C, Hkv, n]: what `Policy.carry` gave at the last
-    step, or the policy's Selection.carried at the first; 0 for new tokens; None if it carries
-    nothing. text bool [C, Hkv, n]: text of the prompt, None unless the policy spares it. layer: a
-    number; of a policy that spans layers also int64 [C, 1, 1], for cells of several. keys
-    [C, Hkv, n, d] of the entries (anything where there is none) and queries float32 [C, H, w, d],
-    the last ones times the softmax scale: of a policy that recalls them, where entries go. hidden
-    [C, new, width]: states of the new tokens that entered attention, where the policy sees them.
+    eviction, if every head drops as many. seen: tokens so far. attention float32 [C, H, new, n]:
+    rows of the new tokens, None unless the policy observes. carried float32 [C, Hkv, n]: what
+    `Policy.carry` gave at the last step, or the policy's Selection.carried at the first; 0 for new
+    tokens; None if it carries nothing. text bool [C, Hkv, n]: text of the prompt, None unless the
+    policy spares it. layer: a number; of a policy that spans layers also int64 [C, 1, 1], for cells
+    of several. keys [C, Hkv, n, d] of the entries (anything where there is none) and queries
+    float32 [C, H, w, d], the last ones times the softmax scale: of a policy that recalls them,
+    where entries go. hidden [C, new, width]: states of the new tokens that entered attention, where
+    the policy sees them.
     """
 
     held: Sequence[Held]
@@ -102,3 +106,36 @@ def victims(standing: Tensor, positions: Tensor, count: int) -> Tensor:
     newest_first = positions.sort(dim=-1, descending=True, stable=True).indices
     order = standing.gather(-1, newest_first).sort(dim=-1, stable=True).indices[..., :count]
     return newest_first.gather(-1, order)
+
+
+def victims_across(
+    standing: Sequence[Tensor], positions: Sequence[Tensor], count: int
+) -> list[tuple[Tensor, Tensor]]:
+    """What goes where the heads of all layers compete, each layer's order and numbers: int64
+    [C, Hkv, m], -1 behind what goes of a head, and how many that are, int64 [C, Hkv] on the host.
+
+    standing and positions as in `victims`, of each layer; count: entries that go of a head on
+    average. Each head keeps its best one. Of equals in a head the newest go, and heads keep equals
+    in turn, as in `budgets.pooled`. A GPU is waited for once.
+    """
+    heads = [each.shape[1] for each in positions]
+    most = max(each.shape[2] for each in positions)
+    places = torch.cat([pad(each, (0, most - each.shape[2]), value=-1) for each in positions], 1)
+    worth = torch.cat([pad(each, (0, most - each.shape[2])) for each in standing], 1)
+    held = places >= 0  # [C, H, n], H heads of all layers
+    worth = worth.clamp_min(torch.finfo(worth.dtype).min).masked_fill(~held, -torch.inf)
+    behind = places.masked_fill(~held, torch.iinfo(places.dtype).max)
+    oldest_first = behind.sort(dim=-1, stable=True).indices
+    worth, order = worth.gather(-1, oldest_first).sort(dim=-1, descending=True, stable=True)
+    order = oldest_first.gather(-1, order)
+    counts = held.sum(-1)
+    stay = pooled(worth, counts.sum(-1, keepdim=True) // sum(heads) - count)
+    numbers = (counts - stay).cpu()
+    gone = []
+    for own, first, end, number in zip(
+        *(each.split(heads, 1) for each in (order, stay, counts, numbers)), strict=True
+    ):
+        rank = first[..., None] + torch.arange(int(number.max()), device=own.device)
+        chosen = own.gather(-1, rank.clamp_max(most - 1))
+        gone.append((chosen.masked_fill(rank >= end[..., None], -1), number))
+    return gone

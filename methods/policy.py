@@ -91,6 +91,11 @@ class Policy(ABC):
         return False
 
     @property
+    def competes(self) -> bool:
+        """Whether all layers and heads compete for a held budget, see `victims_across`."""
+        return False
+
+    @property
     def waits(self) -> bool:
         """Whether it selects from all layers at once, by `select_layers`, when each was rated."""
         return False

@@ -33,7 +33,8 @@ class ScoringPolicy(Policy):
     the best tokens of all heads of all layers stay, and of each head those protected and the best
     one (budgets.pooled), where scores of different layers are in one unit: shares of attention, or
     of the layer's output; layers = layers share by what each asks for (`preference`,
-    budgets.preferred), and the heads of a layer keep as many. The total is the same.
+    budgets.preferred), and the heads of a layer keep as many. The total is the same. While a budget
+    is held each head goes on with its number, unless the policy `competes`.
     protect: text = of the prompt, only image tokens are evicted; where there is more text than
     budget, all of it is kept and Selection.fallback is "all_text". While a budget is held, new
     tokens compete with what is left of the images. boundary = the first and the last tokens of the

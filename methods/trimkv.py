@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .budgets import GLOBAL
 from .checks import BUFFER, require, require_choice, require_decode
 from .files import pinned
 from .gates import Gate, load
@@ -26,13 +27,22 @@ class TrimKV(ScoringPolicy):
     gates: a safetensors file, or a folder of them, with tensors as TRIM-KV's checkpoints name them
     (layers.<n>.self_attn.retention_gate.linear1.weight and so on). They fit one model only.
     strategy: alpha as above; knorm_alpha adds the log of the key's norm.
-    budget: uniform = TRIM-KV; global = DBTrimKV, one ranking of all layers and heads, of which each
-    head here keeps at least one entry.
+    budget: uniform = TRIM-KV; global = DBTrimKV, one ranking of all layers and heads.
 
     decode: buffer evicts whenever `buffer` tokens are over the budget, as published; hold after
     every token; grow selects once, after the prompt. Gates read the new tokens too, and every score
-    is that of the moment: (t + 1 - i) log beta_i after t tokens. What a head got of budget=global
-    stays its own while decoding, where DBTrimKV ranks all layers anew.
+    is that of the moment: (t + 1 - i) log beta_i after t tokens. With budget=global each eviction
+    ranks the entries of all layers and heads anew, so that numbers move between them; their total
+    stays layers x heads x budget.
+
+    The released code (ngocbh/trimkv at 0456bc4) evicts after a forward pass that leaves layers x
+    heads x buffer_size entries or more over that total, keeps the best by one torch.topk and
+    protects no token; so it is here, but for this. A head may lose its last entry there, by default
+    (floor_budget_ratio, later min_tokens_per_head); here each keeps its best one, as it does of a
+    prompt, so that no layer is left without a cache. Ties there fall as topk leaves them; here the
+    newer entry of a head goes, and heads keep equals in turn. There a prompt less than buffer_size
+    over the budget stays whole. Later code (ed920f3) can look several tokens ahead, which is not
+    here.
     """
 
     name: ClassVar[str] = "trimkv"
@@ -62,6 +72,11 @@ class TrimKV(ScoringPolicy):
     def comparable(self) -> bool:
         """Every score is the log of a share that is left."""
         return True
+
+    @property
+    def competes(self) -> bool:
+        """With budget=global, as DBTrimKV ranks."""
+        return self.period > 0 and self.budget == GLOBAL
 
     @property
     def follows(self) -> bool:

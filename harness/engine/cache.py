@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from harness.engine.contest import Contest
 from harness.engine.hold import Shown, evict
 from harness.engine.holder import Holder
 from harness.engine.reindexed import sequences_of, turns_of
@@ -21,7 +22,7 @@ from harness.engine.tiles import Tiles
 from harness.engine.views import joined
 from methods.kernels import Run, Turning, ragged_attention, shared
 
-_ROWS = 64  # query rows of a KV head that are worked on together
+_ROWS = 64  # query rows of a KV head at once: plain torch holds all their weights
 
 
 class CompactLayer(CacheLayerMixin):
@@ -112,16 +113,16 @@ class CompactLayer(CacheLayerMixin):
         last: bool = False,
         later: list[Shown] | None = None,
         hidden: Tensor | None = None,
+        contest: Contest | None = None,
     ) -> Tensor:
         """Store new keys and values [cells, Hkv, q, d], and let query [cells, H, q, d] look.
 
         Then holders evict, unless this is the last pass; or they go to `later` and evict with those
-        of other layers, where that is faster. hidden: what entered attention, [cells, q, C], where
-        a holder sees it. Returns [cells, q, H, dv].
+        of other layers, where that is faster; or to the `contest`, where layers compete. hidden:
+        what entered attention, [cells, q, C], if a holder sees it. Returns [cells, q, H, dv].
         """
         self._wait_for_attention(False)
         new = query.shape[2]
-        turning = None
         for holder in self.holders:
             holder.watch(query, scaling)
         if self.reindexed:
@@ -129,14 +130,13 @@ class CompactLayer(CacheLayerMixin):
             key = key.index_copy(0, cells, plain.to(key.dtype))
         self.settle()
         self.append(key.flatten(0, 1), value.flatten(0, 1))
-        pool = self.readable(query, self.token, scaling)
+        pool, turning = self.readable(query, self.token, scaling), None
         if self.reindexed:
             turning = turns_of(pool, self.heads, self.reindexed, self.rotary, self.seen)
             query = self._turned(query, turning, pool)
         observed = any(holder.policy.observes for holder in self.holders) and not last
         runs = pool.runs() if turning is None else None
         outputs, rows = [], []
-        # Many tokens go by in blocks: plain torch holds all their weights at once.
         block = max(1, _ROWS * self.heads // query.shape[1])
         for part, first in zip(query.split(block, 2), range(0, new, block), strict=True):
             output, weights = self._look(part, first, pool, scaling, observed, turning, runs)
@@ -147,7 +147,8 @@ class CompactLayer(CacheLayerMixin):
         seen = joined(rows, 2).flatten(1, 2) if rows else None
         if self.holders and not last:
             own = None if seen is None else self.weights_of_tiles(seen)
-            shown = Shown(self.holders, self.tiles, self.heads, own, new, self.seen, hidden)
+            about = own, new, self.seen, hidden, contest
+            shown = Shown(self.holders, self.tiles, self.heads, *about)
             if later is not None and new == 1 and self.tiles.in_torch() and shown.spans():
                 later.append(shown)
             else:

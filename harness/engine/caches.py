@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 from harness.engine.cache import CompactLayer
+from harness.engine.contest import Contest
 from harness.engine.hold import Shown, evict
 from methods.kernels import send
 
@@ -20,12 +21,13 @@ from methods.kernels import send
 class CellCache(Cache):
     """The caches of a batch of cells: compact layers, and all other layers as they were.
 
-    later: layers that have attended and not evicted yet.
+    later: layers that have attended and not evicted yet; contest: those that wait for all layers.
     """
 
     def __init__(self, layers: list[CacheLayerMixin]) -> None:
         super().__init__(layers=layers)
         self.later: list[Shown] = []
+        self.contest = Contest()
 
     def evict(self) -> None:
         """Let layers that wait evict, those that are alike together."""

@@ -50,7 +50,7 @@ class CompactAttention:
             stored: CompactLayer = self.cache.layers[layer.index]
             if len(self.cache.later) == TOGETHER:
                 self.cache.evict()
-            own = self.last, self.cache.later, self.states.now
+            own = self.last, self.cache.later, self.states.now, self.cache.contest
             return stored.attend(query, key, value, scaling, *own)
         donor = self.layout.shared.get(id(module))
         if donor is None:

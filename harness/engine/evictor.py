@@ -18,6 +18,7 @@ from harness.engine.branch import Sequel, compact_layer
 from harness.engine.cache import CompactLayer
 from harness.engine.capture import Capture
 from harness.engine.cells import Cell
+from harness.engine.contest import Contest
 from harness.engine.layout import AttentionLayer, Layout
 from harness.engine.settings import NotFinite
 from harness.models.precision import rerun
@@ -34,6 +35,7 @@ class Evictor:
         self.cell = cell
         self.capture = capture
         self.sequel = sequel
+        self.contest = Contest()
         self.told = False
         self.waits = cell.branch.policy is not None and cell.branch.policy.waits
         self.fresh: set[int] = set()  # layers of which this pass read the prompt
@@ -59,7 +61,8 @@ class Evictor:
         if isinstance(stored, CompactLayer):
             self.fresh.discard(layer.index)
             hidden = self.capture.states.now
-            return stored.attend(query, key, value, scaling, hidden=hidden)
+            own = hidden, self.contest
+            return stored.attend(query, key, value, scaling, False, None, *own)
         output = self.capture.attend(module, query, key, value, mask, scaling)
         self.fresh.add(layer.index)
         if not self.waits:

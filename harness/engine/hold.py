@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from harness.engine.contest import Contest, Ranked
 from harness.engine.holder import Holder
 from harness.engine.tiles import Tiles
 from harness.engine.views import View, joined
@@ -26,6 +27,7 @@ class Shown(NamedTuple):
 
     weights: of these tokens, [T, R, tile] or [S, R, n] as of ragged_attention; None unless a policy
     observes. hidden: [cells, new, C], what entered attention; None unless a policy sees it.
+    contest: where layers wait for each other whose entries compete.
     """
 
     holders: Sequence[Holder]
@@ -35,10 +37,12 @@ class Shown(NamedTuple):
     new: int
     seen: int
     hidden: Tensor | None = None
+    contest: Contest | None = None
 
     def spans(self) -> bool:
         """Whether its policies can look at several layers at once."""
-        return all(holder.policy.spans_layers for holder in self.holders)
+        policies = [holder.policy for holder in self.holders]
+        return all(policy.spans_layers and not policy.competes for policy in policies)
 
     def kind(self) -> object:
         """Layers of one kind can evict together."""
@@ -67,6 +71,14 @@ class Part:
     def held(self) -> list[Held]:
         """Its cells on one layer after the other."""
         return [holder.held[i] for holder in self.holders for i in self.some]
+
+    def ranked(self, tiles: Tiles, sequences: Tensor, step: Step, standing: Tensor) -> Ranked:
+        """What its cells enter a contest with; of one layer, as who competes spans none."""
+        (holder,) = self.holders
+        who = id(self.policy), *(holder.cells[i] for i in self.some)
+        return Ranked(
+            who, self.count, holder.num_layers, tiles, sequences, step.positions, standing
+        )
 
     def rule(self, budgets: Tensor, seen: int, device: torch.device) -> Rule | None:
         """What goes of each head with these budgets [C, Hkv] (on the host), if a rule tells."""
@@ -152,6 +164,7 @@ def _evict_by_standing(parts: Sequence[Part], layers: Sequence[Shown]) -> None:
     remembered = list(carried)
     rows = _rows(view, [each.weights for each in layers], parts, sizes)
     standing: dict[int, list[tuple[int, Tensor]]] = {}
+    entries: list[Ranked] = []
     recalled = any(part.count and part.policy.recalls for part in parts)
     pool = joined([each.keys for each in tiles]) if recalled else None
     for i, part in enumerate(parts):
@@ -168,8 +181,11 @@ def _evict_by_standing(parts: Sequence[Part], layers: Sequence[Shown]) -> None:
         if fresh is not None and carried:
             remembered[i] = fresh.flatten(0, 1)
         if part.count:
-            ranked = part.policy.ranked(step, fresh).flatten(0, 1)
-            standing.setdefault(part.count, []).append((i, ranked))
+            ranked = part.policy.ranked(step, fresh)
+            if part.policy.competes:
+                entries.append(part.ranked(tiles[0], sequences[i], step, ranked))
+                continue
+            standing.setdefault(part.count, []).append((i, ranked.flatten(0, 1)))
     if memory is not None and any(map(operator.is_not, remembered, carried)):
         view.put(memory, joined(remembered))
         for each, pool in zip(tiles, memory.split([len(pool) for pool in pools]), strict=True):
@@ -183,6 +199,9 @@ def _evict_by_standing(parts: Sequence[Part], layers: Sequence[Shown]) -> None:
         order = joined([each.view(len(layers), -1, count) for each in parted], 1)
         for each, orders in zip(tiles, order, strict=True):
             each.evict(own, orders)
+    for entry in entries:  # behind all that is written to the tiles
+        assert first.contest is not None
+        first.contest.enter(entry)
 
 
 def _take(holders: Sequence[Holder], new: int, seen: int) -> list[Part]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from harness.engine.tiling import index, pair, tile
+from harness.engine.tiling import both, index, pair, tile, tile_marks
 from harness.engine.views import Look, View, joined
 from methods.kernels import (
     Run,
@@ -31,6 +31,7 @@ from methods.kernels import (
 
 SMALL, LARGE = 16, 64  # entries a tile: small ones waste little, large ones multiply faster
 ROOM = 64  # entries that every sequence has room for when the pool is copied to add tiles
+SPARE = 2  # times the tiles that a sequence needs then, it keeps; of more, it gives back the rest
 TILES = 5  # as many are multiplied by themselves in the time of a dense batch
 
 
@@ -107,15 +108,7 @@ class Tiles:
         if unturning is not None:
             own = torch.isin(owner // heads, torch.tensor(unturned))
             unturning = unturning._replace(turned=shared(own, keys.device))
-        remembered = None
-        if any(each is not None for each in carried):
-            widest = max(own.shape[1] for own in places)
-            nothing = places[0].new_zeros(heads, widest, dtype=torch.float32)
-            floats = [
-                nothing[:, : own.shape[1]] if kept is None else kept
-                for own, kept in zip(places, carried, strict=True)
-            ]
-            remembered = tile(floats, blocks, size, 0)
+        remembered = tile_marks(carried, places, blocks, size)
         taken = gather_entries(keys, values, where, shared(owner, keys.device), unturning)
         return cls(*taken, where, entries.flatten(), blocks, remembered)
 
@@ -173,9 +166,8 @@ class Tiles:
             run.longest += new
 
     def reserve(self, new: int) -> None:
-        """Give tiles to the sequences that need them for `new` more entries.
-
-        Seldom and for all, since the pool is copied.
+        """Give tiles to the sequences that need them for `new` more entries, and take those of the
+        ones that have become much shorter. Seldom and for all, since the pool is copied.
         """
         if new <= self._free:
             return
@@ -186,12 +178,12 @@ class Tiles:
         self.close()
         before = self.table
         wanted = -(-(self.counts + max(new, ROOM)) // self.size)
-        self._arrange(torch.maximum(have, wanted))
-        moved = shared(self.table[:, : before.shape[1]][before >= 0], self.keys.device)
+        self._arrange(torch.where(have > SPARE * wanted, wanted, torch.maximum(have, wanted)))
+        source, target = (shared(own, self.keys.device) for own in both(before, self.table))
 
         def copied(pool: Tensor, fill: int) -> Tensor:
-            larger = pool.new_full((len(self.owner), *pool.shape[1:]), fill)
-            return larger.index_copy_(0, moved, pool)
+            other = pool.new_full((len(self.owner), *pool.shape[1:]), fill)
+            return other.index_copy_(0, target, pool if len(source) == len(pool) else pool[source])
 
         self.keys, self.values = copied(self.keys, 0), copied(self.values, 0)
         self.places = copied(self.places, -1)
@@ -252,8 +244,26 @@ class Tiles:
             last = self.device_counts[own][:, None] - torch.arange(m, 0, -1, device=order.device)
             movers, target = (last, order) if m == 1 else pair(last, order)
             self._move(own, movers, target, last)
-        self.device_counts.index_add_(0, own, torch.ones_like(own, dtype=torch.int32), alpha=-m)
-        self.counts.index_add_(0, sequences, torch.ones_like(sequences), alpha=-m)
+        self._lower(sequences, torch.full_like(sequences, m))
+
+    def evict_some(self, sequences: Tensor, order: Tensor, numbers: Tensor) -> None:
+        """The same where each sequence loses its own number, one or more, int64 [s] on the host;
+        order [s, m] is -1 behind them.
+        """
+        self.close()
+        own, drops = shared(sequences, order.device), shared(numbers, order.device)[:, None]
+        end, place = self.device_counts[own][:, None], torch.arange(order.shape[1]).to(order.device)
+        last = torch.where(place < drops, end - drops + place, -1)
+        # Once more the last entry, which is marked anyway and moves to where it is.
+        moves = [torch.where(each < 0, end - 1, each) for each in (*pair(last, order), last)]
+        self._move(own, *moves)
+        self._lower(sequences, numbers)
+
+    def _lower(self, sequences: Tensor, numbers: Tensor) -> None:
+        """Count so many entries less of these sequences, both int64 [s] on the host."""
+        own, drops = (shared(each, self.keys.device) for each in (sequences, numbers))
+        self.device_counts.index_add_(0, own, drops.int(), alpha=-1)
+        self.counts.index_add_(0, sequences, numbers, alpha=-1)
         if self._runs:
             counts = self.counts.tolist()
             for run in self._runs:

@@ -16,10 +16,11 @@ def pair(last: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     """Which of the `last` entries [s, m] move where, so that those in `order` [s, m] are gone.
 
     The k-th gap before the last takes the k-th of the last that stays, and there are as many of
-    each; all others move to where they are.
+    each; all others move to where they are. Both are -1 behind those of a sequence that loses fewer
+    than m, and so are its movers and targets.
     """
-    gap = order < last[:, :1]
-    stays = (last[:, :, None] != order[:, None]).all(-1)
+    gap = (order >= 0) & (order < last[:, :1])
+    stays = (last >= 0) & (last[:, :, None] != order[:, None]).all(-1)
     gaps = order.gather(1, (~gap).long().argsort(dim=1, stable=True))
     movers = last.gather(1, (~stays).long().argsort(dim=1, stable=True))
     paired = torch.arange(last.shape[1], device=last.device) < gap.sum(1, keepdim=True)
@@ -32,6 +33,29 @@ def index(blocks: Tensor) -> tuple[Tensor, Tensor]:
     start = blocks.cumsum(0) - blocks
     place = torch.arange(int(blocks.max()))
     return torch.where(place < blocks[:, None], start[:, None] + place, -1), owner
+
+
+def both(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """The tiles of two tables [S, n] that a sequence has in both, its first ones, in each."""
+    width = min(before.shape[1], after.shape[1])
+    before, after = before[:, :width], after[:, :width]
+    held = (before >= 0) & (after >= 0)
+    return before[held], after[held]
+
+
+def tile_marks(
+    marks: Sequence[Tensor | None], places: Sequence[Tensor], blocks: Tensor, size: int
+) -> Tensor | None:
+    """`tile` of float32 [heads, n] for each cell, 0 where it has none; None if all have none."""
+    if all(each is None for each in marks):
+        return None
+    widest = max(own.shape[1] for own in places)
+    nothing = places[0].new_zeros(len(places[0]), widest, dtype=torch.float32)
+    floats = [
+        nothing[:, : own.shape[1]] if kept is None else kept
+        for own, kept in zip(places, marks, strict=True)
+    ]
+    return tile(floats, blocks, size, 0)
 
 
 def tile(rows: Sequence[Tensor], blocks: Tensor, size: int, fill: int) -> Tensor:

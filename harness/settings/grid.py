@@ -19,6 +19,10 @@ IDLE = {
     "buffer": ("decode", ("buffer",)),
 }
 
+#: Methods whose answers under some settings are others since a change of the code; these cells have
+#: the number in their keys, so that what was stored before is not taken for theirs.
+CHANGED = {"trimkv": ({"budget": ("global",), "decode": ("hold", "buffer")}, 1)}
+
 FULL = "full"
 DENSE = "dense"
 BLANK_IMAGE = "blank_image"
@@ -134,9 +138,17 @@ def cell_key(cell: Cell, context: Mapping[str, object]) -> str:
     told["cell"].pop("label")
     told["cell"].pop("prefill", None)
     told["cell"]["params"] = list(in_force(dict(cell.params)).items())
-    payload = {**told, "version": ANSWERS_VERSION}
+    payload = {**told, "version": ANSWERS_VERSION, **_changes(cell)}
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _changes(cell: Cell) -> dict[str, int]:
+    """How often the meaning of a cell's settings has changed, if it has (CHANGED)."""
+    settings, number = CHANGED.get(cell.method, ({}, 0))
+    params = dict(cell.params)
+    changed = number and all(params.get(name) in values for name, values in settings.items())
+    return {"changes": number} if changed else {}
 
 
 def in_force(params: Mapping[str, object]) -> dict[str, object]:

@@ -26,6 +26,7 @@ VARIANTS = {
     "buffer": {"decode": "buffer", "buffer": 4},
     "buffer_norms": {"decode": "buffer", "buffer": 3, "strategy": "knorm_alpha"},
     "global": {"decode": "buffer", "buffer": 3, "budget": "global"},
+    "global_hold": {"decode": "hold", "budget": "global", "strategy": "knorm_alpha"},
     "boundary": {"decode": "hold", "protect": "boundary", "boundary_share": 0.2},
 }
 

@@ -120,18 +120,42 @@ def append(tiles, expected, seen, new):
 
 
 def evict(tiles, expected, rng):
+    """Of some sequences equally many, or of each its own number."""
     some = rng.sample(range(len(expected)), rng.randint(1, len(expected)))
-    drop = rng.randint(0, min(len(expected[each]) for each in some) - 1)
-    if not drop:
+    even = rng.randint(0, min(len(expected[each]) for each in some) - 1)
+    drops = [even] * len(some)
+    if own := rng.random() < 0.5:
+        some = [each for each in some if len(expected[each]) > 1]
+        drops = [rng.randint(1, len(expected[each]) - 1) for each in some]
+    if not any(drops):
         return
-    places = tiles.view(torch.tensor(some)).places
-    present = [[i for i, place in enumerate(row) if place >= 0] for row in places.tolist()]
-    order = torch.tensor([rng.sample(row, drop) for row in present])
-    gone = places.cpu().gather(1, order).tolist()
-    tiles.evict(torch.tensor(some), order.to(tiles.keys.device))
-    for sequence, dropped in zip(some, gone, strict=True):
-        for place in dropped:
-            del expected[sequence][place]
+    places = tiles.view(torch.tensor(some)).places.tolist()
+    present = [[i for i, place in enumerate(row) if place >= 0] for row in places]
+    gone = [rng.sample(row, drop) for row, drop in zip(present, drops, strict=True)]
+    order = torch.tensor([row + [-1] * (max(drops) - len(row)) for row in gone])
+    given = torch.tensor(some), order.to(tiles.keys.device)
+    tiles.evict_some(*given, torch.tensor(drops)) if own else tiles.evict(*given)
+    for sequence, row, dropped in zip(some, places, gone, strict=True):
+        for i in dropped:
+            del expected[sequence][row[i]]
+
+
+def test_a_sequence_that_became_short_gives_its_tiles_back():
+    rng, length = random.Random(4), 900
+    tiles, keys, values = gather([[[*range(length)], [5]]], length)
+    expected = [
+        {place: (keys[0, head, place], values[0, head, place]) for place in own}
+        for head, own in enumerate([range(length), [5]])
+    ]
+    gone = rng.sample(range(length), 850)
+    tiles.evict_some(torch.tensor([0]), torch.tensor([gone]), torch.tensor([850]))
+    for place in gone:
+        del expected[0][place]
+    assert tiles.places.numel() > length
+    for seen in range(length, length + LARGE):  # the other one needs a tile more
+        append(tiles, expected, seen, 1)
+    check(tiles, expected)
+    assert tiles.places.numel() <= sum(map(len, expected)) + 2 * (ROOM + LARGE)
 
 
 def test_a_sequence_wastes_less_than_a_tile_whatever_the_longest_is():

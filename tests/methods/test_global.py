@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import math
+import random
 import weakref
 
 import pytest
@@ -115,6 +117,49 @@ def test_equal_scores_are_taken_in_turn():
     assert pooled(torch.ones(1, 3, 10), 4).tolist() == [[4, 4, 4]]
     assert pooled(torch.tensor([[[5.0, 1, 1], [1, 1, 0], [1, 0, 0]]]), 2).tolist() == [[3, 2, 1]]
     assert pooled(torch.tensor([[[9.0, 8, 7], [1, 0, 0]]]), 2).tolist() == [[3, 1]]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(0, 12), st.booleans())
+def test_what_goes_across_layers_is_what_a_loop_over_all_of_them_lets_go(seed, kept, drops, ties):
+    """Cells of different totals, heads of different lengths in any order, some entries spared."""
+    rng = random.Random(seed)
+    cells = []  # [cell][layer][head] {place: standing}
+    for more in (0, 3):
+        total = len(HEADS) * 2 * (kept + drops + more)  # two heads a layer on average
+        cell = [[{} for _ in range(heads)] for heads in HEADS]
+        flat = [head for layer in cell for head in layer]
+        for number in range(total):  # a new place each, so that none comes twice in a head
+            head = flat[number] if number < len(flat) else rng.choice(flat)
+            worth = rng.choice([-1.0, 0.0]) if ties else rng.gauss(0, 1)
+            head[rng.randint(0, 10**6) * total + number] = worth
+        for head in rng.sample(flat, 2):
+            head[max(head)] = math.inf
+        cells.append(cell)
+    standing, positions = [], []
+    for layer, number in enumerate(HEADS):
+        width = max(len(head) for cell in cells for head in cell[layer]) + layer
+        places = torch.full((2, number, width), -1)
+        worth = torch.full((2, number, width), math.nan)
+        for cell, head in itertools.product(range(2), range(number)):
+            own = [*cells[cell][layer][head].items()]
+            rng.shuffle(own)
+            for slot, (place, value) in zip(rng.sample(range(width), len(own)), own, strict=True):
+                places[cell, head, slot], worth[cell, head, slot] = place, value
+        standing.append(worth)
+        positions.append(places)
+    found = methods.victims_across(standing, positions, drops)
+    for cell, course in enumerate(cells):
+        ordered = [[sorted(head) for head in layer] for layer in course]
+        rows = [[[head[p] for p in sorted(head)] for head in layer] for layer in course]
+        stays = by_hand(rows, 6 * (kept + (0, 3)[cell]))
+        for layer, (order, numbers) in enumerate(found):
+            for head, places in enumerate(ordered[layer]):
+                gone = [i for i in order[cell, head].tolist() if i >= 0]
+                left = {*places} - {positions[layer][cell, head, i].item() for i in gone}
+                assert left == {places[i] for i in stays[layer][head]}
+                assert left
+                assert len(gone) == numbers[cell, head] == len(places) - len(left)
 
 
 def test_layers_that_know_more_keep_less_of_the_rest():

@@ -76,42 +76,89 @@ def test_it_keeps_what_the_released_code_keeps(gates: str, case: dict) -> None:
         assert sum(len(head) for layer in found for head in layer) == 2 * LAYERS
 
 
+def decoding(gates: str, case: dict, **more: str) -> tuple[methods.Policy, list, methods.Held]:
+    """The policy of a stored course, its layers up to the end of the prompt, and its cell."""
+    prompt, budget, buffer = (case[n] for n in ("prefill_len", "memory_size", "buffer_size"))
+    how = {"decode": "hold"} if buffer == 1 else {"decode": "buffer", "buffer": buffer}
+    views = []
+    for whole in golden_views():
+        parts = {n: getattr(whole, n)[:, :, :prompt] for n in ("keys", "values", "queries")}
+        views.append(dataclasses.replace(whole, hidden=whole.hidden[:, :prompt], **parts))
+    policy = methods.build("trimkv", gates=gates, strategy=case["strategy"], **how, **more)
+    return policy, views, methods.Held(prompt, budget, budget, tail=0)
+
+
+def appended(
+    policy: methods.Policy, held: methods.Held, whole: methods.LayerView, kept, carried, seen, count
+) -> methods.Step:
+    """The step of a layer at which token `seen - 1` came and `count` entries a head go."""
+    kept = torch.nn.functional.pad(kept, (0, 1), value=seen - 1)
+    index = kept.clamp_min(0)[..., None].expand(-1, -1, -1, whole.keys.shape[-1])
+    return methods.Step(
+        held=[held],
+        positions=kept,
+        budgets=(kept >= 0).sum(-1) - count,
+        seen=seen,
+        new=1,
+        layer=whole.layer,
+        num_layers=LAYERS,
+        carried=torch.nn.functional.pad(carried, (0, 1)),
+        keys=whole.keys.gather(2, index) if policy.recalls else None,
+        hidden=whole.hidden[:, seen - 1 : seen],
+    )
+
+
 @pytest.mark.parametrize("case", STORED["decode"], ids=lambda case: case["strategy"])
 def test_it_goes_on_evicting_as_the_released_code_does(gates: str, case: dict) -> None:
     """One token after the other, from the eviction of the first `prefill_len` on."""
-    prompt, budget, buffer = (case[n] for n in ("prefill_len", "memory_size", "buffer_size"))
-    how = {"decode": "hold"} if buffer == 1 else {"decode": "buffer", "buffer": buffer}
-    policy = methods.build("trimkv", gates=gates, strategy=case["strategy"], **how)
+    policy, views, held = decoding(gates, case)
     for number, whole in enumerate(golden_views()):
-        parts = {n: getattr(whole, n)[:, :, :prompt] for n in ("keys", "values", "queries")}
-        view = dataclasses.replace(whole, hidden=whole.hidden[:, :prompt], **parts)
-        (chosen,) = policy.select_many(view, [budget])
+        (chosen,) = policy.select_many(views[number], [held.kept])
         kept, carried, found = chosen.positions, chosen.carried, [chosen.positions[0].tolist()]
-        held = methods.Held(prompt, budget, budget, tail=0)
-        for seen in range(prompt + 1, LENGTH + 1):
-            kept = torch.nn.functional.pad(kept, (0, 1), value=seen - 1)
-            carried = torch.nn.functional.pad(carried, (0, 1))
-            count = policy.evictions(held, kept.shape[-1] - budget, seen, LAYERS)
-            index = kept[..., None].expand(-1, -1, -1, whole.keys.shape[-1])
-            step = methods.Step(
-                held=[held],
-                positions=kept,
-                budgets=torch.full(kept.shape[:2], kept.shape[-1] - count),
-                seen=seen,
-                new=1,
-                layer=number,
-                num_layers=LAYERS,
-                carried=carried,
-                keys=whole.keys.gather(2, index) if policy.recalls else None,
-                hidden=whole.hidden[:, seen - 1 : seen],
-            )
-            carried = policy.carry(step)
+        for seen in range(held.prompt + 1, LENGTH + 1):
+            count = policy.evictions(held, kept.shape[-1] + 1 - held.kept, seen, LAYERS)
+            step = appended(policy, held, whole, kept, carried, seen, count)
+            kept, carried = step.positions, policy.carry(step)
             if count:
                 gone = policy.drop(step, carried, count)
                 stays = torch.ones_like(kept, dtype=torch.bool).scatter_(-1, gone, False)
                 kept, carried = (x[stays].view(1, 2, -1) for x in (kept, carried))
                 found.append(kept[0].tolist())
         assert found == [layers[number] for layers in case["kept"]]
+
+
+@pytest.mark.parametrize("case", STORED["decode_global"], ids=lambda case: case["strategy"])
+def test_all_layers_compete_at_each_eviction_as_in_the_released_code(gates, case) -> None:
+    """Heads get other numbers of the same total from one eviction to the next."""
+    policy, views, held = decoding(gates, case, budget="global")
+    assert policy.competes
+    rated = [policy.rate(view, [held.kept]) for view in views]
+    chosen = [of[0] for of in policy.select_layers(rated)]
+    kept, carried = [one.positions for one in chosen], [one.carried for one in chosen]
+    found, grown = [[heads(one) for one in chosen]], 0
+    for seen in range(held.prompt + 1, LENGTH + 1):
+        count = policy.evictions(held, grown + 1, seen, LAYERS)
+        grown += 1 - count
+        steps = [
+            appended(policy, held, whole, *own, seen, count)
+            for whole, *own in zip(golden_views(), kept, carried, strict=True)
+        ]
+        kept, carried = [step.positions for step in steps], [policy.carry(step) for step in steps]
+        if count:
+            ranked = [policy.ranked(*own) for own in zip(steps, carried, strict=True)]
+            for own, (gone, numbers) in zip(
+                kept, methods.victims_across(ranked, kept, count), strict=True
+            ):
+                assert (gone >= 0).sum(-1).tolist() == numbers.tolist()
+                for head, drops in enumerate(gone[0].tolist()):
+                    own[0, head, [i for i in drops if i >= 0]] = -1
+            found.append(
+                [[[p for p in head if p >= 0] for head in own[0].tolist()] for own in kept]
+            )
+    assert found == case["kept"]
+    counts = {tuple(len(head) for layer in each for head in layer) for each in found}
+    assert len(counts) > 2
+    assert {sum(each) for each in counts} == {2 * LAYERS * held.kept}
 
 
 def by_formula(view: methods.LayerView, parts: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -115,6 +115,28 @@ def test_a_key_survives_a_round_trip_of_its_settings() -> None:
     assert cell_key(BASE, json.loads(json.dumps(CONTEXT))) == cell_key(BASE, CONTEXT)
 
 
+def test_a_meaning_that_changed_changes_the_keys_of_its_cells_alone() -> None:
+    """The keys were made before DBTrimKV ranked all layers while it holds its budget."""
+    context = {"model": "m"}
+
+    def key(method: str, **params: object) -> str:
+        return cell_key(Cell("a", method, tuple(sorted(params.items())), ratio=0.9), context)
+
+    before = {
+        ("trimkv", "global", "hold"): "d353e19ea9a2abc7",
+        ("trimkv", "global", "buffer"): "48adca18ef56a2b3",
+        ("trimkv", "global", "grow"): "4aae9db4abf9c59e",
+        ("trimkv", "uniform", "hold"): "9980577db162a586",
+        ("tova", "global", "hold"): "f13d693b8d84f6f8",
+    }
+    now = {each: key(each[0], budget=each[1], decode=each[2], buffer=64) for each in before}
+    assert {each for each in before if now[each] != before[each]} == {
+        ("trimkv", "global", "hold"),
+        ("trimkv", "global", "buffer"),
+    }
+    assert len({*now.values(), *before.values()}) == len(before) + 2
+
+
 def test_a_parameter_that_came_later_changes_the_key_only_where_it_says_something() -> None:
     def key(**params: object) -> str:
         return cell_key(replace(BASE, params=tuple(sorted(params.items()))), CONTEXT)
