@@ -25,6 +25,7 @@ from harness.stats.frame import (
     roles,
 )
 from harness.stats.intervals import accuracy_interval
+from harness.stats.known import mean, total
 from harness.stats.paired import paired
 from harness.stats.pairing import against_full
 
@@ -157,23 +158,23 @@ def _cell(rows: dict[str, np.ndarray]) -> dict[Hashable, object]:
         "accuracy_low": low,
         "accuracy_high": high,
         "circular_accuracy": _circular(rows),
-        "flip_rate": _mean(rows["flip"]),
-        "exposed_tokens": _mean(rows["exposed_tokens"]),
+        "flip_rate": mean(rows["flip"]),
+        "exposed_tokens": mean(rows["exposed_tokens"]),
         "kept_fraction": _share(rows["kept_tokens"], rows["evictable_tokens"]),
         "kept_fraction_image": _share(rows["kept_image"], rows["image_tokens"]),
         "kept_fraction_text": _share(rows["kept_text"], text),
-        "cache_bytes": _mean(rows["cache_bytes"]),
-        "full_cache_bytes": _mean(rows["full_cache_bytes"]),
-        "unparsed_rate": _mean(rows["unparsed"][scored]),
-        "unparsed_rate_other": _mean(rows["unparsed_other"][scored]),
+        "cache_bytes": mean(rows["cache_bytes"]),
+        "full_cache_bytes": mean(rows["full_cache_bytes"]),
+        "unparsed_rate": mean(rows["unparsed"][scored]),
+        "unparsed_rate_other": mean(rows["unparsed_other"][scored]),
         "truncated_rate": (rows["truncated_tokens"] > 0).mean(),
-        "adaptive_active": _mean(rows["adaptive_active"]),
+        "adaptive_active": mean(rows["adaptive_active"]),
         "fallback_rate": rows["fallback"].mean(),
-        "window_effective": _mean(rows["window_effective"]),
-        "computed_share": _mean(rows["computed_share"]),
-        "host_bytes": _mean(rows["host_bytes"]),
-        "fetched_bytes": _ratio(_sum(rows["fetched_bytes"]), _sum(rows["passes"])),
-        **{name: _sum(rows[name]) for name in TIMINGS},
+        "window_effective": mean(rows["window_effective"]),
+        "computed_share": mean(rows["computed_share"]),
+        "host_bytes": mean(rows["host_bytes"]),
+        "fetched_bytes": _ratio(total(rows["fetched_bytes"]), total(rows["passes"])),
+        **{name: total(rows[name]) for name in TIMINGS},
     }
 
 
@@ -187,17 +188,6 @@ def _circular(rows: dict[str, np.ndarray]) -> float:
     return float((np.bincount(questions, wrong)[asked] == 0).mean())
 
 
-def _sum(values: np.ndarray) -> float:
-    """Of what is known; nan where nothing is."""
-    known = ~np.isnan(values)
-    return float(np.where(known, values, 0).sum()) if known.any() else float("nan")
-
-
-def _mean(values: np.ndarray) -> float:
-    """Of what is known; nan where nothing is."""
-    return _sum(values) / max(1, np.count_nonzero(~np.isnan(values)))
-
-
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
@@ -205,4 +195,4 @@ def _ratio(part: float, whole: float) -> float:
 def _share(part: np.ndarray, whole: np.ndarray) -> float:
     """Mean of part / whole over the rows that have any of it."""
     some = whole > 0
-    return _mean(part[some] / whole[some])
+    return mean(part[some] / whole[some])
