@@ -30,10 +30,10 @@ from harness.stats.paired import paired
 from harness.stats.pairing import against_full
 
 MEASURED = [
-    "window_effective", "adaptive_active", *TIMINGS, "score", "correct", "complete", "failed", "flip", "unparsed",
-    "unparsed_other", "exposed_tokens", "evictable_tokens", "image_tokens", "kept_tokens",
-    "kept_image", "kept_text", "cache_bytes", "full_cache_bytes", "truncated_tokens",
-    "computed_share", *FETCHES,
+    "window_effective", "adaptive_active", *TIMINGS, "score", "correct", "complete", "failed",
+    "flip", "unparsed", "unparsed_other", "exposed_tokens", "evictable_tokens", "image_tokens",
+    "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
+    "truncated_tokens", "computed_share", *FETCHES,
 ]  # fmt: skip
 
 

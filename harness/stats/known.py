@@ -14,4 +14,5 @@ def total(values: np.ndarray) -> float:
 
 def mean(values: np.ndarray) -> float:
     """Their mean; nan where none is known."""
-    return total(values) / max(1, np.count_nonzero(~np.isnan(values)))
+    count = int(np.count_nonzero(~np.isnan(values)))
+    return total(values) / count if count else float("nan")
