@@ -15,13 +15,14 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.defaults_list import Overrides
 
+READ = FileConfigSource.load_config
+CHOOSE = config_loader_impl.create_defaults_list
+MERGE = ConfigLoaderImpl._compose_config_from_defaults_list
+
 
 @contextmanager
 def once() -> Iterator[None]:
     """Within it the same files are chosen, read and merged once, until one of them changes."""
-    read = FileConfigSource.load_config
-    choose = config_loader_impl.create_defaults_list
-    merge = ConfigLoaderImpl._compose_config_from_defaults_list
     files: dict[Any, Any] = {}
     lists: dict[Any, Any] = {}
     merged: dict[Any, Any] = {}
@@ -30,7 +31,7 @@ def once() -> Iterator[None]:
         path = Path(source.path, source._normalize_file_name(config_path))
         place = source.provider, path, path.stat().st_mtime_ns if path.exists() else None
         if place not in files:
-            files[place] = read(source, config_path)
+            files[place] = READ(source, config_path)
         return deepcopy(files[place])
 
     def chosen(repo: Any, config_name: Any, overrides_list: Any, **how: bool) -> Any:
@@ -38,24 +39,41 @@ def once() -> Iterator[None]:
         groups = [one.input_line for one in overrides_list if one not in typed]
         key = config_name, *groups, *how.items(), _state(repo)
         if key not in lists:
-            lists[key] = choose(repo, config_name, overrides_list, **how)
+            lists[key] = CHOOSE(repo, config_name, overrides_list, **how)
         return replace(lists[key], config_overrides=typed)
 
     def composed(loader: ConfigLoaderImpl, defaults: Any, repo: Any) -> Any:
         key = *map(repr, defaults), _state(repo)
         if key not in merged:
-            merged[key] = merge(loader, defaults, repo)
+            merged[key] = MERGE(loader, defaults, repo)
         return deepcopy(merged[key])
 
-    FileConfigSource.load_config = load
-    config_loader_impl.create_defaults_list = chosen
-    ConfigLoaderImpl._compose_config_from_defaults_list = composed
+    _put(load, chosen, composed)
     try:
         yield
     finally:
-        FileConfigSource.load_config = read
-        config_loader_impl.create_defaults_list = choose
-        ConfigLoaderImpl._compose_config_from_defaults_list = merge
+        _put(READ, CHOOSE, MERGE)
+
+
+@contextmanager
+def anew() -> Iterator[None]:
+    """Within it Hydra does as it always does."""
+    found = (
+        FileConfigSource.load_config,
+        config_loader_impl.create_defaults_list,
+        ConfigLoaderImpl._compose_config_from_defaults_list,
+    )
+    _put(READ, CHOOSE, MERGE)
+    try:
+        yield
+    finally:
+        _put(*found)
+
+
+def _put(read: Any, choose: Any, merge: Any) -> None:
+    FileConfigSource.load_config = read
+    config_loader_impl.create_defaults_list = choose
+    ConfigLoaderImpl._compose_config_from_defaults_list = merge
 
 
 def _state(repo: Any) -> tuple[Any, ...]:

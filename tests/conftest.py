@@ -42,7 +42,7 @@ import harness  # noqa: E402, F401 - before transformers: it lets torchvision be
 with contextlib.redirect_stderr(sys.__stderr__):
     import absl.logging  # noqa: F401
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,16 +54,15 @@ def pytest_configure(config: pytest.Config) -> None:
     compile every module and every test anew, for a fresh clone holds none of them compiled.
     """
     worker = getattr(config, "workerinput", None)
-    if worker and config.args == [str(TESTS)]:
-        folders = sorted(str(path.parent) for path in TESTS.glob("*/test_*.py"))
-        folders = list(dict.fromkeys(folders))
+    if worker and [Path(place).resolve() for place in config.args] == [TESTS]:
+        folders = sorted({str(path.parent) for path in TESTS.glob("*/test_*.py")})
         first = len(folders) * int(worker["workerid"][2:]) // worker["workercount"]
         config.args[:] = folders[first:] + folders[:first]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The same order in every process, and nothing marked slow unless everything is asked for."""
-    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0])
+    items.sort(key=lambda item: item.path.parent.name)
     if config.getoption("--all"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
