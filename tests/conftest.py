@@ -62,7 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The same order in every process, and nothing marked slow unless everything is asked for."""
-    items.sort(key=lambda item: item.path.parent.name)
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.parent.name)
     if config.getoption("--all"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
