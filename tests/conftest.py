@@ -10,14 +10,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.plugins.config_source import ConfigResult
+
+from tests import composing
 
 # Before torch is imported. Tiny tensors on several threads mostly wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,13 +42,28 @@ import harness  # noqa: E402, F401 - before transformers: it lets torchvision be
 with contextlib.redirect_stderr(sys.__stderr__):
     import absl.logging  # noqa: F401
 
+TESTS = Path(__file__).resolve().parent
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="the tests marked slow as well")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Each of several processes begins to collect in another folder: in step, each of them would
+    compile every module and every test anew, for a fresh clone holds none of them compiled.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker and [Path(place).resolve() for place in config.args] == [TESTS]:
+        folders = sorted({str(path.parent) for path in TESTS.glob("*/test_*.py")})
+        first = len(folders) * int(worker["workerid"][2:]) // worker["workercount"]
+        config.args[:] = folders[first:] + folders[:first]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked slow, unless everything is asked for."""
+    """The same order in every process, and nothing marked slow unless everything is asked for."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.parent.name)
     if config.getoption("--all"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
@@ -68,20 +82,9 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def files_of_settings_are_parsed_once() -> Iterator[None]:
-    """Hydra parses the files of conf/ at every composition, which tests do by the hundred."""
-    read, known = FileConfigSource.load_config, {}
-
-    def load(source: FileConfigSource, config_path: str) -> ConfigResult:
-        path = Path(source.path, source._normalize_file_name(config_path))
-        place = source.provider, path, path.stat().st_mtime_ns if path.exists() else None
-        if place not in known:
-            known[place] = read(source, config_path)
-        return deepcopy(known[place])
-
-    FileConfigSource.load_config = load
-    yield
-    FileConfigSource.load_config = read
+def compositions_are_made_once() -> Iterator[None]:
+    with composing.once():
+        yield
 
 
 @pytest.fixture

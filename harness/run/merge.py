@@ -48,7 +48,7 @@ def merge(folder: Path, mixed: bool = False) -> None:
             asked = sweep.load_benchmarks(job)
             about = sweep.planned(job, asked)
             record = plan.register(store, job.config, about, folder)
-            sweep.write_config(job)
+            sweep.write_config(job, sweep.in_yaml(job.config))
             refuse_missing(folder, asked, store, every)
             frame = sweep.score(job, asked, store)
             spent = time.monotonic() - began

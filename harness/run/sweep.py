@@ -60,11 +60,13 @@ def _run(job: Job, began: float) -> None:
         about = planned(job, asked)
         with locked(job.folder, say):
             record = plan.register(store, job.config, about, job.folder)
-        computed = collect(job.config, asked, store, job.folder, partial(show_config, job))
+        settings = in_yaml(job.config)
+        shown = partial(show_config, job, settings)
+        computed = collect(job.config, asked, store, job.folder, shown)
         with locked(job.folder, say):
             say("scoring every answer with lmms-eval")
             frame = score(job, asked, store)
-            write_config(job)
+            write_config(job, settings)
             spent = time.monotonic() - began
             outcome.write(job, asked, store, frame, record, computed, spent)
             plan.reported(store, record, job.config, about)
@@ -204,13 +206,18 @@ def submit(one: Asked, frame: "pd.DataFrame", folder: Path) -> None:
         one.benchmark.submit(texts, folder / one.task.name / f"{cell.label}{kept}{under}.xlsx")
 
 
-def show_config(job: Job) -> None:
+def show_config(job: Job, settings: str) -> None:
     """Write the settings for whoever looks while the answers come."""
     with locked(job.folder, say):
-        write_config(job)
+        write_config(job, settings)
 
 
-def write_config(job: Job) -> None:
-    """Put the resolved settings beside the results, whole or not at all."""
+def in_yaml(config: Config) -> str:
+    """The resolved settings as YAML."""
+    return str(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
+
+
+def write_config(job: Job, settings: str) -> None:
+    """Put the settings beside the results, whole or not at all."""
     with replacing(job.folder / "config.yaml") as part:
-        part.write_text(OmegaConf.to_yaml(OmegaConf.structured(job.config), resolve=True))
+        part.write_text(settings)

@@ -4,7 +4,7 @@ Works on the samples frame alone (one row a cell and question row). It must not 
 lmms-eval, of Hydra or of how the numbers are shown.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,20 +19,21 @@ from harness.stats.frame import (
     LEVELS,
     TIMINGS,
     complete,
+    heads,
     ordered,
     prepared,
     roles,
 )
 from harness.stats.intervals import accuracy_interval
+from harness.stats.known import mean, total
 from harness.stats.paired import paired
 from harness.stats.pairing import against_full
 
-NUMBERS = ["window_effective", "adaptive_active"]  # may be missing, and are no floats then
 MEASURED = [
-    *NUMBERS, *TIMINGS, "question_id", "score", "correct", "complete", "failed", "flip", "unparsed",
-    "unparsed_other", "exposed_tokens", "evictable_tokens", "image_tokens", "kept_tokens",
-    "kept_image", "kept_text", "cache_bytes", "full_cache_bytes", "truncated_tokens",
-    "computed_share", *FETCHES,
+    "window_effective", "adaptive_active", *TIMINGS, "score", "correct", "complete", "failed",
+    "flip", "unparsed", "unparsed_other", "exposed_tokens", "evictable_tokens", "image_tokens",
+    "kept_tokens", "kept_image", "kept_text", "cache_bytes", "full_cache_bytes",
+    "truncated_tokens", "computed_share", *FETCHES,
 ]  # fmt: skip
 
 
@@ -79,13 +80,8 @@ def described(samples: Samples) -> Described:
         return samples
     frame = against_full(prepared(samples))
     frame["complete"] = complete(frame)
-    names = frame.drop_duplicates("cell")[
-        ["cell", *CELL, "prefill", "group", "metric"]
-    ].reset_index(drop=True)
-    numbers = frame[MEASURED].astype(frame[NUMBERS].astype(float).dtypes)
-    numbers["fallback"] = frame["fallback"].notna()
-    measures = pd.DataFrame([_cell(rows) for _, rows in numbers.groupby(frame["cell"])])
-    cells = pd.concat([names, measures], axis=1)
+    names = heads(frame[["cell", *CELL, "prefill", "group", "metric"]])
+    cells = pd.concat([names, pd.DataFrame([*map(_cell, _parts(frame))])], axis=1)
     cells["vacuous"] = roles(cells).eq("method") & cells["exposed_tokens"].eq(0)
     cells = cells.astype({"budget": "Int64", "group": "string"})
     return Described(frame, ordered(cells, frame))
@@ -121,55 +117,82 @@ def _by_ability(frame: pd.DataFrame, level: str) -> pd.DataFrame:
     table = parts["score"].agg(n_rows="size", accuracy="mean", known="count").reset_index()
     table["accuracy"] = table["accuracy"].where(table["known"] == table["n_rows"])
     table = table.join(frame.drop_duplicates("cell").set_index("cell")[CELL], on="cell")
-    differences = [_difference(part) for _, part in parts[["difference", "question_id"]]]
+    order = np.argsort(parts.ngroup(), kind="stable")
+    ends = np.cumsum(table["n_rows"])[:-1]
+    columns = (
+        np.split(rows[name].to_numpy()[order], ends) for name in ("difference", "question_id")
+    )
+    differences = [_difference(*part) for part in zip(*columns, strict=True)]
     measured = pd.DataFrame(differences).where(roles(table).eq("method"))
     return pd.concat([table, measured], axis=1).assign(level=level)
 
 
-def _difference(rows: pd.DataFrame) -> dict[str, float]:
-    differences, questions = rows["difference"].to_numpy(), rows["question_id"].to_numpy()
+def _difference(differences: np.ndarray, questions: np.ndarray) -> dict[str, float]:
     known = ~np.isnan(differences)
     found = paired(differences[known], questions[known])
     low, high = found.interval()
     return {"difference": found.difference, "difference_low": low, "difference_high": high}
 
 
-def _cell(rows: pd.DataFrame) -> dict[Hashable, object]:
-    low, high = accuracy_interval(rows["score"], rows["question_id"])
-    whole = rows[rows["complete"]]
-    unknown = bool(rows["score"].isna().any())
-    evictable = rows["evictable_tokens"]
+def _parts(frame: pd.DataFrame) -> Iterator[dict[str, np.ndarray]]:
+    """The `MEASURED` columns of each cell as numbers: frames of so few rows take far longer."""
+    order = np.argsort(frame["cell"], kind="stable")
+    ends = np.cumsum(np.bincount(frame["cell"]))[:-1]
+    columns = {name: frame[name].to_numpy(dtype=float, na_value=np.nan) for name in MEASURED}
+    columns["question"] = pd.factorize(frame["question_id"])[0]
+    columns["fallback"] = frame["fallback"].notna().to_numpy()
+    parts = [np.split(values[order], ends) for values in columns.values()]
+    return (dict(zip(columns, part, strict=True)) for part in zip(*parts, strict=True))
+
+
+def _cell(rows: dict[str, np.ndarray]) -> dict[Hashable, object]:
+    questions = rows["question"]
+    low, high = accuracy_interval(rows["score"], questions)
+    scored = rows["failed"] == 0
+    text = rows["evictable_tokens"] - rows["image_tokens"]
     return {
-        "n_questions": rows["question_id"].nunique(),
-        "n_rows": len(rows),
-        "failed_rows": int(rows["failed"].sum()),
-        "accuracy": rows["score"].mean(skipna=False),
+        "n_questions": len(np.unique(questions)),
+        "n_rows": len(questions),
+        "failed_rows": len(scored) - int(scored.sum()),
+        "accuracy": rows["score"].mean(),
         "accuracy_low": low,
         "accuracy_high": high,
-        "circular_accuracy": (
-            float("nan") if unknown else whole.groupby("question_id")["correct"].all().mean()
-        ),
-        "flip_rate": rows["flip"].mean(),
-        "exposed_tokens": float(rows["exposed_tokens"].mean()),
-        "kept_fraction": _share(rows["kept_tokens"], evictable),
+        "circular_accuracy": _circular(rows),
+        "flip_rate": mean(rows["flip"]),
+        "exposed_tokens": mean(rows["exposed_tokens"]),
+        "kept_fraction": _share(rows["kept_tokens"], rows["evictable_tokens"]),
         "kept_fraction_image": _share(rows["kept_image"], rows["image_tokens"]),
-        "kept_fraction_text": _share(rows["kept_text"], evictable - rows["image_tokens"]),
-        "cache_bytes": rows["cache_bytes"].mean(),
-        "full_cache_bytes": rows["full_cache_bytes"].mean(),
-        "unparsed_rate": rows.loc[~rows["failed"], "unparsed"].mean(),
-        "unparsed_rate_other": rows.loc[~rows["failed"], "unparsed_other"].mean(),
+        "kept_fraction_text": _share(rows["kept_text"], text),
+        "cache_bytes": mean(rows["cache_bytes"]),
+        "full_cache_bytes": mean(rows["full_cache_bytes"]),
+        "unparsed_rate": mean(rows["unparsed"][scored]),
+        "unparsed_rate_other": mean(rows["unparsed_other"][scored]),
         "truncated_rate": (rows["truncated_tokens"] > 0).mean(),
-        "adaptive_active": rows["adaptive_active"].mean(),
+        "adaptive_active": mean(rows["adaptive_active"]),
         "fallback_rate": rows["fallback"].mean(),
-        "window_effective": rows["window_effective"].mean(),
-        "computed_share": rows["computed_share"].mean(),
-        "host_bytes": rows["host_bytes"].mean(),
-        "fetched_bytes": rows["fetched_bytes"].sum(min_count=1) / rows["passes"].sum(min_count=1),
-        **{name: rows[name].sum(min_count=1) for name in TIMINGS},
+        "window_effective": mean(rows["window_effective"]),
+        "computed_share": mean(rows["computed_share"]),
+        "host_bytes": mean(rows["host_bytes"]),
+        "fetched_bytes": _ratio(total(rows["fetched_bytes"]), total(rows["passes"])),
+        **{name: total(rows[name]) for name in TIMINGS},
     }
 
 
-def _share(part: pd.Series, whole: pd.Series) -> float:
+def _circular(rows: dict[str, np.ndarray]) -> float:
+    """The share of whole questions that are right in every rotation; nan with unknown scores."""
+    whole = rows["complete"] == 1
+    if np.isnan(rows["score"]).any() or not whole.any():
+        return float("nan")
+    questions, wrong = rows["question"][whole], rows["correct"][whole] == 0
+    asked = np.bincount(questions) > 0
+    return float((np.bincount(questions, wrong)[asked] == 0).mean())
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> float:
     """Mean of part / whole over the rows that have any of it."""
     some = whole > 0
-    return float((part[some] / whole[some]).mean())
+    return mean(part[some] / whole[some])

@@ -13,6 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from harness.stats.cells import Samples, described
 from harness.stats.frame import GROUP, roles
 from harness.stats.intervals import accuracy_interval
+from harness.stats.known import mean
 from harness.stats.paired import paired
 from harness.stats.pairing import circular, questions_of, wide, with_blank, with_logits
 from harness.stats.plan import Plan
@@ -85,11 +86,13 @@ def _group(frame: pd.DataFrame, cells: pd.DataFrame, plan: Plan) -> pd.DataFrame
     asked = table["method"].eq(plan.method) & (evicted > plan.above)
     family = asked & ~table["vacuous"].astype(bool) & (not full.empty)
     level = plan.alpha / max(1, family.sum())
+    columns = {name: frame[name].to_numpy() for name in MEASURED}
     measured = []
     for number in table["cell"]:
-        rows = frame[frame["cell"] == number]
-        found = _tests(rows, plan, level) | {"complete": wanted.isin(rows["row"]).all()}
-        if rows["difference"].notna().any():
+        own = columns["cell"] == number
+        rows = {name: values[own] for name, values in columns.items()}
+        found = _tests(rows, plan, level) | {"complete": np.isin(wanted, rows["row"]).all()}
+        if not np.isnan(rows["difference"]).all():
             found |= changed_questions(turns[number], turns[full["cell"].item()])
         measured.append(found)
     table = pd.concat([table, pd.DataFrame(measured), _resampled(frame, table, plan)], axis=1)
@@ -104,15 +107,13 @@ def _group(frame: pd.DataFrame, cells: pd.DataFrame, plan: Plan) -> pd.DataFrame
     return table
 
 
-def _tests(rows: pd.DataFrame, plan: Plan, level: float) -> dict[Hashable, object]:
+def _tests(rows: dict[str, np.ndarray], plan: Plan, level: float) -> dict[Hashable, object]:
     """What the rows of one cell say by themselves; level: of the family's first test."""
-    both = rows[rows["difference"].notna()]
-    found = paired(both["difference"].to_numpy(), both["question_id"].to_numpy())
+    both, flips, seen = (~np.isnan(rows[name]) for name in ("difference", "flip", "above_blank"))
+    found = paired(rows["difference"][both], rows["question_id"][both])
     low, high = found.interval()
-    flips = rows[rows["flip"].notna()]
-    flip_low, flip_high = accuracy_interval(flips["flip"], flips["question_id"])
-    seen = rows[rows["above_blank"].notna()]
-    room = seen["room"].sum()
+    flip_low, flip_high = accuracy_interval(rows["flip"][flips], rows["question_id"][flips])
+    room = rows["room"][seen].sum()
     return {
         "difference": found.difference,
         "difference_low": low,
@@ -126,8 +127,8 @@ def _tests(rows: pd.DataFrame, plan: Plan, level: float) -> dict[Hashable, objec
         "questions_needed": questions_needed(found, plan.margin, level, plan.power),
         "flip_low": flip_low,
         "flip_high": flip_high,
-        "kl": rows["kl"].mean(),
-        "retained": seen["above_blank"].sum() / room if room > 0 else np.nan,
+        "kl": mean(rows["kl"]),
+        "retained": rows["above_blank"][seen].sum() / room if room > 0 else np.nan,
     }
 
 

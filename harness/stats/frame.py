@@ -109,6 +109,17 @@ def prepared(samples: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
+def heads(frame: pd.DataFrame) -> pd.DataFrame:
+    """The first row of each cell of a prepared frame, in the order of their numbers."""
+    return frame.iloc[np.unique(frame["cell"], return_index=True)[1]].reset_index(drop=True)
+
+
+def group_numbers(frame: pd.DataFrame) -> np.ndarray:
+    """The group of each row, by first appearance: told by the cells, which are few."""
+    of_cell = heads(frame[["cell", *GROUP]]).groupby(GROUP, sort=False).ngroup().to_numpy()
+    return of_cell[frame["cell"]]
+
+
 def computed(samples: pd.DataFrame) -> pd.Series:
     """By layer, the share of the causal blocks that a sparse prefill computed; else null."""
     none = pd.Series(None, index=samples.index, dtype=object)
@@ -126,11 +137,14 @@ def failed(samples: pd.DataFrame) -> pd.Series:
     return samples.get("failed", pd.Series(False, index=samples.index)).astype(bool)
 
 
-def complete(frame: pd.DataFrame) -> pd.Series:
+def complete(frame: pd.DataFrame) -> np.ndarray:
     """Whether the row's cell has every rotation of the question that any cell of its group has."""
-    own = frame.groupby(["cell", "question_id"])["row"].transform("size")
-    known = frame.groupby([*GROUP, "question_id"])["row"].transform("nunique")
-    return own.eq(known)
+    questions, kinds = pd.factorize(frame["question_id"])
+    rows, numbers = pd.factorize(frame["row"])
+    own = frame["cell"].to_numpy() * len(kinds) + questions
+    asked = group_numbers(frame) * len(kinds) + questions
+    known = np.unique(asked * len(numbers) + rows) // len(numbers)
+    return np.bincount(own)[own] == np.bincount(known)[asked]
 
 
 def ordered(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:

@@ -54,29 +54,34 @@ def _rare(pairs: list[tuple[float, float]]) -> float:
     width = 1 / sqrt(second)
     steepest = min(1.0, max(-1.0, third * width / (3 * second)))
 
-    def path(bend: float, place: np.ndarray) -> tuple[np.ndarray, ...]:
+    def path(bend: float | np.ndarray, place: np.ndarray) -> tuple[np.ndarray, ...]:
         """Where the path is, and the parts that the integrand's logarithm is made of."""
         line = middle + width * (bend * (np.cosh(place) - 1) + 1j * np.sinh(place))
-        across, up = 1 - np.outer(line.real, v), np.outer(line.imag, v)
+        across, up = 1 - line.real[..., None] * v, line.imag[..., None] * v
         size = np.log(across**2 + up**2) @ c / -2 - np.log(np.abs(line)) + place
         return line, across, up, size
 
-    def reach(bend: float, coarse: np.ndarray = COARSE) -> float:
-        """How far the integrand counts; twice the end where it does not fall off before."""
-        sizes = path(bend, coarse)[-1]
-        ends = coarse[sizes < sizes[0] + NOTHING]
-        last = ends[0] if ends.size else END
-        return float(last) if sizes[coarse < last].max() < sizes[0] + 1 else 2 * END
-
-    bend = steepest
-    if reach(steepest, COARSE[:SOON]) > SOON:
-        bend = min((steepest, *BENDS), key=lambda one: reach(one) + 1.5 * (one != steepest))
-    place = np.arange(0, min(END, reach(bend)), STEP)
+    bend, end = steepest, _reach(path(steepest, COARSE[:SOON])[-1])
+    if end > SOON:
+        bends = np.array((steepest, *BENDS))
+        ends = [*map(_reach, path(bends[:, None], COARSE)[-1])]
+        least = int(np.argmin(ends + 1.5 * (bends != steepest)))
+        bend, end = bends[least], ends[least]
+    place = np.arange(0, min(END, end), STEP)
     line, across, up, size = path(bend, place)
     angle = np.arctan2(up, across) @ c - np.angle(line)
     turn = width * (np.cosh(place) - 1j * bend * np.sinh(place)) * np.exp(-place)
     heights = (np.exp(size + 1j * angle) * turn).real
     return max(0.0, -STEP / pi * float(heights.sum() - heights[0] / 2))
+
+
+def _reach(sizes: np.ndarray) -> float:
+    """How far the integrand counts, by its logarithm at the first of `COARSE`; twice the end where
+    it does not fall off before.
+    """
+    ends = np.flatnonzero(sizes < sizes[0] + NOTHING)
+    last = COARSE[ends[0]] if ends.size else END
+    return float(last) if sizes[: int(last)].max() < sizes[0] + 1 else 2 * END
 
 
 def _saddle(v: np.ndarray, c: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 
 def accuracy_interval(
-    scores: pd.Series, cluster: pd.Series, confidence: float = 0.95
+    scores: pd.Series | np.ndarray, cluster: pd.Series | np.ndarray, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Interval of a mean score in [0, 1] when the rows of one question are not independent.
 

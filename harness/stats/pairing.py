@@ -8,10 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from harness.stats.frame import GROUP, roles
+from harness.stats.frame import group_numbers, heads, roles
 from harness.stats.logits import divergences, option_logs
-
-PLACE = [*GROUP, "row"]
 
 
 def against_full(frame: pd.DataFrame) -> pd.DataFrame:
@@ -23,16 +21,20 @@ def against_full(frame: pd.DataFrame) -> pd.DataFrame:
     `difference`: the score less the full cache's, nan too in cells some of whose scores are not
     known.
     """
-    full, blank = partners(frame, "full"), partners(frame, "blank")
-    answers = frame["parsed"].fillna("").astype(str).to_numpy()
-    parsed = roles(frame).eq("full") & (answers != "")
-    judged = parsed.groupby([frame[name] for name in GROUP]).transform("any").to_numpy()
+    cell, group = frame["cell"].to_numpy(), group_numbers(frame)
+    rows, numbers = pd.factorize(frame["row"])
+    role = roles(heads(frame)).to_numpy(dtype=object)[cell]
+    full, blank = (
+        partners(group * len(numbers) + rows, role == name) for name in ("full", "blank")
+    )
+    answers = frame["parsed"].fillna("").astype(str).to_numpy(dtype=object)
+    parsed = (role == "full") & (answers != "")
     flips = np.where(answers != answers[full], 1.0, 0.0)
     scores = known_scores(frame)
     return frame.assign(
         at_full=full,
         at_blank=blank,
-        flip=np.where(judged & sound(frame, full), flips, np.nan),
+        flip=np.where(any_of(group, parsed) & sound(frame, full), flips, np.nan),
         difference=scores - beside(scores, full),
     )
 
@@ -60,23 +62,29 @@ def with_blank(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def partners(frame: pd.DataFrame, role: str) -> np.ndarray:
-    """Where the full cache or the blank image answered the same row: [rows], -1 for nowhere."""
-    rows = frame.loc[roles(frame).eq(role), PLACE].drop_duplicates(PLACE)
-    found = frame[PLACE].merge(rows.assign(found=rows.index), how="left", on=PLACE)["found"]
-    return found.fillna(-1).astype("int64").to_numpy()
+def partners(places: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The first of the `own` rows at each row's place: [rows], -1 for none."""
+    found = np.full(places.max() + 1, -1)
+    rows = np.flatnonzero(own)[::-1]  # of several the one that is set last stays
+    found[places[rows]] = rows
+    return found[places]
+
+
+def any_of(numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Whether `rows` holds of any row with the same number: [rows]."""
+    return np.bincount(numbers, rows)[numbers] > 0
 
 
 def sound(frame: pd.DataFrame, partner: np.ndarray) -> np.ndarray:
     """Whether a row has a partner and no row failed of its own cell or of its partner's."""
-    whole = ~frame["failed"].groupby(frame["cell"]).transform("any").to_numpy()
+    whole = ~any_of(frame["cell"].to_numpy(), frame["failed"].to_numpy())
     return (partner >= 0) & whole & whole[partner]
 
 
 def known_scores(frame: pd.DataFrame) -> np.ndarray:
     """The scores; nan in every row of a cell that has a failed row or one with a secret answer."""
-    known = frame["score"].notna().groupby(frame["cell"]).transform("all")
-    return frame["score"].where(known).to_numpy()
+    scores = frame["score"].to_numpy()
+    return np.where(any_of(frame["cell"].to_numpy(), np.isnan(scores)), np.nan, scores)
 
 
 def beside(values: np.ndarray, places: np.ndarray) -> np.ndarray:

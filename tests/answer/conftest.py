@@ -7,15 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.outputs.conftest import cell_rows
+from tests.outputs.conftest import cell, framed
 
 QUESTIONS, ROTATIONS = 300, 2
 
 
 def rows(right: np.ndarray, method: str, ratio: float = 0.0, **columns: Any) -> pd.DataFrame:
     """One cell of `QUESTIONS` questions, every rotation alike."""
+    return framed([turned(right, method, ratio, **columns)])
+
+
+def turned(
+    right: np.ndarray, method: str, ratio: float = 0.0, **columns: Any
+) -> dict[str, list[Any]]:
     index = [k * 1_000_000 + 7 + q for q in range(len(right)) for k in range(ROTATIONS)]
-    return cell_rows(method, np.repeat(right, ROTATIONS), index=index, ratio=ratio, **columns)
+    return cell(method, np.repeat(right, ROTATIONS), index=index, ratio=ratio, **columns)
 
 
 def losing(count: int, questions: int = QUESTIONS) -> np.ndarray:
@@ -34,15 +40,15 @@ def study_samples(
     lost: Mapping[tuple[str, float], int], questions: int = QUESTIONS, **columns: Any
 ) -> pd.DataFrame:
     """The full cache, a blank image right in a quarter, and cells that lose what they are told."""
-    parts = [
-        rows(full(questions), "full"),
-        rows(np.arange(questions) % 4 == 0, "blank_image", control="blank_image"),
+    cells = [
+        turned(full(questions), "full"),
+        turned(np.arange(questions) % 4 == 0, "blank_image", control="blank_image"),
     ]
-    parts += [
-        rows(losing(count, questions), method, ratio, **columns)
+    cells += [
+        turned(losing(count, questions), method, ratio, **columns)
         for (method, ratio), count in lost.items()
     ]
-    return pd.concat(parts, ignore_index=True)
+    return framed(cells)
 
 
 @pytest.fixture(autouse=True)

@@ -112,9 +112,9 @@ def test_the_command_writes_page_text_tables_and_says_what_differs(two, capsys):
     assert page.count('<div id="figure-') == 4  # two panels of methods for each part
     assert "default-src 'none'" in page
     losses = pd.read_parquet(folder / "losses.parquet")
+    studies = {one.label: one.study for one in parts(two)}
     for name, part in losses.groupby("part"):
-        own = next(one for one in parts(two) if one.label == name)
-        want = own.study.comparisons.set_index("method")["difference"]
+        want = studies[name].comparisons.set_index("method")["difference"]
         assert np.allclose(part.set_index("method")["difference"], want)
     (logged,) = (folder / "wandb").glob("offline-run-*")
     assert list(logged.glob("*.wandb"))
@@ -122,8 +122,9 @@ def test_the_command_writes_page_text_tables_and_says_what_differs(two, capsys):
 
 def test_two_folders_of_one_name_stay_apart(tmp_path, run, capsys):
     folders = [run(tmp_path / "r1" / "x", LOST), run(tmp_path / "r2" / "x", OTHER)]
-    assert [part.label for part in parts(folders)] == ["tiny (x) #1", "tiny (x) #2"]
-    found = compare.between(parts(folders)).set_index("method")
+    two = parts(folders)
+    assert [part.label for part in two] == ["tiny (x) #1", "tiny (x) #2"]
+    found = compare.between(two).set_index("method")
     assert found.loc["restkv", "difference"] == pytest.approx(0.2)
     assert main([*map(str, folders), "--wandb", "disabled"]) == 0
     (made,) = (tmp_path / "r1").glob("compare-x-x-*")
