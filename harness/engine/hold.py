@@ -83,7 +83,7 @@ class Part:
     def rule(self, budgets: Tensor, seen: int, device: torch.device) -> Rule | None:
         """What goes of each head with these budgets [C, Hkv] (on the host), if a rule tells."""
         holder = self.holders[0]
-        if self.count > 1 or self.policy.spares:
+        if self.count > 1 or self.policy.spares or self.policy.competes:
             return None
         due = Due(self.held(), budgets, seen, holder.layer, holder.num_layers, device)
         return self.policy.rule(due)

@@ -326,15 +326,16 @@ def test_both_ends_of_the_prompt_outlive_the_rest(loaded_models, name, rule, mon
                 assert any(place > length for head in layers[layer][row[cell]] for place in head)
 
 
-@pytest.mark.parametrize("protect", ["text", "boundary"])
-def test_a_rule_says_nothing_where_some_of_the_prompt_is_spared(protect):
-    held = [methods.Held(41, 10, 10, 1)]
-    for name in ("h2o", "tova"):
-        for how, told in (("none", True), (protect, False)):
-            policy = methods.build(name, protect=how)
-            part = Part([Holder(policy, 0, 4, [0], held, [0])], 1, [0])
-            rule = part.rule(torch.tensor([[10, 10]]), 42, torch.device("cpu"))
-            assert (rule is not None) == told
+@pytest.mark.parametrize("name", ["h2o", "tova"])
+def test_a_rule_says_nothing_where_some_is_spared_or_layers_compete(name, monkeypatch):
+    def told(protect):
+        held, policy = [methods.Held(41, 10, 10, 1)], methods.build(name, protect=protect)
+        part = Part([Holder(policy, 0, 4, [0], held, [0])], 1, [0])
+        return part.rule(torch.tensor([[10, 10]]), 42, torch.device("cpu")) is not None
+
+    assert [told(protect) for protect in ("none", "text", "boundary")] == [True, False, False]
+    monkeypatch.setattr(methods.Policy, "competes", True)
+    assert not told("none")
 
 
 def test_layers_that_attend_twice_an_update_are_refused():
