@@ -179,11 +179,14 @@ class Tiles:
         before = self.table
         wanted = -(-(self.counts + max(new, ROOM)) // self.size)
         self._arrange(torch.where(have > SPARE * wanted, wanted, torch.maximum(have, wanted)))
-        source, target = (shared(own, self.keys.device) for own in both(before, self.table))
+        stay, moved = both(before, self.table)
+        target = shared(moved, self.keys.device)
+        every = len(stay) == len(self.keys)  # then they lie in order
+        source = None if every else shared(stay, self.keys.device)
 
         def copied(pool: Tensor, fill: int) -> Tensor:
             other = pool.new_full((len(self.owner), *pool.shape[1:]), fill)
-            return other.index_copy_(0, target, pool if len(source) == len(pool) else pool[source])
+            return other.index_copy_(0, target, pool if source is None else pool[source])
 
         self.keys, self.values = copied(self.keys, 0), copied(self.values, 0)
         self.places = copied(self.places, -1)
@@ -244,7 +247,7 @@ class Tiles:
             last = self.device_counts[own][:, None] - torch.arange(m, 0, -1, device=order.device)
             movers, target = (last, order) if m == 1 else pair(last, order)
             self._move(own, movers, target, last)
-        self._lower(sequences, torch.full_like(sequences, m))
+        self._lower(sequences, torch.full_like(sequences, m), own, torch.full_like(own, m))
 
     def evict_some(self, sequences: Tensor, order: Tensor, numbers: Tensor) -> None:
         """The same where each sequence loses its own number, one or more, int64 [s] on the host;
@@ -257,11 +260,10 @@ class Tiles:
         # Once more the last entry, which is marked anyway and moves to where it is.
         moves = [torch.where(each < 0, end - 1, each) for each in (*pair(last, order), last)]
         self._move(own, *moves)
-        self._lower(sequences, numbers)
+        self._lower(sequences, numbers, own, drops[:, 0])
 
-    def _lower(self, sequences: Tensor, numbers: Tensor) -> None:
-        """Count so many entries less of these sequences, both int64 [s] on the host."""
-        own, drops = (shared(each, self.keys.device) for each in (sequences, numbers))
+    def _lower(self, sequences: Tensor, numbers: Tensor, own: Tensor, drops: Tensor) -> None:
+        """Count so many entries less of these sequences: int64 [s], on the host and the device."""
         self.device_counts.index_add_(0, own, drops.int(), alpha=-1)
         self.counts.index_add_(0, sequences, numbers, alpha=-1)
         if self._runs:
