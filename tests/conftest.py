@@ -50,8 +50,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Each of several processes begins to collect in another folder: in step, each of them would
-    compile every module and every test anew, for a fresh clone holds none of them compiled.
+    """Let each of several processes begin to collect in another folder. A fresh clone holds no
+    compiled modules: in step, every process would compile all of them.
     """
     worker = getattr(config, "workerinput", None)
     if worker and [Path(place).resolve() for place in config.args] == [TESTS]:
