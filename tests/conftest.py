@@ -55,15 +55,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     worker = getattr(config, "workerinput", None)
     if worker and [Path(place).resolve() for place in config.args] == [TESTS]:
-        folders = sorted({str(path.parent) for path in TESTS.glob("*/test_*.py")})
+        folders = sorted({str(TESTS / _room(path)) for path in TESTS.rglob("test_*.py")})
         first = len(folders) * int(worker["workerid"][2:]) // worker["workercount"]
         config.args[:] = folders[first:] + folders[:first]
+
+
+def _room(path: Path) -> str:
+    """The folder or file of `TESTS` that a test is in."""
+    return path.relative_to(TESTS).parts[0]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The same order in every process, and nothing marked slow unless everything is asked for."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.path.parent.name)
+        items.sort(key=lambda item: _room(item.path))
     if config.getoption("--all"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
