@@ -60,13 +60,13 @@ def key_length(pretrained: str, revision: str | None, trust_remote_code: bool) -
     try:
         config = read_config(pretrained, locate(pretrained, revision), trust_remote_code)
         text = config.get_text_config(decoder=True)
-    except ValueError:
+        several = ("qk_rope_head_dim", "global_head_dim", "swa_head_dim")
+        if any(hasattr(text, name) for name in several):
+            return None
+        names = ("head_dim", "hidden_size", "num_attention_heads")
+        own, width, heads = (getattr(text, name, None) for name in names)
+    except (ValueError, RuntimeError):  # the latter where layers differ in one of them
         return None
-    several = ("qk_rope_head_dim", "global_head_dim", "swa_head_dim")
-    if any(hasattr(text, name) for name in several):
-        return None
-    names = ("head_dim", "hidden_size", "num_attention_heads")
-    own, width, heads = (getattr(text, name, None) for name in names)
     if own is None and isinstance(width, int) and isinstance(heads, int) and heads > 0:
         own = width // heads
     return own if isinstance(own, int) and own > 0 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from transformers import DeepseekV3Config, JetMoeConfig, LlamaConfig, LlavaConfig
+from transformers import DeepseekV3Config, Gemma4TextConfig, JetMoeConfig, LlamaConfig, LlavaConfig
 
 from harness.models import tokenizer
 
@@ -32,6 +32,7 @@ class Ambiguous(Odd):
         (LlavaConfig(text_config=LlamaConfig(**SIZES)), 24),
         (JetMoeConfig(kv_channels=48), 48),
         (DeepseekV3Config(), None),
+        (Gemma4TextConfig(), None),
         (Odd(hidden_size=96, num_attention_heads=[4, 8]), None),
         (Odd(hidden_size=96, num_attention_heads=None), None),
         (Odd(hidden_size=96, num_attention_heads=0), None),
