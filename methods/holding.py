@@ -111,8 +111,8 @@ def victims(standing: Tensor, positions: Tensor, count: int) -> Tensor:
 def victims_across(
     standing: Sequence[Tensor], positions: Sequence[Tensor], count: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """What goes where the heads of all layers compete, each layer's order and numbers: int64
-    [C, Hkv, m], -1 behind what goes of a head, and how many that are, int64 [C, Hkv] on the host.
+    """Which entries go where the heads of all layers compete: for each layer their order in each
+    head, int64 [C, Hkv, m], -1 behind the last, and how many they are, int64 [C, Hkv] on the host.
 
     standing and positions as in `victims`, of each layer; count: entries that go of a head on
     average. Each head keeps its best one. Of equals in a head the newest go, and heads keep equals

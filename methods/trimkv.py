@@ -37,12 +37,12 @@ class TrimKV(ScoringPolicy):
 
     The released code (ngocbh/trimkv at 0456bc4) evicts after a forward pass that leaves layers x
     heads x buffer_size entries or more over that total, keeps the best by one torch.topk and
-    protects no token; so it is here, but for this. A head may lose its last entry there, by default
+    protects no token. Four things differ here. There a head may lose its last entry, by default
     (floor_budget_ratio, later min_tokens_per_head); here each keeps its best one, as it does of a
-    prompt, so that no layer is left without a cache. Ties there fall as topk leaves them; here the
+    prompt, so that no layer is left without a cache. There ties fall as topk leaves them; here the
     newer entry of a head goes, and heads keep equals in turn. There a prompt less than buffer_size
-    over the budget stays whole. Later code (ed920f3) can look several tokens ahead, which is not
-    here.
+    over the budget stays whole; here it is evicted to the budget. Later code there (ed920f3) can
+    look several tokens ahead.
     """
 
     name: ClassVar[str] = "trimkv"

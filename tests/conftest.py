@@ -50,20 +50,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Each of several processes begins to collect in another folder: in step, each of them would
-    compile every module and every test anew, for a fresh clone holds none of them compiled.
+    """Let each of several processes begin to collect in another folder. A fresh clone holds no
+    compiled modules: in step, every process would compile all of them.
     """
     worker = getattr(config, "workerinput", None)
     if worker and [Path(place).resolve() for place in config.args] == [TESTS]:
-        folders = sorted({str(path.parent) for path in TESTS.glob("*/test_*.py")})
+        folders = sorted({str(TESTS / _room(path)) for path in TESTS.rglob("test_*.py")})
         first = len(folders) * int(worker["workerid"][2:]) // worker["workercount"]
         config.args[:] = folders[first:] + folders[:first]
+
+
+def _room(path: Path) -> str:
+    """The folder or file of `TESTS` that a test is in."""
+    return path.relative_to(TESTS).parts[0]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The same order in every process, and nothing marked slow unless everything is asked for."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.path.parent.name)
+        items.sort(key=lambda item: _room(item.path))
     if config.getoption("--all"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]

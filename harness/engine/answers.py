@@ -93,7 +93,8 @@ class Answers:
     def run_all(self, cells: Sequence[Cell], letter_ids: Sequence[int]) -> None:
         """Decode every cell, the largest first so that cells of equal counts are tiled together.
 
-        Cells that choose what they read decode by themselves: what others read stays as it is.
+        Cells that choose what they read in each pass have batches of their own, so that what the
+        others read can stay unpacked.
         """
         order = sorted(range(len(cells)), key=lambda i: (cells[i].fetches, -cells[i].count))
         needs = self.needs([cells[i] for i in order])
@@ -117,8 +118,14 @@ class Answers:
             start += len(group)
 
     def needs(self, cells: Sequence[Cell]) -> list[float]:
-        """Bytes that each cell needs while it decodes."""
-        return self.engine.needs(self.filled, [self._most_entries(cell) for cell in cells])
+        """Bytes that each cell needs while it decodes.
+
+        On a CPU all that a batch reads lies there twice once some of it is unpacked.
+        """
+        packed = any(cell.branch.cache is not None and not cell.fetches for cell in cells)
+        twice = packed and self.prompt_ids.device.type == "cpu"
+        most = [self._most_entries(cell) * (1 + (twice and not cell.fetches)) for cell in cells]
+        return self.engine.needs(self.filled, most)
 
     def _most_entries(self, cell: Cell) -> int:
         """Of a KV head, at the longest answer."""

@@ -17,7 +17,8 @@ from harness.engine.layout import Layout
 from harness.engine.prefill import Prefill
 from harness.models.memory import free_memory
 
-HELD = 2  # what is held of prompts: of one, and of its control with blank images
+HELD = 2  # prompts of which something is held: one, and its control with blank images
+BATCHES = HELD + 1  # of the one there are two where some cells fetch: these decode by themselves
 SHARE = 1 / 8  # of the free memory, what each of them may take
 
 
@@ -66,5 +67,5 @@ class Batches:
         made = branching.build(filled, layout, cells, sequel, trace)
         if not fits(made.bytes, filled.logits.device):
             return made
-        self._held = [*self._held[1 - HELD :], _Known(made, filled, tuple(cells), trace)]
+        self._held = [*self._held[1 - BATCHES :], _Known(made, filled, tuple(cells), trace)]
         return branching.again(made, filled, layout, cells, sequel)

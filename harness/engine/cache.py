@@ -117,8 +117,8 @@ class CompactLayer(CacheLayerMixin):
     ) -> Tensor:
         """Store new keys and values [cells, Hkv, q, d], and let query [cells, H, q, d] look.
 
-        Then holders evict, unless this is the last pass; or they go to `later` and evict with those
-        of other layers, where that is faster; or to the `contest`, where layers compete. hidden:
+        Then holders evict, unless this is the last pass. Where it is faster they go to `later` and
+        evict with those of other layers; where layers compete they enter the `contest`. hidden:
         what entered attention, [cells, q, C], if a holder sees it. Returns [cells, q, H, dv].
         """
         self._wait_for_attention(False)
@@ -137,7 +137,7 @@ class CompactLayer(CacheLayerMixin):
         observed = any(holder.policy.observes for holder in self.holders) and not last
         runs = pool.runs() if turning is None else None
         outputs, rows = [], []
-        block = max(1, _ROWS * self.heads // query.shape[1])
+        block = self._block(query.shape[1])
         for part, first in zip(query.split(block, 2), range(0, new, block), strict=True):
             output, weights = self._look(part, first, pool, scaling, observed, turning, runs)
             outputs.append(output)
@@ -166,10 +166,14 @@ class CompactLayer(CacheLayerMixin):
             turning = turns_of(pool, self.heads, self.reindexed, self.rotary, self.seen)
             query = self._turned(query, turning, pool)
         runs = pool.runs() if turning is None else None
-        block = max(1, _ROWS * self.heads // query.shape[1])
+        block = self._block(query.shape[1])
         parts = zip(query.split(block, 2), range(-new, 0, block), strict=True)
         looks = [self._look(q, at, pool, scaling, False, turning, runs)[0] for q, at in parts]
         return joined(looks, 1)
+
+    def _block(self, heads: int) -> int:
+        """New tokens that look at once; two at least, for one alone is taken to be the last."""
+        return max(2, _ROWS * self.heads // heads)
 
     def _look(
         self,

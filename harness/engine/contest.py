@@ -16,11 +16,11 @@ from methods.kernels import shared
 
 
 class Ranked(NamedTuple):
-    """Some cells of a policy on one of `layers` layers, which drop so many entries a head on
-    average.
+    """Some cells of a policy on one layer, and what its entries are worth.
 
-    cells: who they are, the same on each layer. sequences int64 [C * Hkv] of the tiles, on the
-    host; positions and standing [C, Hkv, n] as in `victims`.
+    cells: who they are, the same on each layer. drops: entries that go of a head on average.
+    layers: how many compete. sequences int64 [C * Hkv] of the tiles, on the host; positions and
+    standing [C, Hkv, n] as in `victims`.
     """
 
     cells: Hashable

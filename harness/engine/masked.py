@@ -103,7 +103,8 @@ def compare(engine: Engine, prompt: Prompt, branches: Sequence[Branch]) -> Compa
         own = _merged(engine.layout, answers.filled, before, cell)
         wanted = _masked(engine, answers, own, kept)
         found.append(_difference(wanted.new_tensor(answers.letter_logits[i]), wanted))
-    needs = answers.needs(sorted(cells, key=lambda cell: -cell.count))
+    together = [cell for cell in cells if not cell.fetches] or cells
+    needs = answers.needs(sorted(together, key=lambda cell: -cell.count))
     return Compared(found, engine.batch_size(needs, answers.prompt_ids.device))
 
 

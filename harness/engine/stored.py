@@ -1,9 +1,9 @@
 """Compact layers some of whose cells store most of their entries in another way.
 
 The newest entries of such a cell lie in tiles as those of any other, the older ones in packed
-groups; for the length of one layer's attention all that is read of them are tiles. On a CPU these
-stay for the next pass: memory is no concern there, and bytes are those of the packed groups. Must
-not know policies or how the kept positions were chosen.
+groups. While a layer attends, all that is read of them lies in tiles too. On a CPU these tiles stay
+for the next pass: that saves time, and bytes are those of the packed groups anyway. Must not know
+policies or how the kept positions were chosen.
 """
 
 from __future__ import annotations

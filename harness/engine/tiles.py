@@ -31,7 +31,7 @@ from methods.kernels import (
 
 SMALL, LARGE = 16, 64  # entries a tile: small ones waste little, large ones multiply faster
 ROOM = 64  # entries that every sequence has room for when the pool is copied to add tiles
-SPARE = 2  # times the tiles that a sequence needs then, it keeps; of more, it gives back the rest
+SPARE = 2  # a sequence with more than so many times the tiles it needs then gives the rest back
 TILES = 5  # as many are multiplied by themselves in the time of a dense batch
 
 
@@ -166,8 +166,8 @@ class Tiles:
             run.longest += new
 
     def reserve(self, new: int) -> None:
-        """Give tiles to the sequences that need them for `new` more entries, and take those of the
-        ones that have become much shorter. Seldom and for all, since the pool is copied.
+        """Give tiles to the sequences that need them for `new` more entries, and take tiles from
+        those that have become much shorter. Seldom and for all, since the pool is copied.
         """
         if new <= self._free:
             return
@@ -257,7 +257,7 @@ class Tiles:
         own, drops = shared(sequences, order.device), shared(numbers, order.device)[:, None]
         end, place = self.device_counts[own][:, None], torch.arange(order.shape[1]).to(order.device)
         last = torch.where(place < drops, end - drops + place, -1)
-        # Once more the last entry, which is marked anyway and moves to where it is.
+        # In place of -1 the last entry moves to where it is; it is among those that go anyway.
         moves = [torch.where(each < 0, end - 1, each) for each in (*pair(last, order), last)]
         self._move(own, *moves)
         self._lower(sequences, numbers, own, drops[:, 0])

@@ -59,13 +59,17 @@ def key_length(pretrained: str, revision: str | None, trust_remote_code: bool) -
     """Numbers in a key by the model's own settings; None where they tell of no single length."""
     try:
         config = read_config(pretrained, locate(pretrained, revision), trust_remote_code)
-    except ValueError:
+        text = config.get_text_config(decoder=True)
+        several = ("qk_rope_head_dim", "global_head_dim", "swa_head_dim")
+        if any(hasattr(text, name) for name in several):
+            return None
+        names = ("head_dim", "hidden_size", "num_attention_heads")
+        own, width, heads = (getattr(text, name, None) for name in names)
+    except (ValueError, RuntimeError):  # the latter where layers differ in one of them
         return None
-    text = config.get_text_config(decoder=True)
-    several = any(hasattr(text, name) for name in ("qk_rope_head_dim", "global_head_dim"))
-    if several or not hasattr(text, "hidden_size") or not hasattr(text, "num_attention_heads"):
-        return None
-    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    if own is None and isinstance(width, int) and isinstance(heads, int) and heads > 0:
+        own = width // heads
+    return own if isinstance(own, int) and own > 0 else None
 
 
 @cache

@@ -19,8 +19,8 @@ IDLE = {
     "buffer": ("decode", ("buffer",)),
 }
 
-#: Methods whose answers under some settings are others since a change of the code; these cells have
-#: the number in their keys, so that what was stored before is not taken for theirs.
+#: Methods whose answers changed with the code: under which settings, and how often. The number goes
+#: into the keys of such cells, so that answers stored before are not taken for theirs.
 CHANGED = {"trimkv": ({"budget": ("global",), "decode": ("hold", "buffer")}, 1)}
 
 FULL = "full"

@@ -135,7 +135,7 @@ def _difference(differences: np.ndarray, questions: np.ndarray) -> dict[str, flo
 
 
 def _parts(frame: pd.DataFrame) -> Iterator[dict[str, np.ndarray]]:
-    """The `MEASURED` columns of each cell as numbers: frames of so few rows take far longer."""
+    """The `MEASURED` columns of each cell as arrays: a frame a cell takes far longer."""
     order = np.argsort(frame["cell"], kind="stable")
     ends = np.cumsum(np.bincount(frame["cell"]))[:-1]
     columns = {name: frame[name].to_numpy(dtype=float, na_value=np.nan) for name in MEASURED}

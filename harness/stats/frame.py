@@ -115,7 +115,7 @@ def heads(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def group_numbers(frame: pd.DataFrame) -> np.ndarray:
-    """The group of each row, by first appearance: told by the cells, which are few."""
+    """The number of each row's group, by first appearance: int64 [rows]."""
     of_cell = heads(frame[["cell", *GROUP]]).groupby(GROUP, sort=False).ngroup().to_numpy()
     return of_cell[frame["cell"]]
 

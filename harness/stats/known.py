@@ -1,4 +1,4 @@
-"""Sums and means of the numbers that are known: nan is what is not, and what nothing is known of.
+"""Sums and means of those numbers that are known; nan stands for one that is not.
 
 Knows arrays alone, and adds as pandas does; must not know what they are of.
 """

@@ -63,7 +63,7 @@ def with_blank(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def partners(places: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """The first of the `own` rows at each row's place: [rows], -1 for none."""
+    """For each row the first of the `own` rows at the same place: [rows], -1 without one."""
     found = np.full(places.max() + 1, -1)
     rows = np.flatnonzero(own)[::-1]  # of several the one that is set last stays
     found[places[rows]] = rows
@@ -71,7 +71,7 @@ def partners(places: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 
 def any_of(numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Whether `rows` holds of any row with the same number: [rows]."""
+    """For each row whether `rows` holds for some row with the same number: bool [rows]."""
     return np.bincount(numbers, rows)[numbers] > 0
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from engine_helpers import Scatter
+from test_sharing import questions
 from tiny_models import BUILDERS, EOS, make_prompt, random_ids, wrap
 
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol
+from harness.engine import branch as branching
 from harness.engine import sharing as sharing_module
+from harness.settings.caches import HostValues, Quantized
 
 
 def grid(*names: str, ratios=(0.5, 0.9)) -> list[Branch]:
@@ -169,3 +172,16 @@ def test_an_answer_that_stops_at_once_was_still_decided_somewhere(
     full, cell = engine.run(prompt, branches, Generation(3))
     assert (full.text, cell.text) == ("", "")
     assert (full.exposed_tokens, cell.exposed_tokens) == (0, exposed)
+
+
+def test_batches_of_a_context_and_of_its_control_are_built_once(loaded_models, monkeypatch):
+    """Cells that fetch have a batch of their own beside that of the others."""
+    built, build = [], branching.build
+    monkeypatch.setattr(branching, "build", lambda *a: built.append(len(a[2])) or build(*a))
+    engine = Engine(loaded_models["llava"], Protocol("context"))
+    branches = [Branch(), Branch(cache=Quantized(4, 8, 4)), Branch(cache=HostValues(0.5, 4))]
+    for prompt, control in zip(questions("llava", 5), questions("llava", 5, 7), strict=True):
+        engine.run(prompt, branches, Generation(1))
+        engine.run(control, branches[:1], Generation(1))
+    first = [2, 1, 1]  # of which nothing is left for a second question
+    assert built == first * 2

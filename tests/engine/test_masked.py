@@ -10,6 +10,7 @@ from tiny_models import CASES, PROTOCOLS, make_prompt
 import methods
 from harness.engine import Branch, Engine, branch, masked, selfcheck
 from harness.models.loading import load
+from harness.settings.caches import HostValues
 from methods import Selection
 from tests.families import checks
 
@@ -52,6 +53,12 @@ def test_cells_that_move_positions_are_left_out(loaded_models):
     cells = [Branch(Scatter(1), budget=5), Branch(Scatter(1, positions="cache"), budget=5)]
     found = masked.compare(Engine(loaded_models["llama"]), make_prompt("llama", seed=3), cells)
     assert [one is None for one in found.differences] == [False, True]
+
+
+def test_cells_that_fetch_do_not_decode_together_with_the_others(loaded_models):
+    cells = [Branch(), Branch(cache=HostValues(0.5, 4)), Branch(Scatter(1), budget=5)]
+    engine = Engine(loaded_models["llama"])
+    assert masked.compare(engine, make_prompt("llama", seed=3), cells).batch == 2
 
 
 @pytest.mark.parametrize("name", ["Gemma 3n (text)", "Qwen3-Next"])

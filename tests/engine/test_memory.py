@@ -11,6 +11,7 @@ import methods
 from harness.engine import Branch, Engine, Generation
 from harness.engine import session as session_module
 from harness.models import memory
+from harness.settings.caches import HostValues, PQKeys, Quantized
 
 VERSION_2 = {
     "memory.max": "1000",
@@ -87,3 +88,30 @@ def test_a_batch_bounded_by_memory_gives_the_same_answers(loaded_models, monkeyp
     monkeypatch.setattr(session_module, "free_memory", lambda device: 0)
     found = Engine(loaded).run(prompt, branches, Generation(3))
     assert [one.token_ids for one in found] == [one.token_ids for one in wanted]
+
+
+@pytest.mark.parametrize("stored", [Quantized(4, 8, 4), PQKeys(4, 2, 4), HostValues(0.5, 30)])
+def test_what_stays_unpacked_on_a_cpu_is_counted(loaded_models, monkeypatch, stored) -> None:
+    """Tiles and what is read in full precision, of all layers of a batch."""
+    engine, held = Engine(loaded_models["llama"]), []
+    monkeypatch.setattr(session_module, "COPIES", 0)
+    own = engine.decoder.run
+
+    def run(cache, *rest):
+        decoded = own(cache, *rest)
+        tiles = [pool for each in cache.layers for pool in (each.tiles, _opened(each)) if pool]
+        token = 4 * (tiles[0].keys.shape[2] + tiles[0].values.shape[2])
+        held.append(sum(int(pool.counts.sum()) * token for pool in tiles))
+        return decoded
+
+    monkeypatch.setattr(engine.decoder, "run", run)
+    branches = [Branch(), Branch(methods.build("snapkv"), 0.5), Branch(cache=stored)]
+    asked = make_prompt("llama"), branches, Generation(5)
+    answers, cells = engine.prefilled(*asked)
+    engine.run(*asked)
+    needs = sum(answers.needs(cells))
+    assert 0.6 * needs < sum(held) <= needs
+
+
+def _opened(layer):
+    return getattr(layer, "_opened", None)
