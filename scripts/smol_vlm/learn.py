@@ -1,11 +1,15 @@
 """Trains projector and adapter on questions; the picture is read once for all of a scene.
 
-The answer's content is asked for at the question mark, its letter at the end of the prompt.
+The answer's content is asked for at the question mark, its letter at the end of the prompt. What is
+known at the question mark only above the layer that looks for the right option comes too late for
+the letter. So two heads, thrown away afterwards, ask for the content behind an early layer and
+where the letter is predicted, and some kinds of questions may look for their option later.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -17,11 +21,15 @@ from transformers.models.llama.modeling_llama import rotate_half
 
 from harness.embedded.questions import KINDS
 from scripts.smol_vlm import rows
-from scripts.smol_vlm.rows import PICTURE, Batch, Words
+from scripts.smol_vlm.rows import PICTURE, Batch, Words, answers
 from scripts.tiny_vlm.language import Pool
 
-HINTED, GROUP = 20, 1  # the layer and the KV group whose attention is told of the right option
-HINT, WORD, LETTER, END = 0.3, 1.0, 1.0, 0.1  # weights of the losses
+# Layers count from 0. Behind these the content is asked for too: at "?", and before the letter.
+EARLY, MOVED = 16, 25
+# The attention of these is told of the right option, in one KV group; kinds that come late, later.
+HINTED, LATE, GROUP = 20, 26, 1
+LATE_KINDS = ("location", "count", "relation")
+HINT, HEAD, WORD, LETTER, END = 0.3, 0.5, 1.0, 1.0, 0.1  # weights of the losses
 MOST_HIDDEN = 0.9
 
 
@@ -40,19 +48,46 @@ class Stage:
     partial: float = 1.0  # from this share of the steps on half the rows see part of the prompt
 
 
+class Head(nn.Module):
+    """Reads the answer's content off hidden states; only training has it. It starts at zero."""
+
+    def __init__(self, words: Words, width: int) -> None:
+        super().__init__()
+        tokens = sorted({token for answer in answers() for token in words.of(answer)})
+        self.register_buffer("tokens", torch.tensor(tokens))
+        self.linear = nn.Linear(width, len(tokens))
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, states: Tensor, word: Tensor) -> Tensor:
+        """-log p [rows] of the answers word [rows, 2], from states [rows, width]."""
+        states = F.layer_norm(states.float(), states.shape[-1:])
+        classes = torch.searchsorted(self.tokens, word)
+        return -self.linear(states).log_softmax(-1).gather(1, classes).mean(1)
+
+
 class Reader:
-    """The model with what training asks of it: states of rows behind a picture, and one query."""
+    """The model with what training asks of it: states of rows behind a picture, and queries."""
 
     def __init__(self, model: nn.Module, words: Words, bf16: bool) -> None:
         self.text = model.model.language_model
         self.projector = model.model.multi_modal_projector
         self.words, self.bf16 = words, bf16
-        self.query: Tensor | None = None
-        projection = self.text.layers[HINTED].self_attn.q_proj
-        projection.register_forward_hook(self._keep)
+        width = self.text.config.hidden_size
+        self.heads = nn.ModuleDict({at: Head(words, width) for at in ("mark", "last")})
+        self.queries: dict[int, Tensor] = {}
+        self.behind: dict[int, Tensor] = {}
+        for index in {EARLY, MOVED}:
+            self.text.layers[index].register_forward_hook(partial(self._keep, self.behind, index))
+        for index in {HINTED, LATE}:
+            projection = self.text.layers[index].self_attn.q_proj
+            projection.register_forward_hook(partial(self._keep, self.queries, index))
 
-    def _keep(self, module: nn.Module, inputs: Any, query: Tensor) -> None:
-        self.query = query
+    @staticmethod
+    def _keep(
+        kept: dict[int, Tensor], index: int, module: nn.Module, inputs: Any, out: Tensor
+    ) -> None:
+        kept[index] = out
 
     def read(self, hidden: Tensor) -> DynamicCache:
         """Keys and values of the prefix and the picture, for each of hidden [scenes, 64, width]."""
@@ -92,22 +127,27 @@ class Reader:
 
     def away(self, batch: Batch, cache: DynamicCache) -> Tensor:
         """-log of the attention from the last token to the right option, mean over a KV group."""
-        assert self.query is not None
-        layer = self.text.layers[HINTED].self_attn
-        width = layer.head_dim
-        heads = self.query.shape[-1] // width
-        several = heads // cache.layers[HINTED].keys.shape[1]
+        late = torch.tensor([kind in LATE_KINDS for kind in KINDS], device=batch.kind.device)
+        early, later = (self._away(batch, cache, index) for index in (HINTED, LATE))
+        return torch.where(late[batch.kind], later, early).mean()
+
+    def _away(self, batch: Batch, cache: DynamicCache, index: int) -> Tensor:
+        """The same [rows], at one layer."""
+        width = self.text.layers[index].self_attn.head_dim
+        asked = self.queries[index]
+        heads = asked.shape[-1] // width
+        several = heads // cache.layers[index].keys.shape[1]
         row = torch.arange(len(batch.ids))
         past = len(self.words.prefix) + PICTURE
-        query = self.query.view(*self.query.shape[:2], heads, width)[row, batch.last].float()
+        query = asked.view(*asked.shape[:2], heads, width)[row, batch.last].float()
         query = query[:, GROUP * several : (GROUP + 1) * several]
         angles = self.text.rotary_emb(query, (past + batch.last)[:, None])
         query = query * angles[0] + rotate_half(query) * angles[1]
-        keys = cache.layers[HINTED].keys[:, GROUP].float()
+        keys = cache.layers[index].keys[:, GROUP].float()
         scores = torch.einsum("nhd,nsd->nhs", query, keys) / width**0.5
         later = torch.arange(keys.shape[1])[None] > (past + batch.last)[:, None]
         scores = scores.masked_fill(later[:, None], float("-inf"))
-        return -scores.log_softmax(-1)[row, :, past + batch.option].mean()
+        return -scores.log_softmax(-1)[row, :, past + batch.option].mean(1)
 
 
 def partial_view(batch: Batch, past: int, generator: torch.Generator) -> Tensor:
@@ -143,9 +183,13 @@ def losses(
         said = reader.logits(states[row, batch.mark])
         each = -said.log_softmax(-1).gather(1, batch.word).mean(1)
         total, weight = total + WORD * each.sum(), weight + WORD * len(row)
+        read = reader.heads["mark"](reader.behind[EARLY][row, batch.mark], batch.word)
+        total = total + HEAD * read.sum()
         hits.append(("word", _named(said, batch.word), batch.kind))
         if full:
             letter = reader.logits(states[row, batch.last])
+            read = reader.heads["last"](reader.behind[MOVED][row, batch.last], batch.word)
+            total = total + HEAD * read.sum()
             end = reader.logits(states[row, batch.last + 1])
             stop = torch.full_like(row, reader.words.stop)
             total = total + LETTER * F.cross_entropy(letter, batch.letter, reduction="sum")

@@ -2,7 +2,8 @@
 
 Occupied cells are drawn far more often than they occur, and each group of words is centred and
 enlarged: with the plain squared error the many empty cells and the mean of a group decide, and
-colours and digits cannot be told apart although most of the variance is explained.
+colours and digits cannot be told apart although most of the variance is explained. Words of places
+are as loud as colours, and only where something lies: then they are copied as colours are.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Tables:
             mean = stack.mean(0)
             return 0.5 * mean + norm * F.normalize(stack - mean, dim=1)
 
-        none = embedding.new_zeros(1, embedding.shape[1])
+        none, mean = embedding.new_zeros(1, embedding.shape[1]), embedding.mean(0)
         self.by_name = {
             "value": torch.cat(
                 (
@@ -46,16 +47,17 @@ class Tables:
             ),
             "color": torch.cat((none, group(world.COLORS, 2.5), none)),
             "size": torch.cat((none, none, said("largest")[None])),
-            "anchor": torch.cat((none, 0.7 * said("shapes")[None])),
-            "corner": group(world.CORNERS, 1.5),
+            "anchor": torch.cat((none, 2.5 * F.normalize(said("shapes")[None] - mean, dim=1))),
+            "corner": group(world.CORNERS, 2.5),
             "background": group(world.BACKGROUNDS, 1.0),
             "brightness": group(world.BRIGHTNESS, 1.0),
         }
 
     def of(self, labels: Tensor) -> Tensor:
         """The target of cells with these classes [..., attributes]."""
-        each = [self.by_name[name][labels[..., i]] for i, name in enumerate(tower.ATTRIBUTES)]
-        return torch.stack(each).sum(0)
+        said = {name: self.by_name[name][labels[..., i]] for i, name in enumerate(tower.ATTRIBUTES)}
+        said["corner"] = said["corner"] * (labels[..., :1] > 0)
+        return torch.stack(list(said.values())).sum(0)
 
     def readable(self, projected: Tensor, labels: Tensor) -> dict[str, float]:
         """How often the nearest word of a group is the right one, on cells that have one."""
@@ -65,12 +67,13 @@ class Tables:
             "digit": ("value", 1 + shapes, 1 + shapes + digits),
             "word": ("value", 1 + shapes + digits, len(self.by_name["value"])),
             "color": ("color", 1, 1 + len(world.COLORS)),
+            "corner": ("corner", 0, len(world.CORNERS)),
         }
         found = {}
         for name, (attribute, first, end) in spans.items():
             table = self.by_name[attribute][first:end]
             right = labels[..., list(tower.ATTRIBUTES).index(attribute)]
-            here = (right >= first) & (right < end)
+            here = (right >= first) & (right < end) & (labels[..., 0] > 0)
             near = projected[here] @ F.normalize(table - table.mean(0), dim=1).T
             found[name] = (near.argmax(1) + first == right[here]).float().mean().item()
         return found

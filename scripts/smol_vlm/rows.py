@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.drawing import world
 from harness.drawing.world import Scene
 from harness.embedded.questions import KINDS, Question, ask, prompt
 
@@ -48,6 +49,14 @@ class Words:
         if word.isdigit():
             return self.encode(word)[:1]
         return [self.encode(f" {part}")[0] for part in word.split("-")]
+
+
+def answers() -> tuple[str, ...]:
+    """All that a question of any kind can be answered with."""
+    named = (world.COLORS, world.SHAPES, world.DIGITS, world.WORDS, world.CORNERS, world.COUNTS)
+    styles = (world.BACKGROUNDS, world.BRIGHTNESS)
+    sides = ("left", "right", "above", "below")
+    return ("yes", "no", *sides, *(name for names in (*named, *styles) for name in names))
 
 
 @dataclass(frozen=True)

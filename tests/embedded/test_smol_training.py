@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from harness.drawing import world
 from harness.drawing.render import render
@@ -20,8 +21,10 @@ from harness.models import gguf, joining, parts
 from harness.models.loading import load
 from scripts import train_smol_vlm
 from scripts.smol_vlm import learn, rows
-from scripts.smol_vlm.learn import Reader, Stage
-from scripts.smol_vlm.rows import Words
+from scripts.smol_vlm.learn import Head, Reader, Stage
+from scripts.smol_vlm.projector import Tables
+from scripts.smol_vlm.rows import PICTURE, Words
+from scripts.tiny_vlm import tower
 from scripts.tiny_vlm.language import Pool
 from tests.installed import install
 
@@ -46,6 +49,9 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setattr(train_smol_vlm, "PACKAGE", "package:tiny-text")
     monkeypatch.setattr(learn, "HINTED", 1)
+    monkeypatch.setattr(learn, "LATE", 0)
+    monkeypatch.setattr(learn, "EARLY", 0)
+    monkeypatch.setattr(learn, "MOVED", 0)
     found = gguf.unpacked("package:tiny-text")
     assert found is not None
     return found[0]
@@ -56,7 +62,7 @@ def test_rows_behind_a_picture_are_read_as_whole_prompts_are(text: Path) -> None
     processor = joining.processor(text, TINY_VLM)
     words, rng = Words(processor), Random(3)
     pool = Pool.draw(model, rng, SCENES)
-    asked = [ask(scene, "color", rng) for scene in pool.scenes for _ in range(2)]
+    asked = [ask(scene, kind, rng) for scene in pool.scenes for kind in ("color", "location")]
     drawn = [rows.whole(question, words) for question in asked if question is not None]
     batch = rows.collate(drawn, 2, words.stop)
     reader = Reader(model, words, bf16=False)
@@ -79,7 +85,8 @@ def test_rows_behind_a_picture_are_read_as_whole_prompts_are(text: Path) -> None
             found = model(**inputs, output_attentions=True)
             own = reader.logits(states[index, : row.last + 1])
         torch.testing.assert_close(own, found.logits[0, past:], rtol=1e-3, atol=1e-3)
-        heads = found.attentions[1][0, 2:, -1]  # the two query heads of the second KV head
+        hinted = learn.LATE if question.kind == "location" else learn.HINTED
+        heads = found.attentions[hinted][0, 2:, -1]  # the two query heads of the second KV head
         attention.append(-heads[:, past + row.option].log())
         assert processor.tokenizer.decode(row.ids[row.mark]) == "?"
         until = processor.tokenizer.decode(row.ids[: row.option + 1])
@@ -87,6 +94,60 @@ def test_rows_behind_a_picture_are_read_as_whole_prompts_are(text: Path) -> None
         assert until.endswith(f"{letter}. {question.answer}")
         assert processor.tokenizer.decode([row.letter]) == letter
     torch.testing.assert_close(away, torch.stack(attention).mean(), rtol=1e-3, atol=1e-3)
+
+
+def test_the_content_is_read_behind_two_layers_too(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = joining.untrained(text, TINY_VLM)
+    words, rng = Words(joining.processor(text, TINY_VLM)), Random(6)
+    pool = Pool.draw(model, rng, 1)
+    asked = [ask(pool.scenes[0], kind, rng) for kind in ("location", "color")]
+    drawn = [rows.whole(question, words) for question in asked if question is not None]
+    batch = rows.collate(drawn, 2, words.stop)
+    reader = Reader(model, words, bf16=False)
+    for head in reader.heads.values():
+        torch.nn.init.normal_(head.linear.weight)
+    heads = learn.losses(reader, pool.hidden, [batch], None, 0.0)[0]
+    monkeypatch.setattr(learn, "HEAD", 0.0)
+    heads = heads - learn.losses(reader, pool.hidden, [batch], None, 0.0)[0]
+    lost, start, inner = [], len(words.prefix), model.model
+    for one in drawn:
+        embedded = inner.language_model.embed_tokens(torch.tensor([[*words.prefix, *one.ids]]))
+        image = inner.multi_modal_projector(pool.hidden)
+        whole = torch.cat((embedded[:, :start], image, embedded[:, start:]), 1)
+        hidden = inner.language_model(inputs_embeds=whole, output_hidden_states=True).hidden_states
+        for at, where in (("mark", one.mark), ("last", one.last)):
+            state = hidden[1][0, start + PICTURE + where]
+            said = reader.heads[at].linear(F.layer_norm(state, state.shape)).softmax(-1)
+            known = reader.heads[at].tokens.tolist()
+            lost.append(-torch.stack([said[known.index(token)].log() for token in one.word]).mean())
+    each = learn.WORD + learn.LETTER + learn.END
+    torch.testing.assert_close(heads, 0.5 * sum(lost) / (each * len(drawn)), rtol=1e-3, atol=1e-4)
+
+
+def test_every_answer_has_a_place_in_the_head(text: Path) -> None:
+    words, rng = Words(joining.processor(text, TINY_VLM)), Random(7)
+    tokens = set(Head(words, 8).tokens.tolist())
+    for scene in (world.sample_scene(rng) for _ in range(60)):
+        for kind in KINDS:
+            question = ask(scene, kind, rng)
+            assert question is None or set(words.of(question.answer)) <= tokens
+
+
+def test_places_are_named_where_something_lies_alone(text: Path) -> None:
+    model = joining.untrained(text, TINY_VLM)
+    words = Words(joining.processor(text, TINY_VLM))
+    tables = Tables(model.get_input_embeddings().weight.detach(), words)
+    torch.nn.init.normal_(tables.by_name["corner"])  # the tiny tokenizer spells them all alike
+    scene = world.sample_scene(Random(8))
+    labels = torch.from_numpy(tower.labels(scene))
+    corner = list(tower.ATTRIBUTES).index("corner")
+    moved = labels.clone()
+    moved[:, corner] = (labels[:, corner] + 1) % len(world.CORNERS)
+    differs = (tables.of(labels) != tables.of(moved)).any(-1)
+    occupied = {cell for item in scene.items for cell in item.cells()}
+    assert set(differs.nonzero()[:, 0].tolist()) == occupied
 
 
 def test_a_partial_view_hides_from_the_answer_alone(text: Path) -> None:
