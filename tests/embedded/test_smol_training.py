@@ -51,7 +51,7 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(learn, "HINTED", 1)
     monkeypatch.setattr(learn, "LATE", 0)
     monkeypatch.setattr(learn, "EARLY", 0)
-    monkeypatch.setattr(learn, "MOVED", 0)
+    monkeypatch.setattr(learn, "MOVED", 1)
     found = gguf.unpacked("package:tiny-text")
     assert found is not None
     return found[0]
@@ -108,17 +108,22 @@ def test_the_content_is_read_behind_two_layers_too(
     reader = Reader(model, words, bf16=False)
     for head in reader.heads.values():
         torch.nn.init.normal_(head.linear.weight)
+    # A random layer changes little; this one has to, so that the two heads read different states.
+    torch.nn.init.normal_(model.model.language_model.layers[1].mlp.down_proj.weight, std=10.0)
     heads = learn.losses(reader, pool.hidden, [batch], None, 0.0)[0]
     monkeypatch.setattr(learn, "HEAD", 0.0)
     heads = heads - learn.losses(reader, pool.hidden, [batch], None, 0.0)[0]
     lost, start, inner = [], len(words.prefix), model.model
+    hidden: dict[int, torch.Tensor] = {}
+    for index, layer in enumerate(inner.language_model.layers):
+        layer.register_forward_hook(lambda _, __, out, index=index: hidden.update({index: out}))
     for one in drawn:
         embedded = inner.language_model.embed_tokens(torch.tensor([[*words.prefix, *one.ids]]))
         image = inner.multi_modal_projector(pool.hidden)
         whole = torch.cat((embedded[:, :start], image, embedded[:, start:]), 1)
-        hidden = inner.language_model(inputs_embeds=whole, output_hidden_states=True).hidden_states
-        for at, where in (("mark", one.mark), ("last", one.last)):
-            state = hidden[1][0, start + PICTURE + where]
+        inner.language_model(inputs_embeds=whole)
+        for at, layer, where in (("mark", 0, one.mark), ("last", 1, one.last)):
+            state = hidden[layer][0, start + PICTURE + where]
             said = reader.heads[at].linear(F.layer_norm(state, state.shape)).softmax(-1)
             known = reader.heads[at].tokens.tolist()
             lost.append(-torch.stack([said[known.index(token)].log() for token in one.word]).mean())
