@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from harness.models.mismatch import differences, poisoned, unset
 from harness.models.reading import quiet, reading
+from harness.models.saving import save
 
 _REMEDY = "download it again, or give a folder written by save_pretrained"
 
@@ -39,9 +40,7 @@ def convert(pretrained: str, file: Path, folder: Path) -> None:
             raise ValueError(f"its weights are not those that it describes: {wrong}")
     model.hf_quantizer = None  # the weights are plain now
     model.config.__dict__.pop("quantization_config", None)
-    with quiet():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    save(model, tokenizer, folder)
 
 
 def _check_start(file: Path) -> None:

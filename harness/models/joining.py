@@ -24,6 +24,7 @@ from transformers import (
 
 from harness.models.modelfiles import listed
 from harness.models.reading import quiet, reading
+from harness.models.saving import save
 
 _REMEDY = "restore the folder, or download it again"
 UNUSED, IMAGE = "<reponame>", "<image>"  # a token that SmolLM2 never saw becomes the image's
@@ -121,9 +122,7 @@ def write(text: Path, pictures: Path, adapter: Path, folder: Path) -> None:
             numbers = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         model = untrained(text, pictures)
         add(model, numbers, scale)
-    with quiet():
-        model.save_pretrained(folder)
-        processor(text, pictures).save_pretrained(folder)
+    save(model, processor(text, pictures), folder)
 
 
 def add(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from tiny_gguf import write_llama
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import methods
@@ -81,6 +82,19 @@ def test_it_is_read_once_into_plain_float32(
         assert {held.get_slice(name).get_dtype() for name in held.keys()} == {"F32"}  # noqa: SIM118
     write_llama(file, template=None)
     assert identify(str(file)) != digest
+
+
+def test_a_later_process_of_a_group_leaves_no_half_folder(file: Path, cache: Path) -> None:
+    store = FakeStore()
+    torch.distributed.init_process_group("fake", rank=1, world_size=2, store=store)
+    try:
+        with pytest.raises(RuntimeError, match="load it once before the group begins"):
+            gguf.unpacked(str(file))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert [path for path in cache.iterdir() if path.suffix != ".lock"] == []
+    folder, _ = gguf.unpacked(str(file)) or pytest.fail("no such file")
+    assert (folder / "model.safetensors").is_file()
 
 
 def test_it_answers_from_an_evicted_cache(file: Path) -> None:
