@@ -176,7 +176,11 @@ def test_a_partial_view_hides_from_the_answer_alone(text: Path) -> None:
     assert min(shares) < 0.3
 
 
-def test_a_short_training_writes_what_joins(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_short_training_writes_what_joins(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool
+) -> None:
+    monkeypatch.setattr(train_smol_vlm, "quick_bf16", lambda: bf16)
     plan = train_smol_vlm.Plan(
         projector_steps=2,
         fitted=20,
