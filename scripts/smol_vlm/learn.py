@@ -31,6 +31,7 @@ HINTED, LATE, GROUP = 20, 26, 1
 LATE_KINDS = ("location", "count", "relation")
 HINT, HEAD, WORD, LETTER, END = 0.3, 0.5, 1.0, 1.0, 0.1  # weights of the losses
 MOST_HIDDEN = 0.9
+EQUAL = dict.fromkeys(KINDS, 1.0)  # how often each kind is asked
 
 
 @dataclass(frozen=True)
@@ -210,12 +211,16 @@ def _named(logits: Tensor, word: Tensor) -> Tensor:
 
 
 def draw(
-    pool: Pool, words: Words, rng: Random, stage: Stage, weights: dict[str, float], pick: list[int]
+    pool: Pool,
+    words: Words,
+    rng: Random,
+    stage: Stage,
+    weights: tuple[dict[str, float], dict[str, float]],
+    pick: list[int],
 ) -> list[Batch]:
     """The rows of a step: those without options and those with, padded apart."""
-    drawn = [
-        rows.draw(pool.scenes[i], words, rng, stage.bares, stage.wholes, weights) for i in pick
-    ]
+    counts = (stage.bares, stage.wholes)
+    drawn = [rows.draw(pool.scenes[i], words, rng, counts, weights) for i in pick]
     spans = [(0, stage.bares), (stage.bares, stage.bares + stage.wholes)]
     return [
         rows.collate([row for each in drawn for row in each[a:b]], b - a, words.stop)
@@ -232,7 +237,7 @@ def counts(reader: Reader, pool: Pool, wholes: int, seed: int) -> dict[str, Tens
     stage = Stage("", 0, 8, wholes)
     for start in range(0, len(pool.scenes), 6):
         pick = list(range(start, min(start + 6, len(pool.scenes))))
-        batches = draw(pool, reader.words, rng, stage, dict.fromkeys(KINDS, 1.0), pick)
+        batches = draw(pool, reader.words, rng, stage, (EQUAL, EQUAL), pick)
         _, hits = losses(reader, pool.hidden[pick], batches, None, 0.0)
         for name, hit, kind in hits:
             found[name].index_add_(0, kind, torch.stack((hit.float(), torch.ones(len(hit))), 1))

@@ -103,15 +103,24 @@ def _head(question: Question) -> str:
 
 
 def draw(
-    scene: Scene, words: Words, rng: Random, bares: int, wholes: int, weights: dict[str, float]
+    scene: Scene,
+    words: Words,
+    rng: Random,
+    counts: tuple[int, int],
+    weights: tuple[dict[str, float], dict[str, float]],
 ) -> list[Row]:
-    """Questions about a scene; `weights` says how often each kind is asked."""
+    """Questions about a scene: so many without options, then so many with them.
+
+    `weights` says for either how often each kind is asked.
+    """
     out: list[Row] = []
-    kinds, share = list(weights), list(weights.values())
-    while len(out) < bares + wholes:
-        question = ask(scene, rng.choices(kinds, share)[0], rng)
-        if question is not None:
-            out.append(whole(question, words) if len(out) >= bares else bare(question, words))
+    for count, asked, made in zip(counts, weights, (bare, whole), strict=True):
+        rows: list[Row] = []
+        while len(rows) < count:
+            question = ask(scene, rng.choices(list(asked), list(asked.values()))[0], rng)
+            if question is not None:
+                rows.append(made(question, words))
+        out += rows
     return out
 
 

@@ -160,7 +160,7 @@ def test_a_partial_view_hides_from_the_answer_alone(text: Path) -> None:
     drawn = [
         row
         for _ in range(40)
-        for row in rows.draw(world.sample_scene(rng), words, rng, 0, 1, dict.fromkeys(KINDS, 1.0))
+        for row in rows.draw(world.sample_scene(rng), words, rng, (0, 1), (learn.EQUAL,) * 2)
     ]
     batch = rows.collate(drawn, 1, words.stop)
     mask = learn.partial_view(batch, 5, torch.Generator().manual_seed(0))[:, 0]
@@ -174,6 +174,20 @@ def test_a_partial_view_hides_from_the_answer_alone(text: Path) -> None:
         shares.append(one[row.last, : row.last + 5].float().mean().item())
     assert 10 < sum(share == 1 for share in shares) < 30
     assert min(shares) < 0.3
+
+
+def test_rows_with_and_without_options_are_asked_by_what_is_known_of_each(text: Path) -> None:
+    words, rng = Words(joining.processor(text, TINY_VLM)), Random(8)
+    known = {"word": dict.fromkeys(KINDS, 1.0), "letter": dict.fromkeys(KINDS, 1.0)}
+    known["word"]["color"] = known["letter"]["brightness"] = 0.0
+    without, others = train_smol_vlm.asked(known)
+    assert without["color"] / without["brightness"] == pytest.approx(2.3 / 0.3)
+    assert others["brightness"] / others["color"] == pytest.approx(2.3 / 0.3)
+    only = tuple({kind: float(kind == name) for kind in KINDS} for name in ("color", "brightness"))
+    drawn = rows.draw(world.sample_scene(rng), words, rng, (3, 2), only)
+    assert [(row.kind, row.letter >= 0) for row in drawn] == [("color", False)] * 3 + [
+        ("brightness", True)
+    ] * 2
 
 
 @pytest.mark.parametrize("bf16", [False, True])
