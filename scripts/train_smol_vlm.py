@@ -45,7 +45,8 @@ HEADS_RATE = 5e-3  # learning rate of the heads, which start at zero in every ru
 EVERY = 40  # steps between two looks at what is known
 CONTENT = Stage("content", steps=220, bares=16, wholes=0, goal=0.85)
 LETTERS = Stage("letters", steps=180, bares=4, wholes=7)
-PLACES = Stage("places", steps=240, bares=12, wholes=6, rate=7e-4, fall=0.45, partial=0.7)
+PLACES = Stage("places", steps=200, bares=12, wholes=6, rate=7e-4, fall=0.5)
+OPTIONS = Stage("options", steps=220, bares=2, wholes=8, rate=5e-4, fall=0.55, partial=0.75)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Plan:
     fitted: int = 3000  # scenes the projector is fitted to
     pool: int = 4000  # scenes of a process to draw questions from
     held_out: int = 24
-    stages: tuple[Stage, ...] = field(default=(CONTENT, LETTERS, PLACES))
+    stages: tuple[Stage, ...] = field(default=(CONTENT, LETTERS, PLACES, OPTIONS))
     hint: float = HINT
     projector_share: float = 0.3  # of the learning rate
 
@@ -186,13 +187,13 @@ def train(
     rng: Random,
     log,
     save,
-) -> dict[str, Any]:
-    """Run a stage; asks more often what is not known yet. Returns what is known at its end."""
+) -> None:
+    """Run a stage; asks more often what is not known yet. Saves what is known at each look."""
     optimizer, schedule = optimised(model, reader.heads, stage, plan)
     parameters = [*numbers(model).values(), *reader.heads.parameters()]
     known = looked(reader, pools[1], stage, shared, 0)
     view = torch.Generator().manual_seed(rng.getrandbits(32))
-    begun, tokens, step = time.perf_counter(), 0, 0
+    begun, tokens = time.perf_counter(), 0
     for step in range(1, stage.steps + 1):
         pick = rng.sample(range(len(pools[0].scenes)), stage.scenes)
         batches = learn.draw(pools[0], reader.words, rng, stage, asked(known), pick)
@@ -213,10 +214,10 @@ def train(
         if step % EVERY == 0 or step == stage.steps:
             known = looked(reader, pools[1], stage, shared, step)
             log(f"{stage.name} {step} " + " ".join(f"{n} {v}" for n, v in known.items()))
-            save()
+            seconds = round(time.perf_counter() - begun)
+            save(stage, {"steps": step, "tokens": tokens, "seconds": seconds} | known)
             if known["word"]["all"] > stage.goal:
                 break
-    return {"steps": step, "tokens": tokens, "seconds": round(time.perf_counter() - begun)} | known
 
 
 def work(rank: int, size: int, args: argparse.Namespace, plan: Plan) -> None:
@@ -245,7 +246,22 @@ def work(rank: int, size: int, args: argparse.Namespace, plan: Plan) -> None:
     pools = Pool.draw(model, rng, plan.pool), Pool.draw(model, rng, plan.held_out)
     reader = Reader(model, words, bf16)
 
-    def save() -> None:
+    whole = {
+        "command": command(args, plan),
+        "start": earlier(args.start),
+        "seed": args.seed,
+        "benchmark_seed": BENCHMARK_SEED,
+        "plan": asdict(plan),
+        "processes": size,
+        "machine": machine(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "bfloat16": bf16,
+    }
+
+    def save(stage: Stage, found: dict[str, Any]) -> None:
+        record[stage.name] = found
         if rank == 0:
             args.folder.mkdir(parents=True, exist_ok=True)
             tower = os.path.relpath(TINY_VLM, args.folder.resolve().parent)
@@ -253,27 +269,12 @@ def work(rank: int, size: int, args: argparse.Namespace, plan: Plan) -> None:
             (args.folder / PARTS).write_text(named + "\n")
             kept = {name: p.detach().half().contiguous() for name, p in numbers(model).items()}
             save_file(kept, args.folder / ADAPTER, metadata={"scale": str(SCALE)})
+            told = whole | {"seconds": round(time.perf_counter() - begun)} | record
+            (args.folder / RECORD).write_text(json.dumps(told, indent=1) + "\n")
 
     for stage in plan.stages:
-        record[stage.name] = train(reader, model, pools, stage, plan, shared, rng, log, save)
-    save()
-    if rank == 0:
-        whole = {
-            "command": command(args, plan),
-            "start": earlier(args.start),
-            "seed": args.seed,
-            "benchmark_seed": BENCHMARK_SEED,
-            "plan": asdict(plan),
-            "processes": size,
-            "machine": machine(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "peft": peft.__version__,
-            "bfloat16": bf16,
-            "seconds": round(time.perf_counter() - begun),
-        } | record
-        args.folder.joinpath(RECORD).write_text(json.dumps(whole, indent=1) + "\n")
-        log(f"wrote {args.folder}")
+        train(reader, model, pools, stage, plan, shared, rng, log, save)
+    log(f"wrote {args.folder}")
 
 
 def main() -> None:

@@ -225,3 +225,25 @@ def test_a_short_training_writes_what_joins(
     assert records[0]["start"] is None
     assert records[1]["start"] == records[0]
     assert records[1]["command"].endswith(f"--seed 1 --start {given.start} --stage letters")
+
+
+def test_a_training_that_is_stopped_leaves_what_it_had_at_the_last_look(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = train_smol_vlm.Plan(2, 20, 4, 2, (Stage("content", 5, BARES, 0, SCENES),))
+    given = argparse.Namespace(seed=1, start=None, folder=tmp_path / "made", threads=1, port=0)
+    average, steps = train_smol_vlm.Shared.average, []
+
+    def stopped(self, parameters):
+        steps.append(len(steps))
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return average(self, parameters)
+
+    monkeypatch.setattr(train_smol_vlm, "EVERY", 2)
+    monkeypatch.setattr(train_smol_vlm.Shared, "average", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train_smol_vlm.work(0, 1, given, plan)
+    record = json.loads((given.folder / train_smol_vlm.RECORD).read_text())
+    assert record["content"]["steps"] == 2
+    assert load(str(given.folder), device="cpu", dtype="float32").takes_images
