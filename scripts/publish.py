@@ -42,6 +42,7 @@ PUBLICATIONS = (
     Publication("smoothing", ("experiment=smoothing",)),
     Publication("smollm2", ("experiment=smollm2",)),
     Publication("embedded_long", ("experiment=long",)),
+    Publication("short_without_hints", ("model=tiny_vlm_long",)),
     Publication("long_answers", ("experiment=long_answers",)),
     Publication("learned", ("experiment=learned", "limit=120")),
     Publication("field", ("experiment=field",)),
