@@ -46,7 +46,7 @@ EVERY = 40  # steps between two looks at what is known
 CONTENT = Stage("content", steps=220, bares=16, wholes=0, goal=0.85)
 LETTERS = Stage("letters", steps=180, bares=4, wholes=7)
 PLACES = Stage("places", steps=200, bares=12, wholes=6, rate=7e-4, fall=0.5)
-OPTIONS = Stage("options", steps=220, bares=2, wholes=8, rate=5e-4, fall=0.55, partial=0.75)
+OPTIONS = Stage("options", steps=340, bares=2, wholes=8, rate=5e-4, fall=0.55, partial=0.75)
 
 
 @dataclass(frozen=True)
