@@ -20,9 +20,9 @@ from harness.engine.fetching import Fetched
 from harness.engine.holder import Holder
 from harness.engine.kept import Counted, Kept
 from harness.engine.layout import AttentionLayer, Layout
+from harness.engine.packed_layer import PackedLayer
 from harness.engine.prefill import Prefill
 from harness.engine.rotary import Rotary, Turns
-from harness.engine.stored import StoredLayer
 from harness.engine.tiles import Tiles
 from methods import Held, Selection, merged
 from methods.kernels import Unturning
@@ -62,7 +62,7 @@ class Batch:
     @classmethod
     def of(cls, prompt: Cache, compact: dict[int, CompactLayer], kept: list[Kept]) -> Batch:
         """One of these compact layers and the others of a prompt."""
-        notes = [each.fetched for each in compact.values() if isinstance(each, StoredLayer)]
+        notes = [each.fetched for each in compact.values() if isinstance(each, PackedLayer)]
         return cls(branch(prompt, compact, len(kept)), kept, notes)
 
     def fetched(self) -> list[tuple[int, int]]:
@@ -132,7 +132,7 @@ def compact_layer(
     if caches:
         packed, rest, left = packing.gather(*states, places, counts, caches, *turns)
         tiles = Tiles.gather(*states, rest, left, carried, *turns)
-        made: CompactLayer = StoredLayer(tiles, *about, packed)
+        made: CompactLayer = PackedLayer(tiles, *about, packed)
     else:
         tiles = Tiles.gather(*states, places, counts, carried, *turns)
         made = CompactLayer(tiles, *about)

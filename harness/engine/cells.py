@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from harness.engine.rotary import REINDEXING
 from harness.engine.settings import Branch
-from harness.settings.caches import Stored
+from harness.settings.caches import Storage
 from methods import Policy, budget
 
 
@@ -68,9 +68,9 @@ def plan(branches: Sequence[Branch], length: int) -> list[Cell]:
     return cells
 
 
-def of_caches(cells: Sequence[Cell]) -> dict[Stored, list[int]]:
+def of_caches(cells: Sequence[Cell]) -> dict[Storage, list[int]]:
     """Which cells are stored otherwise than in full precision, by how."""
-    found: dict[Stored, list[int]] = {}
+    found: dict[Storage, list[int]] = {}
     for i, cell in enumerate(cells):
         if cell.branch.cache is not None:
             found.setdefault(cell.branch.cache, []).append(i)

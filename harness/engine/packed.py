@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.engine.columns import Column, OnHost
 from harness.engine.reindexed import sequences_of
-from harness.settings.caches import Stored
+from harness.settings.caches import Storage
 from methods.kernels import shared
 
 
@@ -27,7 +27,7 @@ class Packed:
     first so many of it.
     """
 
-    setting: Stored
+    setting: Storage
     cells: tuple[int, ...]
     heads: int
     keys: Column

@@ -16,7 +16,7 @@ from harness.engine.columns import ByChannel, ByCodes, ByToken, Column, OnHost, 
 from harness.engine.packed import Packed, rows_of
 from harness.engine.reindexed import sequences_of
 from harness.engine.tiling import tile
-from harness.settings.caches import PQKeys, Quantized, Stored
+from harness.settings.caches import PQKeys, Quantized, Storage
 from methods.kernels import Unturning, gather_entries, shared
 
 
@@ -42,7 +42,7 @@ def gather(
     values: Tensor,
     places: Sequence[Tensor],
     counts: Sequence[Sequence[int]],
-    caches: Mapping[Stored, Sequence[int]],
+    caches: Mapping[Storage, Sequence[int]],
     unturning: Unturning | None = None,
     unturned: Sequence[int] = (),
 ) -> tuple[list[Packed], list[Tensor], list[list[int]]]:
@@ -87,14 +87,14 @@ def _groups(
     return where, owner, _filled(counts.flatten(), groups, size)
 
 
-def _plain(setting: Stored, keys: Tensor, where: Tensor) -> Column:
+def _plain(setting: Storage, keys: Tensor, where: Tensor) -> Column:
     """Keys that are stored without centroids."""
     if isinstance(setting, Quantized):
         return ByChannel.of(keys, where >= 0, setting.bits)
     return Whole(keys)
 
 
-def _values(setting: Stored, values: Tensor) -> Column:
+def _values(setting: Storage, values: Tensor) -> Column:
     if isinstance(setting, Quantized):
         return ByToken.of(values, setting.group, setting.bits)
     return Whole(values) if setting.share is None else OnHost.of(values)

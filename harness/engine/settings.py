@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import UnionType
 from typing import TYPE_CHECKING, Any
 
-from harness.settings.caches import Stored, refused
+from harness.settings.caches import Storage, refused
 
 if TYPE_CHECKING:
     from methods import Policy
@@ -145,7 +145,7 @@ class Branch:
     policy: Policy | None = None
     ratio: float | None = None
     budget: int | None = None
-    cache: Stored | None = None
+    cache: Storage | None = None
 
     def __post_init__(self) -> None:
         """Refuse a policy without an amount, two amounts, amounts out of range, and a cache that

@@ -19,7 +19,7 @@ STEP = 16  # entries that leave full precision together, where nothing else says
 MOST = 65_536  # entries of a group, and those that stay as they are
 
 
-class Stored:
+class Storage:
     """How the older entries of each KV head are stored; the newest `residual` stay as they are."""
 
     kind: ClassVar[str]
@@ -60,7 +60,7 @@ def _mass(value: object) -> float:
 
 
 @dataclass(frozen=True)
-class Quantized(Stored):
+class Quantized(Storage):
     """Keys by channel and values by token in few bits, as KIVI stores them (arXiv 2402.02750).
 
     bits: of each number. group: so many numbers share a step and a zero: entries of one channel of
@@ -87,11 +87,11 @@ class Quantized(Stored):
 
 
 @dataclass(frozen=True)
-class PQKeys(Stored):
+class PQKeys(Storage):
     """Product-quantised keys, as PQCache codes them (arXiv 2407.12820); values as they are.
 
     parts: so many pieces a key is cut into; bits: of the code of a piece, which names one of up to
-    2**bits centroids of its KV head. residual: as of Stored. mass: values are on the host, and so
+    2**bits centroids of its KV head. residual: as of Storage. mass: values are on the host, and so
     much of attention is fetched, see HostValues; None: they stay on the device. ValueError, one
     sentence, for values out of range.
     """
@@ -117,11 +117,11 @@ class PQKeys(Stored):
 
 
 @dataclass(frozen=True)
-class HostValues(Stored):
+class HostValues(Storage):
     """Values on the host, of which those are fetched that attention needs.
 
     mass: in every pass and layer, the fewest entries of all KV heads whose attention, with that of
-    the entries on the device, reaches this share of it. residual: as of Stored. ValueError, one
+    the entries on the device, reaches this share of it. residual: as of Storage. ValueError, one
     sentence, for values out of range.
     """
 
@@ -140,7 +140,7 @@ class HostValues(Stored):
         return self.mass
 
 
-KINDS: dict[str, type[Stored]] = {one.kind: one for one in (Quantized, PQKeys, HostValues)}
+KINDS: dict[str, type[Storage]] = {one.kind: one for one in (Quantized, PQKeys, HostValues)}
 CACHES = (FULL_PRECISION, *KINDS)
 #: Every setting that some kind has, `cache` first.
 NAMES = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind().params))
@@ -191,7 +191,7 @@ def _refuse(missed: Mapping[str, object], stored: bool) -> None:
     raise UserError(f"{given} applies to none of the chosen methods, {why}{what}")
 
 
-def parted(params: Mapping[str, Any]) -> tuple[dict[str, Any], Stored | None]:
+def parted(params: Mapping[str, Any]) -> tuple[dict[str, Any], Storage | None]:
     """The parameters of a method without those of its cache, and the cache; None: full precision.
 
     ValueError, one sentence, for values out of range, and for settings that its cache lacks.
@@ -226,7 +226,7 @@ def uncut(dim: int, parts: int) -> str | None:
     )
 
 
-def refused(params: Mapping[str, object], cache: Stored | None) -> str | None:
+def refused(params: Mapping[str, object], cache: Storage | None) -> str | None:
     """Why a method with these parameters cannot store its entries so, one sentence; None: it can.
 
     Parameters that are not given are those of a method without them.

@@ -7,7 +7,7 @@ from typing import Any
 
 import methods
 from harness.engine import Branch
-from harness.settings.caches import HostValues, PQKeys, Quantized, Stored
+from harness.settings.caches import HostValues, PQKeys, Quantized, Storage
 
 RATIOS = (0.5, 0.7, 0.8, 0.9, 0.95)
 GROWING: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,7 +27,7 @@ HOLDING: dict[str, tuple[str, dict[str, Any]]] = {
     "lacache": ("lacache", {}),
 }
 WHOLE = {**GROWING, **HOLDING}
-CACHES: tuple[Stored, ...] = (
+CACHES: tuple[Storage, ...] = (
     Quantized(4, 8, 4), PQKeys(3, 4, 4), PQKeys(3, 4, 4, 0.8), HostValues(0.8, 4),
 )  # fmt: skip
 

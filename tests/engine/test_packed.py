@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from stored_oracle import Head
 
 from harness.engine.cells import Cell, of_caches
+from harness.engine.packed_layer import PackedLayer
 from harness.engine.packing import gather
 from harness.engine.settings import Branch
-from harness.engine.stored import StoredLayer
 from harness.engine.tiles import Tiles
 from harness.settings.caches import HostValues, PQKeys, Quantized
 
@@ -77,7 +77,7 @@ def made(rng, length, cells, seed):
         for cell, cache in zip(kept, caches, strict=True)
         for head, own in enumerate(cell)
     ]
-    return StoredLayer(tiles, HEADS, length, None, packed), listed
+    return PackedLayer(tiles, HEADS, length, None, packed), listed
 
 
 def check(layer, listed):
@@ -153,7 +153,7 @@ def test_no_head_has_more_in_full_precision_than_its_residual_and_a_group(cache)
     every = torch.arange(50).expand(HEADS, -1)
     packed, rest, left = gather(keys, values, [every], [[50, 50]], {cache: [0]})
     tiles = Tiles.gather(keys, values, rest, left, [None])
-    layer = StoredLayer(tiles, HEADS, 50, None, packed)
+    layer = PackedLayer(tiles, HEADS, 50, None, packed)
     assert layer.tiles.counts.tolist() == [cache.residual] * HEADS
     most = 0
     for _ in range(60):
@@ -171,7 +171,7 @@ def of_three(cache):
     every = [torch.arange(30).expand(HEADS, -1)] * 3
     packed, rest, left = gather(keys, values, every, [[30, 30]] * 3, {cache: [1, 2]})
     tiles = Tiles.gather(keys, values, rest, left, [None] * 3)
-    return StoredLayer(tiles, HEADS, 30, None, packed)
+    return PackedLayer(tiles, HEADS, 30, None, packed)
 
 
 def test_entries_are_unpacked_when_others_are_packed_and_not_at_every_step():

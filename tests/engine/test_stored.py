@@ -13,8 +13,8 @@ from tiny_models import PROTOCOLS, make_prompt
 import harness
 import methods
 from harness.engine import Branch, Engine, Generation, Protocol
+from harness.engine.packed_layer import PackedLayer
 from harness.engine.packing import gather
-from harness.engine.stored import StoredLayer
 from harness.engine.tiles import Tiles
 from harness.settings.caches import HostValues, PQKeys, Quantized
 
@@ -171,7 +171,7 @@ def test_bytes_are_those_of_the_tensors(loaded_models, bits, dtype):
     every = torch.arange(length).expand(heads, -1)
     few = every[:, ::2]
     packed, rest, left = gather(keys, values, [every, few], [[48, 48], [24, 24]], {setting: [0, 1]})
-    layer = StoredLayer(
+    layer = PackedLayer(
         Tiles.gather(keys, values, rest, left, [None, None]), heads, length, None, packed
     )
     assert layer.counts.tolist() == [48, 48, 24, 24]

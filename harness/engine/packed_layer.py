@@ -45,7 +45,7 @@ class _Plan:
     tiles: Tensor
 
 
-class StoredLayer(CompactLayer):
+class PackedLayer(CompactLayer):
     """A compact layer with packed entries; `tiles` hold those in full precision.
 
     packed: of each setting the groups of its cells. Before new entries come, as long as a KV head
@@ -193,10 +193,10 @@ class StoredLayer(CompactLayer):
         """Cells for which the host decides something at every step."""
         return super().changing().union(*(each.cells for each in self.packed))
 
-    def copy(self) -> StoredLayer:
+    def copy(self) -> PackedLayer:
         """The same entries once more, of which nobody evicts yet and nothing was fetched."""
         own = super().copy()
-        assert isinstance(own, StoredLayer)
+        assert isinstance(own, PackedLayer)
         own.packed = [*self.packed]
         own.fetched = Fetched(len(self.tiles.table) // self.heads)
         own._forget()
