@@ -65,7 +65,7 @@ PUBLICATIONS = (
         ("model=smol_vlm", f"method=[{REAL}]", "ratios=[0.5,0.8,0.9]"),
         page=True,
     ),
-    Publication("smol_vlm_long", ("experiment=smol_vlm_long", "limit=23")),
+    Publication("smol_vlm_long", ("experiment=smol_vlm_long", "limit=30")),
     Publication("embedded", page=True),
 )
 
