@@ -21,7 +21,7 @@ from harness.models.parts import ADAPTER, PARTS
 from scripts.build_mmbench_mini import SEED as BENCHMARK_SEED
 
 LETTERS = "ABCD"
-SEED, ROWS = 77, 12  # neither the benchmark's nor training's
+SEED, ROWS = 77, 36  # neither the benchmark's nor training's
 
 
 def test_the_adapter_is_small_and_its_training_is_on_record() -> None:
@@ -50,8 +50,8 @@ def test_it_is_an_ordinary_llava() -> None:
     assert type(model) is LlavaForConditionalGeneration
 
 
-def test_it_reads_pictures_and_a_kept_cache_answers_as_the_whole_one(loaded) -> None:
-    """Far better than chance, which is a third here, on scenes that nobody trained on."""
+def test_it_reads_pictures(loaded) -> None:
+    """Three questions of each kind, on scenes that nobody trained on; a third by chance."""
     rng, kinds, engine = Random(SEED), list(KINDS), Engine(loaded)
     right = 0
     for number in range(ROWS):
@@ -66,4 +66,4 @@ def test_it_reads_pictures_and_a_kept_cache_answers_as_the_whole_one(loaded) -> 
         asked = loaded.prompt([{"role": "user", "content": parts}])
         (full,) = engine.run(asked, [Branch()], Generation(1), LETTERS)
         right += full.text.strip() == LETTERS[question.options.index(question.answer)]
-    assert right >= 8  # by chance once in fifty times
+    assert right >= 26  # 29 where this was written
