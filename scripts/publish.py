@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS, RESULTS = Path("results/runs/published"), Path("results")
 TABLES = ("cells", "comparisons", "ablation", "verdicts", "contrasts", "abilities", "means")
 WHOLE = ("answer.md", "summary.md", "manifest.json", "config.yaml")
-# Of a model that takes 5 to 9 s a row on a core some methods are asked, and what smoothing adds to one.
+# Of a model that takes 5 s a row and more some methods are asked, and what smoothing adds to one.
 REAL = "random,h2o,snapkv,tova,keydiff,restkv,restkv_neither"
 
 
